@@ -1,0 +1,146 @@
+"""What a model computes, as plain numbers: the operations of its encoders and of all around them.
+
+Models make an `Architecture` of themselves; the cost model prices it. No torch in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from trex.plan import ReusedTensor
+
+OperationKind = Literal["static_matmul", "dynamic_matmul", "softmax", "elementwise"]
+
+#: What each reused tensor spares its consumer, by `Operation.part` (TReX §III; PSViT).
+PARTS_SPARED: Final[dict[ReusedTensor, frozenset[str]]] = {
+    "output": frozenset({"norm1", "q", "k", "v", "scores", "softmax", "context"}),
+    "map": frozenset({"q", "k", "scores", "softmax"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One operation on one image.
+
+    `static_matmul`: `vectors` inputs of `in_features` through a weight matrix
+    `in_features × out_features`; `groups` such matrices side by side where grouped, each of that
+    size (a depth-wise convolution of C channels and a 3×3 kernel: groups C, in 9, out 1).
+    `dynamic_matmul`: the same with a matrix computed on the way (Kᵀ, V), one of `groups` heads.
+    `softmax`: `groups × vectors` rows of `out_features` scores.
+    `elementwise`: `vectors × out_features` values through `function`.
+    """
+
+    name: str
+    kind: OperationKind
+    #: what it is in its encoder or around: norm1 q k v scores softmax context proj residual1
+    #: norm2 fc1 activation fc2 residual2 transform stem head ...
+    part: str
+    vectors: int
+    out_features: int
+    in_features: int = 0
+    groups: int = 1
+    #: for elementwise: layer_norm, batch_norm, gelu, relu, add, scale, pool ...
+    function: str = ""
+    bias: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates an image; matrix products only."""
+        if self.kind not in ("static_matmul", "dynamic_matmul"):
+            return 0
+        return self.groups * self.vectors * self.in_features * self.out_features
+
+    @property
+    def elements(self) -> int:
+        """Values it puts out, an image."""
+        return self.groups * self.vectors * self.out_features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """One transformer block: `tokens` vectors of `dim` values, `heads` attention heads.
+
+    `stage` names the part of the model in which encoders can exchange attention; reuse across
+    stages is refused. Isotropic models have one stage.
+    """
+
+    index: int
+    tokens: int
+    dim: int
+    heads: int
+    operations: tuple[Operation, ...]
+    stage: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A model's operations in order: single ones (stem, head, in between) and encoders."""
+
+    model: str
+    body: tuple[Operation | Encoder, ...]
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """The encoders in order; `encoders[i].index == i`."""
+        return tuple(item for item in self.body if isinstance(item, Encoder))
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Every operation of the original model, in order."""
+        flat: list[Operation] = []
+        for item in self.body:
+            flat.extend(item.operations if isinstance(item, Encoder) else (item,))
+        return tuple(flat)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image through the original model."""
+        return sum(op.macs for op in self.operations)
+
+
+def vit_encoder(
+    index: int, *, tokens: int, dim: int, heads: int, mlp_hidden: int, qkv_bias: bool = True
+) -> Encoder:
+    """A pre-norm ViT encoder's operations (DeiT, LV-ViT)."""
+    name = f"blocks.{index}"
+    head_dim = dim // heads
+
+    def linear(part: str, where: str, i: int, o: int, bias: bool = True) -> Operation:
+        return Operation(
+            name=f"{name}.{where}", kind="static_matmul", part=part,
+            vectors=tokens, in_features=i, out_features=o, bias=bias,
+        )  # fmt: skip
+
+    def pointwise(part: str, where: str, function: str, width: int) -> Operation:
+        return Operation(
+            name=f"{name}.{where}", kind="elementwise", part=part,
+            vectors=tokens, out_features=width, function=function,
+        )  # fmt: skip
+
+    operations = (
+        pointwise("norm1", "norm1", "layer_norm", dim),
+        linear("q", "attn.q", dim, dim, qkv_bias),
+        linear("k", "attn.k", dim, dim, qkv_bias),
+        linear("v", "attn.v", dim, dim, qkv_bias),
+        Operation(
+            name=f"{name}.attn.scores", kind="dynamic_matmul", part="scores",
+            vectors=tokens, in_features=head_dim, out_features=tokens, groups=heads,
+        ),
+        Operation(
+            name=f"{name}.attn.softmax", kind="softmax", part="softmax",
+            vectors=tokens, out_features=tokens, groups=heads,
+        ),
+        Operation(
+            name=f"{name}.attn.context", kind="dynamic_matmul", part="context",
+            vectors=tokens, in_features=tokens, out_features=head_dim, groups=heads,
+        ),
+        linear("proj", "attn.proj", dim, dim),
+        pointwise("residual1", "residual1", "add", dim),
+        pointwise("norm2", "norm2", "layer_norm", dim),
+        linear("fc1", "mlp.fc1", dim, mlp_hidden),
+        pointwise("activation", "mlp.act", "gelu", mlp_hidden),
+        linear("fc2", "mlp.fc2", mlp_hidden, dim),
+        pointwise("residual2", "residual2", "add", dim),
+    )  # fmt: skip
+    return Encoder(index=index, tokens=tokens, dim=dim, heads=heads, operations=operations)

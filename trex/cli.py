@@ -1,0 +1,93 @@
+"""The command line: `trex VERB ...`. One file a verb under `trex/commands/`.
+
+Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 failure, 2 bad
+usage or file, 3 nothing fits the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import trex
+from trex.errors import TrexError
+
+#: verb -> its one-line help, in the order of a user's work
+VERBS: Final = {
+    "demo": "the whole job, offline, on small real data, in a minute or two",
+    "cost": "price a model and a plan on a chip",
+    "search": "find the best plan under a budget",
+    "evaluate": "measure a found variant against its original",
+    "export": "write a bundle that runs anywhere TReX is installed",
+    "check": "validate a chip, space, plan, bundle or run folder",
+}
+
+
+class _TqdmHandler(logging.Handler):
+    """Log lines that do not tear the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only `verb`'s module is imported, all of them where it is None."""
+    parser = argparse.ArgumentParser(prog="trex", description=trex.__doc__)
+    parser.add_argument("--version", action="version", version=f"trex {trex.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in VERBS.items():
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        if verb in (None, name):
+            module = importlib.import_module(f"trex.commands.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((a for a in arguments if not a.startswith("-")), "")
+    args = build_parser(verb).parse_args(arguments)
+    _configure_logging()
+    try:
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
+    except TrexError as error:
+        if args.debug:
+            raise
+        print(f"trex {args.verb}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"trex {args.verb}: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if args.debug:
+            raise
+        print(f"trex {args.verb}: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _configure_logging() -> None:
+    handler = _TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("trex")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
