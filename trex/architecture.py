@@ -6,11 +6,17 @@ Models make an `Architecture` of themselves; the cost model prices it. No torch 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from trex.plan import ReusedTensor
 
 OperationKind = Literal["static_matmul", "dynamic_matmul", "softmax", "elementwise"]
+
+#: What stands between the reused tensor and the consumer's projection: nothing, a linear map
+#: folded into the projection, the paper's LayerNorm → d×d → GELU, or a linear term of the
+#: consumer's own normalised input.
+Transform = Literal["none", "linear", "block", "linear_own"]
+TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
 
 #: What each reused tensor spares its consumer, by `Operation.part` (TReX §III; PSViT).
 PARTS_SPARED: Final[dict[ReusedTensor, frozenset[str]]] = {
