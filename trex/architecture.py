@@ -34,7 +34,8 @@ class Operation:
     size (a depth-wise convolution of C channels and a 3×3 kernel: groups C, in 9, out 1).
     `dynamic_matmul`: the same with a matrix computed on the way (Kᵀ, V), one of `groups` heads.
     `softmax`: `groups × vectors` rows of `out_features` scores.
-    `elementwise`: `vectors × out_features` values through `function`.
+    `elementwise`: `vectors × out_features` values through `function`; pooling and other
+    reductions put out one value for every `in_features` they read.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Architecture:
 
     model: str
     body: tuple[Operation | Encoder, ...]
+    #: what the model also computes that is no operation here, a line each, for reports
+    uncounted: tuple[str, ...] = ()
 
     @property
     def encoders(self) -> tuple[Encoder, ...]:
