@@ -1,1 +1,30 @@
-"""hardware."""
+"""What a model and a plan cost on a chip."""
+
+from trex.hardware.chip import SCHEDULES, Chip, Schedule
+from trex.hardware.cost import Cost, Share, Sums, price
+from trex.hardware.load import load_chip
+from trex.hardware.pricing import ACCOUNTINGS, Accounting, Densities
+from trex.hardware.table import CostTable, Form, PlanCosts
+from trex.hardware.workload import EncoderWork, Transforms, Workload, encoder_work, workload
+
+__all__ = [
+    "ACCOUNTINGS",
+    "SCHEDULES",
+    "Accounting",
+    "Chip",
+    "Cost",
+    "CostTable",
+    "Densities",
+    "EncoderWork",
+    "Form",
+    "PlanCosts",
+    "Schedule",
+    "Share",
+    "Sums",
+    "Transforms",
+    "Workload",
+    "encoder_work",
+    "load_chip",
+    "price",
+    "workload",
+]

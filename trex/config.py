@@ -1,0 +1,264 @@
+"""Strict reading of YAML and JSON: nothing ignored, nothing guessed, every error with a line.
+
+A file is read into a `Document`, which remembers where each value stands, and validated into a
+frozen pydantic model. YAML 1.1 reads `1e-5` as text and `yes` as true: numbers must be written as
+numbers, and nothing is converted on the way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from trex.errors import TrexError
+
+#: Where a value stands in a document: keys and list positions from the root on.
+Location = tuple[str | int, ...]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Base of every file's model: unknown fields, conversions, NaN and infinities are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A file's plain content, and the line each value stands on.
+
+    `error` is the class raised when the content is not valid.
+    """
+
+    path: Path
+    data: Any
+    lines: Mapping[Location, int]
+    error: type[TrexError]
+
+    def problem(self, location: Location, message: str, hint: str) -> TrexError:
+        """An error that names this file, the field and its line."""
+        line = self.line(location)
+        where = f"{self.path}:{line}" if line else str(self.path)
+        field = ".".join(map(str, location))
+        return self.error(f"{where}: {field + ': ' if field else ''}{message}", hint=hint)
+
+    def line(self, location: Location) -> int:
+        """The line of a value, or of the nearest mapping around it; 0 where unknown."""
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.lines:
+                return self.lines[location[:end]]
+        return 0
+
+    def validate(self, model: type[ModelT], location: Location = ()) -> ModelT:
+        """The content, or the part of it at `location`, as a `model`.
+
+        Raises:
+            TrexError: of this document's class, for the first field that is not valid.
+        """
+        part = self.data
+        for key in location:
+            part = part[key]
+        try:
+            # JSON keeps pydantic strict and still lets a list fill a tuple.
+            return model.model_validate_json(json.dumps(part))
+        except ValidationError as error:
+            first = _most_telling(error.errors(include_url=False))
+            inner = tuple(first["loc"])
+            message, hint = _explain(first, model)
+            raise self.problem(location + inner, message, hint) from None
+
+
+def read_document(path: Path, error: type[TrexError]) -> Document:
+    """Read a `.yaml`, `.yml` or `.json` file.
+
+    Raises:
+        TrexError: of class `error`: the file is missing, unreadable, not of its format, has a key
+            twice, or holds NaN or an infinity.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or "not UTF-8 text"
+        raise error(f"{path}: cannot be read: {reason}", hint="check the path") from None
+    return parse_document(text, path, error)
+
+
+def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
+    """Read a document from text; `path` names it in errors and tells its format."""
+    lines: dict[Location, int] = {}
+    is_json = path.suffix == ".json"
+    try:
+        # JSON is YAML but for tabs between its tokens; inside its strings a tab is escaped.
+        node = yaml.compose(text.replace("\t", " ") if is_json else text, Loader=_Loader)
+        if node is None:
+            raise error(f"{path}: is empty", hint="see the documentation for its fields")
+        data = _Reader(path, lines, error).build(node, ())
+    except yaml.YAMLError as cause:
+        mark = getattr(cause, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = getattr(cause, "problem", None) or "not valid"
+        raise error(f"{where}: {what}", hint="check the file's syntax") from None
+    if is_json:
+        data = _json(text, path, error)
+    if not isinstance(data, dict):
+        raise error(f"{path}: holds no fields", hint="write `name: value` lines")
+    return Document(path=path, data=data, lines=lines, error=error)
+
+
+def _json(text: str, path: Path, error: type[TrexError]) -> Any:
+    def refuse(constant: str) -> None:
+        raise error(f"{path}: {constant} is not a number", hint="give a finite number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as cause:
+        raise error(
+            f"{path}:{cause.lineno}: {cause.msg}", hint="check the file's syntax"
+        ) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; its tags for dates are not built (see `_Reader`)."""
+
+
+_SCALARS: Final = ("str", "int", "float", "bool", "null")
+
+
+class _Reader:
+    """Builds plain values from YAML nodes, noting their lines and refusing what is unclear."""
+
+    def __init__(self, path: Path, lines: dict[Location, int], error: type[TrexError]) -> None:
+        self.path = path
+        self.lines = lines
+        self.error = error
+        self.constructor = yaml.constructor.SafeConstructor()
+
+    def fail(self, node: yaml.Node, location: Location, message: str, hint: str) -> TrexError:
+        field = ".".join(map(str, location))
+        return self.error(
+            f"{self.path}:{node.start_mark.line + 1}: {field + ': ' if field else ''}{message}",
+            hint=hint,
+        )
+
+    def build(self, node: yaml.Node, location: Location) -> Any:
+        self.lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, location)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*location, i)) for i, item in enumerate(node.value)]
+        return self.scalar(node, location)
+
+    def mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.scalar(key_node, location)
+            if not isinstance(key, Hashable) or not isinstance(key, str | int):
+                raise self.fail(key_node, location, f"{key!r} is not a field name", "use text")
+            inner = (*location, str(key))
+            if str(key) in result:
+                raise self.fail(key_node, inner, "is given twice", "keep one of them")
+            result[str(key)] = self.build(value_node, inner)
+            self.lines[inner] = key_node.start_mark.line + 1
+        return result
+
+    def scalar(self, node: yaml.Node, location: Location) -> Any:
+        kind = node.tag.rsplit(":", 1)[-1]
+        if kind not in _SCALARS:
+            if node.tag.endswith(":timestamp"):
+                return str(node.value)
+            raise self.fail(node, location, f"holds a YAML tag {node.tag!r}", "write plain values")
+        value = self.constructor.construct_object(node)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.fail(
+                node, location, f"{node.value} is not a number", "give a finite number"
+            )
+        return value
+
+
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """An unknown field first: a misspelt name also causes the `missing` error beside it."""
+    unknown = [e for e in errors if e["type"] == "extra_forbidden"]
+    return (unknown or errors)[0]
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint that names the closest known word, or lists them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(sorted(known))}"
+
+
+def _explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
+    """A pydantic error as (what is wrong, what to do)."""
+    kind, value, location = error["type"], error["input"], error["loc"]
+    if kind == "extra_forbidden":
+        return "is not a known field", did_you_mean(
+            str(location[-1]), _fields_at(model, location[:-1])
+        )
+    if kind == "missing":
+        return "is missing", "add it; every value needs its unit in the name and a source"
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        return f"{value!r} is text, not a number", _number_hint(value)
+    if kind in ("string_type", "bool_type", "float_type", "int_type", "model_type"):
+        return f"{_short(value)} is of the wrong type", error["msg"]
+    if kind == "value_error":
+        message, _, hint = str(error["ctx"]["error"]).partition("\n")
+        return message, hint or "correct the value"
+    return f"{_short(value)} is not allowed", error["msg"]
+
+
+def _number_hint(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return "write a plain number; the field's name carries the unit"
+    mantissa, _, exponent = f"{number:e}".partition("e")
+    mantissa = mantissa.rstrip("0")
+    plain = f"{mantissa}{'0' if mantissa.endswith('.') else ''}e{exponent}"
+    return f"YAML reads a number only with a point and a signed exponent: write {plain}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+    """The field names of the model found by following `location`."""
+    current: Any = model
+    for key in location:
+        if isinstance(key, int):
+            continue
+        field = current.model_fields.get(key) if _is_model(current) else None
+        if field is None:
+            break
+        current = _model_in(field.annotation) or current
+    return list(current.model_fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _model_in(annotation: Any) -> Any:
+    """The first model class inside an annotation such as `tuple[Model, ...]` or `Model | None`."""
+    if _is_model(annotation):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

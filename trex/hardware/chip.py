@@ -1,0 +1,145 @@
+"""A chip as the cost model sees it: plain SI numbers, whatever kind of file they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+Schedule = Literal["sequential", "parallel", "pipelined"]
+SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
+
+#: Density of ones at which the component tables give their energies.
+REFERENCE_DENSITY: Final = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadTerm:
+    """Energy one array takes for one pass of one input vector, in one of its components.
+
+    `energy_j` holds at an input-bit density of one half; `idle_fraction` of it remains when
+    every input bit is zero, the rest grows in proportion to the density of ones.
+    """
+
+    component: str
+    energy_j: float
+    idle_fraction: float = 1.0
+
+    def at(self, density: float) -> float:
+        """Joules at an input-bit density from 0 to 1."""
+        active = (1 - self.idle_fraction) * density / REFERENCE_DENSITY
+        return self.energy_j * (self.idle_fraction + active)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What a memory cell does to the numbers stored in it; nothing here changes a cost."""
+
+    bits_per_cell: int
+    r_on_ohm: float | None = None
+    r_off_ohm: float | None = None
+    read_variation: float = 0.0
+    write_variation: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayModel:
+    """One type of crossbar array, with its converters.
+
+    A weight takes `weight_slices` cells: as many arrays side by side, or neighbouring columns of
+    one array (`slices_share_array`). A vector enters in `passes` passes (input bits fed one after
+    another; 1 where the read figures cover them all). `vector_latency_s` is the time between two
+    vectors. `copies` arrays hold the same weights and share the vectors; it is in the latency
+    already. Writes: energy an array, time a matrix. Area is rounded up to whole tiles of
+    `arrays_per_tile`.
+    """
+
+    name: str
+    cell: str
+    rows: int
+    columns: int
+    weight_slices: int
+    slices_share_array: bool
+    arrays_per_tile: int
+    copies: int
+    read: tuple[ReadTerm, ...]
+    passes: int
+    vector_latency_s: float
+    write_energy_j: float
+    write_latency_s: float
+    area_m2: Mapping[str, float]
+    leakage_w: float
+    weight_bits: int
+    input_bits: int
+    adc_bits: int
+    device: Device
+    #: input-bit density where none is measured
+    density: float = REFERENCE_DENSITY
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftmaxModel:
+    """Softmax units: each takes one score after another. `units` None means one a head.
+
+    `shared`: the chip has one set of units for all encoders, else every encoder has its own.
+    `depth_first`: scores go from the array to the unit and on, and never to the buffer.
+    """
+
+    energy_per_element_j: float
+    latency_per_element_s: float
+    area_per_unit_m2: float
+    units: int | None
+    shared: bool
+    depth_first: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Periphery:
+    """What lies around the arrays: a vector unit, the global buffer, the bus, leakage."""
+
+    name: str
+    #: joules an element, by `Operation.function`
+    function_energy_j: Mapping[str, float]
+    vector_unit_elements_per_s: float
+    vector_unit_area_m2: float
+    accumulate_energy_j: float
+    buffer_read_j_per_bit: float
+    buffer_write_j_per_bit: float
+    buffer_bits: int
+    buffer_area_m2: float
+    bus_energy_j_per_bit: float
+    bus_bits_per_s: float
+    bus_area_m2: float
+    leakage_w_per_m2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Choices of a chip's designer; `paper` accounting ignores them.
+
+    `double_buffered_writes`: a second set of dynamic arrays is written while the first is read.
+    `fused_qk`: X·(W_q W_kᵀ)·Xᵀ, one d×d product a head instead of Q and K.
+    """
+
+    schedule: Schedule = "sequential"
+    double_buffered_writes: bool = False
+    fused_qk: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chip:
+    """Everything the cost model asks of a chip."""
+
+    name: str
+    kind: str
+    technology_nm: int
+    citation: str
+    static_array: ArrayModel
+    dynamic_array: ArrayModel
+    softmax: SoftmaxModel
+    periphery: Periphery
+    options: Options = field(default_factory=Options)
+    #: every value that rests on an assumption: "field = value: why"
+    assumptions: tuple[str, ...] = ()
+    #: what the figures above include or leave out, in words
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,284 @@
+"""What a workload costs on a chip: latency, energy, area, and where each of them goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from trex.architecture import Operation
+from trex.errors import ChipError
+from trex.hardware.chip import Chip, Schedule
+from trex.hardware.limits import not_modelled
+from trex.hardware.pricing import SHARED_RESOURCES, Accounting, Densities, OperationPrice
+from trex.hardware.schedule import Exposed, exposed_times, flow, pipelined_times
+from trex.hardware.system import Pricer, most_heads, streams_on
+from trex.hardware.workload import EncoderWork, Workload
+from trex.units import EDAP_MJ_MS_MM2
+
+#: `Operation.part` -> stage of the paper's breakdown; other parts are stages of their own.
+_STAGES: Final = {
+    "q": "qkv",
+    "k": "qkv",
+    "v": "qkv",
+    "proj": "projection",
+    "fc1": "mlp",
+    "activation": "mlp",
+    "fc2": "mlp",
+    "norm1": "norm",
+    "norm2": "norm",
+    "residual1": "residual",
+    "residual2": "residual",
+}
+
+#: The layer that carries what the chip has once.
+CHIP_LAYER: Final = "chip"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What one component spends on one layer. `latency_s` is what it adds to one image's."""
+
+    layer: str
+    stage: str
+    component: str
+    energy_j: float = 0.0
+    latency_s: float = 0.0
+    area_m2: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    """A group of shares added up."""
+
+    energy_j: float
+    latency_s: float
+    area_m2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """The cost of one image. Totals are the sums of the shares, however grouped.
+
+    `interval_s` is the time after which the next image can follow; it equals the latency unless
+    the schedule is pipelined. `macs` counts what the accounting prices, `original_macs` the same
+    for the model without reuse; 1 MAC is 1 operation, as in the TReX paper.
+    """
+
+    model: str
+    chip: str
+    accounting: Accounting
+    schedule: Schedule
+    plan: str
+    n_reuse: int
+    transform: str | None
+    shares: tuple[Share, ...]
+    interval_s: float
+    macs: int
+    original_macs: int
+    not_modelled: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def energy_j(self) -> float:
+        """Joules an image."""
+        return math.fsum(s.energy_j for s in self.shares)
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from an image's start to its end."""
+        return math.fsum(s.latency_s for s in self.shares)
+
+    @property
+    def area_m2(self) -> float:
+        """Square metres of chip."""
+        return math.fsum(s.area_m2 for s in self.shares)
+
+    @property
+    def edap_j_s_m2(self) -> float:
+        """Energy × latency × area."""
+        return self.energy_j * self.latency_s * self.area_m2
+
+    @property
+    def edap_mj_ms_mm2(self) -> float:
+        """The same in the TReX paper's unit."""
+        return self.edap_j_s_m2 * EDAP_MJ_MS_MM2
+
+    @property
+    def tops_per_w(self) -> float:
+        """Operations done, per joule, in 10¹² (the paper's convention)."""
+        return self.macs / self.energy_j / 1e12
+
+    @property
+    def tops_per_mm2(self) -> float:
+        """The *original* model's operations per second and mm², in 10¹² (the paper's convention).
+
+        Reuse spares operations, yet the paper counts them; `actual_tops_per_mm2` does not.
+        """
+        return self.original_macs / self.interval_s / (self.area_m2 * 1e6) / 1e12
+
+    @property
+    def actual_tops_per_mm2(self) -> float:
+        """Operations done per second and mm², in 10¹²."""
+        return self.macs / self.interval_s / (self.area_m2 * 1e6) / 1e12
+
+    def by_layer(self) -> dict[str, Sums]:
+        """Sums by operation, in the model's order; `chip` is what the chip has once."""
+        return self._grouped(lambda s: s.layer)
+
+    def by_component(self) -> dict[str, Sums]:
+        """Sums by kind of hardware."""
+        return self._grouped(lambda s: s.component)
+
+    def by_stage(self) -> dict[str, Sums]:
+        """Sums by stage of an encoder, all encoders together."""
+        return self._grouped(lambda s: s.stage)
+
+    def of_images(self, images: int) -> tuple[float, float]:
+        """(seconds, joules) of several images in a row.
+
+        Leakage of a pipeline is counted over each image's own latency, an upper bound.
+        """
+        if images < 1:
+            raise ValueError("at least one image")
+        return self.latency_s + (images - 1) * self.interval_s, self.energy_j * images
+
+    def _grouped(self, key: Callable[[Share], str]) -> dict[str, Sums]:
+        groups: dict[str, list[Share]] = {}
+        for share in self.shares:
+            groups.setdefault(key(share), []).append(share)
+        return {
+            name: Sums(
+                energy_j=math.fsum(s.energy_j for s in group),
+                latency_s=math.fsum(s.latency_s for s in group),
+                area_m2=math.fsum(s.area_m2 for s in group),
+            )
+            for name, group in groups.items()
+        }
+
+
+def price(
+    work: Workload,
+    chip: Chip,
+    accounting: Accounting = "paper",
+    *,
+    schedule: Schedule | None = None,
+    densities: Densities | None = None,
+) -> Cost:
+    """The cost of one image.
+
+    `paper` accounting is the published equations: Q, K, V, scores, softmax, context, projection
+    and MLP of every encoder, one after another; no transform, buffer, norm, stem or head. For a
+    consumer that reuses a `map` the paper has no equation; it is priced by the same ones, its V,
+    the write of V and the product with V kept.
+
+    Args:
+        work: what is done.
+        chip: where.
+        accounting: `paper`, `paper_transform` (adds the transforms' crossbars) or `full`.
+        schedule: of `full` accounting; the chip's own by default.
+        densities: operation name -> measured density of ones in each input bit-plane.
+
+    Raises:
+        ChipError: the accounting leaves nothing to price, or the densities do not fit.
+    """
+    pricer = Pricer.of(chip, accounting, schedule, densities)
+    items = [
+        pricer.encoder(item) if isinstance(item, EncoderWork) else pricer.outside(item)
+        for item in work.body
+    ]
+    if not any(p.operation.macs for item in items for p in item):
+        raise ChipError(
+            f"{work.architecture.model} has no encoder that {accounting} accounting could price",
+            hint="use full accounting",
+        )
+    times, interval_s = _times(work, items, pricer)
+    shares = _shares(work, items, times, pricer)
+    return Cost(
+        model=work.architecture.model,
+        chip=chip.name,
+        accounting=accounting,
+        schedule=pricer.options.schedule,
+        plan=str(work.plan),
+        n_reuse=work.plan.n_reuse,
+        transform=work.transform,
+        shares=tuple(shares),
+        interval_s=interval_s,
+        macs=sum(p.operation.macs for item in items for p in item),
+        original_macs=_original_macs(work, accounting),
+        not_modelled=not_modelled(work, pricer),
+        assumptions=chip.assumptions,
+        notes=chip.notes,
+    )
+
+
+def _original_macs(work: Workload, accounting: Accounting) -> int:
+    if accounting == "full":
+        return work.architecture.macs
+    return sum(op.macs for encoder in work.architecture.encoders for op in encoder.operations)
+
+
+def _times(
+    work: Workload, items: list[tuple[OperationPrice, ...]], pricer: Pricer
+) -> tuple[list[Exposed], float]:
+    """What every operation adds to the latency, in order, and the interval between images."""
+    schedule, doubled = pricer.options.schedule, pricer.options.double_buffered_writes
+    if schedule != "pipelined":
+        times = [t for i in items for t in exposed_times(i, schedule, double_buffered=doubled)]
+        return times, math.fsum(seconds for time in times for _, seconds in time)
+    earlier: list[Operation | EncoderWork | None] = [None, *work.body[:-1]]
+    joins = [streams_on(a, b) for a, b in zip(earlier, work.body, strict=True)]
+    flows = [flow(item, double_buffered=doubled) for item in items]
+    shared = (math.fsum(f.shared_s[i] for f in flows) for i in range(len(SHARED_RESOURCES)))
+    interval_s = max(*(f.occupied_s for f in flows), *shared)
+    return pipelined_times(items, joins, double_buffered=doubled), interval_s
+
+
+def _shares(
+    work: Workload,
+    items: list[tuple[OperationPrice, ...]],
+    times: list[Exposed],
+    pricer: Pricer,
+) -> list[Share]:
+    flat = [price for item in items for price in item]
+    latency_s = math.fsum(seconds for time in times for _, seconds in time)
+    shares: list[Share] = []
+    for price_, time in zip(flat, times, strict=True):
+        op = price_.operation
+        stage = _STAGES.get(op.part, op.part)
+        parts: dict[str, list[float]] = {}
+        for component, energy_j in price_.energy_j:
+            parts.setdefault(component, [0.0, 0.0, 0.0])[0] += energy_j
+        for component, seconds in time:
+            parts.setdefault(component, [0.0, 0.0, 0.0])[1] += seconds
+        for component, area_m2 in price_.area_m2:
+            parts.setdefault(component, [0.0, 0.0, 0.0])[2] += area_m2
+        if price_.leakage_w:
+            parts["leakage"] = [price_.leakage_w * latency_s, 0.0, 0.0]
+        shares += [
+            Share(
+                layer=op.name,
+                stage="write" if component == "array_write" else stage,
+                component=component,
+                energy_j=energy_j,
+                latency_s=seconds,
+                area_m2=area_m2,
+            )
+            for component, (energy_j, seconds, area_m2) in parts.items()
+        ]
+    leakage = pricer.chip.periphery.leakage_w_per_m2
+    for component, area_m2 in pricer.shared_area_m2(most_heads(iter(work))):
+        shares.append(
+            Share(layer=CHIP_LAYER, stage=CHIP_LAYER, component=component, area_m2=area_m2)
+        )
+        shares.append(
+            Share(
+                layer=CHIP_LAYER,
+                stage=CHIP_LAYER,
+                component="leakage",
+                energy_j=area_m2 * leakage * latency_s,
+            )
+        )
+    return shares

@@ -1,0 +1,50 @@
+"""What a price leaves out, in words, with its share of the model's multiply-accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trex.architecture import Operation
+from trex.hardware.pricing import is_known
+from trex.hardware.system import Pricer, unpriced
+from trex.hardware.workload import Workload
+
+_PAPER = (
+    "softmax units' area",
+    "global and tile buffers, interconnect, accumulators",
+    "leakage",
+    "layer norms, GELU, residual adds",
+)
+_FULL = (
+    "loading weights onto the chip, off-chip memory",
+    "clock tree, control, input and output pins",
+    "biases of linear layers (added in the accumulators)",
+)
+
+
+def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
+    """Everything the accounting or the chip leaves out of this workload's price."""
+    missing = unpriced(work, pricer)
+    macs = work.macs
+    if pricer.accounting == "full":
+        unknown = sorted({op.function for op in missing if not is_known(op, pricer.chip)})
+        named = tuple(
+            f"element-wise function {name!r} ({_named(o for o in missing if o.function == name)})"
+            for name in unknown
+        )
+        return named + _FULL
+    outside = [op for op in missing if op.kind != "elementwise" and op.part != "transform"]
+    transforms = [op for op in missing if op.kind != "elementwise" and op.part == "transform"]
+    lines = [
+        f"{what}: {_named(ops)}, {sum(op.macs for op in ops) / macs:.1%} of the MACs"
+        for what, ops in (("operations outside the encoders", outside), ("transforms", transforms))
+        if ops
+    ]
+    return (*lines, *_PAPER)
+
+
+def _named(operations: Iterable[Operation]) -> str:
+    names = [op.name for op in operations]
+    if len(names) <= 4:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"

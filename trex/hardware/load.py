@@ -1,0 +1,87 @@
+"""From a chip's name or file to a `Chip`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from trex.config import Document, did_you_mean, read_document
+from trex.datafiles import data_folder, find
+from trex.errors import ChipError
+from trex.hardware.chip import Chip
+from trex.hardware.periphery import PeripherySpec
+from trex.hardware.spec import ChipSpec, TrexChipSpec
+
+CHIP_FILE: Final = "chip.yaml"
+KINDS: Final[dict[str, type[ChipSpec]]] = {"trex": TrexChipSpec}
+
+
+def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Chip:
+    """A shipped chip by name, or one from a folder or file.
+
+    Args:
+        name: a shipped chip's name, a folder with a `chip.yaml`, or a file.
+        overrides: field -> value, for example `{"arrays.sram.weight_slices": 4}`; each becomes an
+            assumption of the chip.
+
+    Raises:
+        ChipError: no such chip, or a value of it is missing, unknown or cannot be right.
+    """
+    path = find("hw_models", name, CHIP_FILE, ChipError)
+    document = read_document(path, ChipError)
+    for field, value in (overrides or {}).items():
+        _override(document, field, value)
+    spec = document.validate(_kind(document))
+    return spec.chip(_periphery(document, spec))
+
+
+def _kind(document: Document) -> type[ChipSpec]:
+    kind = document.data.get("kind")
+    if kind not in KINDS:
+        raise document.problem(
+            ("kind",), f"unknown kind {kind!r}", did_you_mean(str(kind), list(KINDS))
+        )
+    return KINDS[kind]
+
+
+def _periphery(document: Document, spec: ChipSpec) -> PeripherySpec:
+    """The component file a chip names: shipped, or a path relative to the chip's."""
+    folder = data_folder("hw_models") / "components"
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    path = shipped.get(spec.periphery, document.path.parent / spec.periphery)
+    if not path.is_file():
+        raise document.problem(
+            ("periphery",),
+            f"no component file {spec.periphery!r}",
+            did_you_mean(spec.periphery, list(shipped)),
+        )
+    return read_document(path, ChipError).validate(PeripherySpec)
+
+
+def _override(document: Document, field: str, value: Any) -> None:
+    """Put a caller's value in place of the file's."""
+    *path, last = field.split(".")
+    part = document.data
+    for key in path:
+        if not isinstance(part, dict) or key not in part:
+            known = list(part) if isinstance(part, dict) else []
+            raise ChipError(
+                f"{document.path}: {field!r} is not a field of this chip",
+                hint=did_you_mean(key, known) if known else "name one value of the file",
+            )
+        part = part[key]
+    old = part.get(last) if isinstance(part, dict) else None
+    if isinstance(old, dict) and "value" in old:
+        was = old["value"]
+        part[last] = {"value": value, "assumption": f"set by the caller; the file says {was}"}
+    elif isinstance(part, dict) and not isinstance(old, dict):
+        part[last] = value
+    else:
+        raise ChipError(f"{document.path}: {field!r} is not one value", hint="name one value")
+
+
+def with_options(chip: Chip, **changes: Any) -> Chip:
+    """The chip with other `Options`."""
+    return replace(chip, options=replace(chip.options, **changes))

@@ -1,0 +1,79 @@
+"""The shared component files: digital units, buffer, bus and leakage of one technology."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from trex.config import StrictModel
+from trex.hardware.chip import Periphery
+from trex.hardware.quantities import AreaM2, Count, EnergyJ, PositiveFloat, Sourced
+
+
+class FunctionSpec(StrictModel):
+    """Arithmetic of one element of an element-wise function."""
+
+    adds: float = Field(ge=0, le=1000)
+    multiplies: float = Field(ge=0, le=1000)
+
+
+class VectorUnitSpec(StrictModel):
+    """`lanes` lanes, each one element a clock; an element's energy follows its arithmetic."""
+
+    lanes: Sourced[Count]
+    clock_hz: Sourced[PositiveFloat]
+    adder_energy_j: Sourced[EnergyJ]
+    adders_per_multiplier: Sourced[PositiveFloat]
+    lane_area_m2: Sourced[AreaM2]
+    functions: Sourced[dict[str, FunctionSpec]]
+
+
+class BufferSpec(StrictModel):
+    """The global activation buffer."""
+
+    capacity_bits: Sourced[Count]
+    read_energy_j_per_bit: Sourced[EnergyJ]
+    write_energy_j_per_bit: Sourced[EnergyJ]
+    area_m2_per_bit: Sourced[AreaM2]
+
+
+class BusSpec(StrictModel):
+    """What carries activations between the buffer and the tiles."""
+
+    energy_j_per_bit: Sourced[EnergyJ]
+    bits_per_s: Sourced[PositiveFloat]
+    area_m2: Sourced[AreaM2]
+
+
+class PeripherySpec(StrictModel):
+    """One technology's components around the arrays."""
+
+    name: str = Field(min_length=1)
+    technology_nm: Sourced[Count]
+    vector_unit: VectorUnitSpec
+    buffer: BufferSpec
+    bus: BusSpec
+    leakage_w_per_m2: Sourced[PositiveFloat]
+
+    def model(self) -> Periphery:
+        """The components as the cost model sees them."""
+        unit, buffer = self.vector_unit, self.buffer
+        add_j = unit.adder_energy_j.value
+        multiply_j = add_j * unit.adders_per_multiplier.value
+        return Periphery(
+            name=self.name,
+            function_energy_j={
+                name: f.adds * add_j + f.multiplies * multiply_j
+                for name, f in unit.functions.value.items()
+            },
+            vector_unit_elements_per_s=unit.lanes.value * unit.clock_hz.value,
+            vector_unit_area_m2=unit.lanes.value * unit.lane_area_m2.value,
+            accumulate_energy_j=add_j,
+            buffer_read_j_per_bit=buffer.read_energy_j_per_bit.value,
+            buffer_write_j_per_bit=buffer.write_energy_j_per_bit.value,
+            buffer_bits=buffer.capacity_bits.value,
+            buffer_area_m2=buffer.capacity_bits.value * buffer.area_m2_per_bit.value,
+            bus_energy_j_per_bit=self.bus.energy_j_per_bit.value,
+            bus_bits_per_s=self.bus.bits_per_s.value,
+            bus_area_m2=self.bus.area_m2.value,
+            leakage_w_per_m2=self.leakage_w_per_m2.value,
+        )

@@ -1,0 +1,55 @@
+"""Values in chip files: SI numbers that can be real, each with a source or an assumption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, model_validator
+
+from trex.config import StrictModel
+
+T = TypeVar("T")
+
+# The upper limits are far above any real part and far below a forgotten prefix: 1e-3 J an event,
+# 1 s a step, 10 cm² a part.
+EnergyJ = Annotated[float, Field(gt=0, le=1e-3)]
+FreeEnergyJ = Annotated[float, Field(ge=0, le=1e-3)]
+LatencyS = Annotated[float, Field(gt=0, le=1.0)]
+AreaM2 = Annotated[float, Field(gt=0, le=1e-3)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Bits = Annotated[int, Field(ge=1, le=64)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+
+
+class Sourced(StrictModel, Generic[T]):
+    """A value, and where it comes from: a `source`, an `assumption`, or both."""
+
+    value: T
+    source: str | None = Field(default=None, min_length=1)
+    assumption: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_origin(self) -> Sourced[T]:
+        if self.source is None and self.assumption is None:
+            raise ValueError("has no source\nadd `source: where it stands` or `assumption: why`")
+        return self
+
+
+def assumptions(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Every value of a file that rests on an assumption, as "field = value: why"."""
+    for name, value in model:
+        yield from _assumptions(value, f"{prefix}{name}")
+
+
+def _assumptions(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, Sourced):
+        if value.assumption is not None:
+            number = f" = {value.value:g}" if isinstance(value.value, int | float) else ""
+            yield f"{path}{number}: {value.assumption}"
+    elif isinstance(value, BaseModel):
+        yield from assumptions(value, f"{path}.")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _assumptions(item, f"{path}.{key}")

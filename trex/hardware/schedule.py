@@ -1,0 +1,168 @@
+"""When operations run: what each adds to an image's latency, and how often images can follow.
+
+`sequential`: one operation after another, bus and arrays in turn, as the TReX paper adds them up.
+`parallel`: Q, K and V read at once, Kᵀ and V written at once; the bus they share takes turns.
+`pipelined`: vectors stream from operation to operation. A chain of operations takes one vector's
+way through all of them plus the rest of the vectors at the pace of the busiest resource. Kᵀ and V
+must be written before the first score, so every encoder that computes attention ends a chain; one
+that reuses an `output` does not. Several images are in flight, each resource working on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from trex.hardware.chip import Schedule
+from trex.hardware.pricing import SHARED_RESOURCES, OperationPrice
+
+#: Parts that read the same input and can run at once.
+_AT_ONCE: Final = frozenset({"q", "k", "v"})
+
+#: (component, seconds) an operation adds to the latency
+Exposed = list[tuple[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """Part of a chain: one vector's time, and the other vectors' at each resource."""
+
+    fill_s: float
+    own_s: float
+    shared_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flow:
+    """An encoder in a pipeline: what joins the chain before it, and, after a barrier, the rest."""
+
+    before: Stretch
+    barrier: bool
+    write_s: float
+    after: Stretch
+    #: longest time one image occupies a resource of this encoder's own
+    occupied_s: float
+    #: time one image occupies each shared resource
+    shared_s: tuple[float, ...]
+
+
+def exposed_times(
+    prices: Sequence[OperationPrice], schedule: Schedule, *, double_buffered: bool
+) -> list[Exposed]:
+    """What each operation of one encoder adds to the latency, where encoders take turns."""
+    times: list[Exposed] = [[(b.component, b.total_s) for b in p.busy] for p in prices]
+    writes = [p.write_s for p in prices]
+    if schedule == "parallel":
+        together = [i for i, p in enumerate(prices) if p.operation.part in _AT_ONCE]
+        longest = max(together, key=lambda i: _own(prices[i]), default=-1)
+        for i in together:
+            if i != longest:
+                times[i] = [(b.component, b.total_s) for b in prices[i].busy if b.resource]
+        last = max(range(len(writes)), key=writes.__getitem__, default=-1)
+        writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
+    if double_buffered and sum(writes) > 0:
+        cover = sum(
+            seconds
+            for price, time in zip(prices, times, strict=True)
+            if price.operation.part in _AT_ONCE
+            for _, seconds in time
+        )
+        left = max(0.0, 1 - cover / sum(writes))
+        writes = [w * left for w in writes]
+    for time, write_s in zip(times, writes, strict=True):
+        if write_s:
+            time.append(("array_write", write_s))
+    return times
+
+
+def pipelined_times(
+    items: Sequence[tuple[OperationPrice, ...]], joins: Sequence[bool], *, double_buffered: bool
+) -> list[Exposed]:
+    """What each operation adds to one image's latency in a pipeline.
+
+    Args:
+        items: the operations of each encoder, and each operation outside them by itself.
+        joins: whether an item streams on from the item before it.
+        double_buffered: writes hide behind the reads of the vectors to be written.
+    """
+    flat = [price for item in items for price in item]
+    times: list[Exposed] = [[] for _ in flat]
+    chain: list[int] = []
+    at = 0
+    for item, joined in zip(items, joins, strict=True):
+        here = range(at, at + len(item))
+        at += len(item)
+        if not joined:
+            _stream(flat, chain, times)
+            chain = []
+        cut = barrier_at(item)
+        chain += here[:cut]
+        if cut < len(item):
+            _stream(flat, chain, times)
+            chain = list(here[cut:])
+            for i in chain:
+                if flat[i].write_s and not double_buffered:
+                    times[i].append(("array_write", flat[i].write_s))
+    _stream(flat, chain, times)
+    return times
+
+
+def _stream(flat: Sequence[OperationPrice], chain: Sequence[int], times: list[Exposed]) -> None:
+    """Add one chain's time: its fill everywhere, the other vectors at the busiest resource."""
+    pace: dict[tuple[str, int], float] = {}
+    for i in chain:
+        for busy in flat[i].busy:
+            key = (busy.resource, -1 if busy.resource else i)
+            pace[key] = pace.get(key, 0.0) + busy.total_s - busy.fill_s
+    busiest = max(pace, key=pace.__getitem__, default=None)
+    for i in chain:
+        for busy in flat[i].busy:
+            at_pace = busiest == (busy.resource, -1 if busy.resource else i)
+            times[i].append((busy.component, busy.total_s if at_pace else busy.fill_s))
+
+
+def barrier_at(prices: Sequence[OperationPrice]) -> int:
+    """Index of the first operation that waits for a whole matrix; the length if none does."""
+    for i, price in enumerate(prices):
+        if price.operation.kind == "dynamic_matmul":
+            return i
+    return len(prices)
+
+
+def flow(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Flow:
+    """One encoder, or one operation, as the numbers a pipeline is put together from."""
+    cut = barrier_at(prices)
+    occupied_s = 0.0
+    for price in prices:
+        reads, write_s = _own(price), price.write_s
+        occupied_s = max(occupied_s, max(reads, write_s) if double_buffered else reads + write_s)
+    return Flow(
+        before=_stretch(prices[:cut]),
+        barrier=cut < len(prices),
+        write_s=0.0 if double_buffered else sum(p.write_s for p in prices),
+        after=_stretch(prices[cut:]),
+        occupied_s=occupied_s,
+        shared_s=tuple(
+            sum(b.total_s for p in prices for b in p.busy if b.resource == name)
+            for name in SHARED_RESOURCES
+        ),
+    )
+
+
+def _stretch(prices: Sequence[OperationPrice]) -> Stretch:
+    rest = [(b.resource, b.total_s - b.fill_s) for p in prices for b in p.busy]
+    own = [sum(b.total_s - b.fill_s for b in p.busy if not b.resource) for p in prices]
+    return Stretch(
+        fill_s=sum(b.fill_s for p in prices for b in p.busy),
+        own_s=max(own, default=0.0),
+        shared_s=tuple(
+            sum(seconds for resource, seconds in rest if resource == name)
+            for name in SHARED_RESOURCES
+        ),
+    )
+
+
+def _own(price: OperationPrice) -> float:
+    """Time one image occupies the operation's own arrays or units."""
+    return sum(b.total_s for b in price.busy if not b.resource)

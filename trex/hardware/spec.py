@@ -1,0 +1,108 @@
+"""The fields of a chip file, `chip.yaml`, and what the cost model makes of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trex.config import StrictModel
+from trex.hardware.chip import Chip, Options, Schedule, SoftmaxModel
+from trex.hardware.constant_array import ConstantArraySpec
+from trex.hardware.periphery import PeripherySpec
+from trex.hardware.quantities import AreaM2, Count, EnergyJ, LatencyS, Sourced, assumptions
+
+
+class SoftmaxSpec(StrictModel):
+    """Softmax units; see `trex.hardware.chip.SoftmaxModel`."""
+
+    energy_per_element_j: Sourced[EnergyJ]
+    latency_per_element_s: Sourced[LatencyS]
+    area_per_unit_m2: Sourced[AreaM2]
+    units: Count | Literal["one a head"] = "one a head"
+    shared: bool = True
+    depth_first: bool = False
+
+    def model(self) -> SoftmaxModel:
+        """The units as the cost model sees them."""
+        return SoftmaxModel(
+            energy_per_element_j=self.energy_per_element_j.value,
+            latency_per_element_s=self.latency_per_element_s.value,
+            area_per_unit_m2=self.area_per_unit_m2.value,
+            units=self.units if isinstance(self.units, int) else None,
+            shared=self.shared,
+            depth_first=self.depth_first,
+        )
+
+
+class OptionsSpec(StrictModel):
+    """Choices of a chip's designer; see `trex.hardware.chip.Options`."""
+
+    schedule: Schedule = "sequential"
+    double_buffered_writes: bool = False
+    fused_qk: bool = False
+
+
+class ChipSpec(StrictModel):
+    """What every kind of chip file holds; `arrays` is what the kinds differ in."""
+
+    name: str = Field(min_length=1)
+    kind: str
+    citation: str = Field(min_length=1)
+    technology_nm: Sourced[Count]
+    static_array: str
+    dynamic_array: str
+    softmax: SoftmaxSpec
+    periphery: str = Field(min_length=1)
+    options: OptionsSpec = OptionsSpec()
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _arrays_exist(self) -> ChipSpec:
+        arrays = self.array_specs()
+        for field in ("static_array", "dynamic_array"):
+            name = getattr(self, field)
+            if name not in arrays:
+                raise ValueError(f"{field}: no array {name!r}\narrays: {', '.join(arrays)}")
+        return self
+
+    def array_specs(self) -> dict[str, ConstantArraySpec]:
+        """The chip's arrays by name."""
+        raise NotImplementedError
+
+    def chip(self, periphery: PeripherySpec) -> Chip:
+        """The chip as the cost model sees it, with every assumption it rests on."""
+        around = periphery.model()
+        arrays = self.array_specs()
+
+        return Chip(
+            name=self.name,
+            kind=self.kind,
+            technology_nm=self.technology_nm.value,
+            citation=self.citation,
+            static_array=arrays[self.static_array].model(self.static_array),
+            dynamic_array=arrays[self.dynamic_array].model(self.dynamic_array),
+            softmax=self.softmax.model(),
+            periphery=around,
+            options=Options(
+                schedule=self.options.schedule,
+                double_buffered_writes=self.options.double_buffered_writes,
+                fused_qk=self.options.fused_qk,
+            ),
+            assumptions=(
+                *assumptions(self),
+                *assumptions(periphery, f"{periphery.name}."),
+            ),
+            notes=self.notes,
+        )
+
+
+class TrexChipSpec(ChipSpec):
+    """A chip of `kind: trex`: constants for a whole crossbar."""
+
+    kind: Literal["trex"]
+    arrays: dict[str, ConstantArraySpec]
+
+    def array_specs(self) -> dict[str, ConstantArraySpec]:
+        """The chip's arrays by name."""
+        return self.arrays

@@ -1,0 +1,152 @@
+"""A whole workload on a chip: which operations are priced, in what groups, on which shared parts.
+
+`price` and `CostTable` both build on this module, so that they cannot come apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from trex.architecture import Encoder, Operation
+from trex.errors import ChipError
+from trex.hardware.chip import Chip, Options, Schedule
+from trex.hardware.pricing import (
+    Accounting,
+    Densities,
+    OperationPrice,
+    is_known,
+    is_priced,
+    price_operation,
+)
+from trex.hardware.workload import EncoderWork, Workload
+
+#: What the published equations assume of the chip (TReX, section V).
+_PUBLISHED: Final = Options()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pricer:
+    """A chip, an accounting and what goes with them."""
+
+    chip: Chip
+    accounting: Accounting
+    options: Options
+    densities: Densities | None = None
+
+    @classmethod
+    def of(
+        cls,
+        chip: Chip,
+        accounting: Accounting,
+        schedule: Schedule | None = None,
+        densities: Densities | None = None,
+    ) -> Pricer:
+        """Settle the schedule: the chip's own under `full`, `sequential` under the published ones.
+
+        Raises:
+            ChipError: another schedule is asked of an accounting that has only `sequential`.
+        """
+        if accounting == "full":
+            options = replace(chip.options, schedule=schedule or chip.options.schedule)
+        elif schedule not in (None, "sequential"):
+            raise ChipError(
+                f"{accounting} accounting is sequential; it has no {schedule} schedule",
+                hint="use full accounting",
+            )
+        else:
+            options = _PUBLISHED
+        return cls(
+            chip=replace(chip, options=options),
+            accounting=accounting,
+            options=options,
+            densities=densities,
+        )
+
+    def encoder(self, work: EncoderWork) -> tuple[OperationPrice, ...]:
+        """Every operation of an encoder that has a price, in order."""
+        operations = work.operations
+        if self.options.fused_qk:
+            operations = _fuse_qk(work)
+        return tuple(
+            price_operation(
+                op,
+                self.chip,
+                self.accounting,
+                densities=self.densities,
+                reused_map=work.tensor == "map",
+            )
+            for op in operations
+            if self._has_price(op, in_encoder=True)
+        )
+
+    def outside(self, op: Operation) -> tuple[OperationPrice, ...]:
+        """An operation outside the encoders; empty where it has no price."""
+        if not self._has_price(op, in_encoder=False):
+            return ()
+        return (price_operation(op, self.chip, self.accounting, densities=self.densities),)
+
+    def _has_price(self, op: Operation, *, in_encoder: bool) -> bool:
+        priced = is_priced(op, self.accounting, in_encoder=in_encoder)
+        return priced and is_known(op, self.chip)
+
+    def shared_area_m2(self, heads: int) -> Iterator[tuple[str, float]]:
+        """Parts the chip has once: under `full`, whatever the plan.
+
+        Shared softmax units are as many as the chip says, or one for each of the `heads` of the
+        model's widest attention.
+        """
+        if self.accounting != "full":
+            return
+        around, softmax = self.chip.periphery, self.chip.softmax
+        if softmax.shared and heads:
+            yield "softmax", (softmax.units or heads) * softmax.area_per_unit_m2
+        yield "vector_unit", around.vector_unit_area_m2
+        yield "buffer", around.buffer_area_m2
+        yield "bus", around.bus_area_m2
+
+
+def most_heads(operations: Iterator[Operation]) -> int:
+    """The most groups any softmax of the model has; 0 where it has none."""
+    return max((op.groups for op in operations if op.kind == "softmax"), default=0)
+
+
+def streams_on(earlier: Operation | EncoderWork | None, item: Operation | EncoderWork) -> bool:
+    """Whether an encoder's vectors can enter it as they leave the encoder before it."""
+    if not isinstance(earlier, EncoderWork) or not isinstance(item, EncoderWork):
+        return False
+    before, here = earlier.encoder, item.encoder
+    return (before.stage, before.tokens) == (here.stage, here.tokens)
+
+
+def _fuse_qk(work: EncoderWork) -> tuple[Operation, ...]:
+    """Scores as X·(W_q W_kᵀ)·Xᵀ: a d×d product a head instead of Q and K, and Xᵀ written for Kᵀ.
+
+    It saves a product only where there is one head; with more, each head needs its own d×d
+    matrix. Biases add a term to the scores that is not counted.
+    """
+    encoder: Encoder = work.encoder
+    fused: list[Operation] = []
+    for op in work.operations:
+        if op.part == "k":
+            continue
+        if op.part == "q":
+            op = replace(op, out_features=encoder.dim * encoder.heads)
+        elif op.part == "scores":
+            op = replace(op, in_features=encoder.dim)
+        fused.append(op)
+    return tuple(fused)
+
+
+def unpriced(work: Workload, pricer: Pricer) -> tuple[Operation, ...]:
+    """The operations the accounting has no term for, or the chip no component."""
+    missing: list[Operation] = []
+    for item in work.body:
+        inside = isinstance(item, EncoderWork)
+        for op in item.operations if isinstance(item, EncoderWork) else (item,):
+            if not (
+                is_priced(op, pricer.accounting, in_encoder=inside) and is_known(op, pricer.chip)
+            ):
+                missing.append(op)
+    return tuple(missing)

@@ -1,0 +1,233 @@
+"""Costs of many plans at once, from one small table of what each encoder costs in each form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trex.architecture import Architecture, Operation, Transform
+from trex.errors import ChipError, PlanError
+from trex.hardware.chip import Chip, Schedule
+from trex.hardware.pricing import SHARED_RESOURCES, Accounting, Densities, OperationPrice
+from trex.hardware.schedule import exposed_times, flow
+from trex.hardware.system import Pricer, most_heads, streams_on
+from trex.hardware.workload import EncoderWork, Transforms, encoder_work, workload
+from trex.plan import ReusedTensor, ReusePlan
+from trex.units import EDAP_MJ_MS_MM2
+
+#: What a consumer reuses, and through which transform.
+Form = tuple[ReusedTensor, Transform]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanCosts:
+    """Costs of many plans, one entry a plan."""
+
+    latency_s: Floats
+    energy_j: Floats
+    area_m2: Floats
+    interval_s: Floats
+
+    @property
+    def edap_j_s_m2(self) -> Floats:
+        """Energy × latency × area."""
+        return self.energy_j * self.latency_s * self.area_m2
+
+    @property
+    def edap_mj_ms_mm2(self) -> Floats:
+        """The same in the TReX paper's unit."""
+        return self.edap_j_s_m2 * EDAP_MJ_MS_MM2
+
+
+class CostTable:
+    """Prices plans of one model on one chip by adding up encoders.
+
+    Args:
+        architecture: the model.
+        chip: the chip.
+        accounting: as in `price`.
+        forms: the (tensor, transform) pairs a consumer may take; form k + 1 of a plan's row is
+            `forms[k]`, form 0 a producer.
+        schedule: as in `price`.
+        densities: as in `price`.
+
+    Which producer a consumer reuses does not change what it costs, so a plan is one row of form
+    numbers, one for each encoder.
+
+    Raises:
+        ChipError: as `price`.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        chip: Chip,
+        accounting: Accounting = "paper",
+        forms: Sequence[Form] = (("output", "none"),),
+        *,
+        schedule: Schedule | None = None,
+        densities: Densities | None = None,
+    ) -> None:
+        if not architecture.encoders:
+            raise ChipError(
+                f"{architecture.model} has no encoders, so there are no plans to price",
+                hint="price the model itself",
+            )
+        self.architecture = architecture
+        self.accounting = accounting
+        self.forms = tuple(forms)
+        self._pricer = Pricer.of(chip, accounting, schedule, densities)
+        self._schedule = self._pricer.options.schedule
+        self._build()
+
+    def forms_of(self, plan: ReusePlan, transforms: Transforms = "none") -> list[int]:
+        """A plan as a row of form numbers.
+
+        Raises:
+            PlanError: the plan does not fit the model or uses a form that is not in the table.
+        """
+        row = [0] * len(self.architecture.encoders)
+        for item in workload(self.architecture, plan, transforms).body:
+            if isinstance(item, EncoderWork) and item.tensor is not None:
+                assert item.transform is not None
+                form = (item.tensor, item.transform)
+                if form not in self.forms:
+                    raise PlanError(
+                        f"encoder {item.encoder.index} uses the form {form}",
+                        hint=f"the table was built for {list(self.forms)}",
+                    )
+                row[item.encoder.index] = self.forms.index(form) + 1
+        return row
+
+    def price(self, forms: Any) -> PlanCosts:
+        """Costs of plans given as an integer matrix, plans × encoders, of form numbers.
+
+        Raises:
+            ValueError: the matrix has another width, or holds a number that is no form.
+        """
+        index = np.asarray(forms, dtype=np.intp)
+        if index.ndim != 2 or index.shape[1] != len(self.architecture.encoders):
+            raise ValueError(
+                f"plans × {len(self.architecture.encoders)} expected, {index.shape} given"
+            )
+        if index.size and (index.min() < 0 or index.max() > len(self.forms)):
+            raise ValueError(f"form numbers run from 0 to {len(self.forms)}")
+        n_forms = len(self.forms) + 1
+        # One flat index for all tables: encoder-major, so that a plan's row gathers in one step.
+        flat = index + np.arange(index.shape[1], dtype=np.intp) * n_forms
+        sums = _gather_sum(self._additive, flat)
+        energy_j, area_m2, leakage_w, additive_s = sums + self._fixed[:, None]
+        if self._schedule == "pipelined":
+            latency_s, interval_s = self._pipelined(flat, additive_s)
+        else:
+            latency_s = interval_s = additive_s
+        return PlanCosts(
+            latency_s=latency_s,
+            energy_j=energy_j + leakage_w * latency_s,
+            area_m2=area_m2,
+            interval_s=interval_s,
+        )
+
+    def _build(self) -> None:
+        pricer, arch = self._pricer, self.architecture
+        outside = [pricer.outside(item) for item in arch.body if isinstance(item, Operation)]
+        works = [
+            encoder_work(encoder, *form)
+            for encoder in arch.encoders
+            for form in ((None, "none"), *self.forms)
+        ]
+        priced = [pricer.encoder(work) for work in works]
+        rows = [self._additive_row(prices) for prices in priced]
+        self._additive = np.array(rows).T.copy()
+        leakage = pricer.chip.periphery.leakage_w_per_m2
+        shared = sum(area for _, area in pricer.shared_area_m2(most_heads(iter(arch.operations))))
+        fixed = np.sum([self._additive_row(p) for p in outside], axis=0) if outside else 0.0
+        self._fixed = fixed + np.array([0.0, shared, shared * leakage, 0.0])
+        if self._schedule == "pipelined":
+            self._build_flows(priced, outside)
+
+    def _additive_row(self, prices: Sequence[OperationPrice]) -> list[float]:
+        """Energy, area, leakage power, and the part of the latency that adds up."""
+        options = self._pricer.options
+        doubled = options.double_buffered_writes
+        if self._schedule == "pipelined":
+            parts = flow(prices, double_buffered=doubled)
+            seconds = parts.before.fill_s + parts.after.fill_s + parts.write_s
+        else:
+            times = exposed_times(prices, self._schedule, double_buffered=doubled)
+            seconds = sum(s for time in times for _, s in time)
+        return [
+            sum(joules for p in prices for _, joules in p.energy_j),
+            sum(area for p in prices for _, area in p.area_m2),
+            sum(p.leakage_w for p in prices),
+            seconds,
+        ]
+
+    def _build_flows(
+        self, priced: list[tuple[OperationPrice, ...]], outside: list[tuple[OperationPrice, ...]]
+    ) -> None:
+        doubled = self._pricer.options.double_buffered_writes
+        flows = [flow(prices, double_buffered=doubled) for prices in priced]
+        self._before = np.array([[f.before.own_s, *f.before.shared_s] for f in flows]).T.copy()
+        self._after = np.array([[f.after.own_s, *f.after.shared_s] for f in flows]).T.copy()
+        self._barrier = np.array([f.barrier for f in flows])
+        self._occupied = np.array([f.occupied_s for f in flows])
+        self._shared = np.array([f.shared_s for f in flows]).T.copy()
+        around = [flow(prices, double_buffered=doubled) for prices in outside]
+        # An operation outside the encoders is a chain of its own.
+        self._fixed[3] += sum(
+            max(s.own_s, *s.shared_s) for f in around for s in (f.before, f.after)
+        )
+        self._outside_occupied = max((f.occupied_s for f in around), default=0.0)
+        self._outside_shared = np.array(
+            [sum(f.shared_s[i] for f in around) for i in range(len(SHARED_RESOURCES))]
+        )
+        body: list[Operation | EncoderWork | None] = [
+            item if isinstance(item, Operation) else encoder_work(item)
+            for item in self.architecture.body
+        ]
+        self._joins = [
+            streams_on(earlier, item)
+            for earlier, item in zip([None, *body], body, strict=False)
+            if isinstance(item, EncoderWork)
+        ]
+
+    def _pipelined(self, flat: NDArray[np.intp], additive_s: Floats) -> tuple[Floats, Floats]:
+        """Latency and interval: chains put together encoder by encoder, for all plans at once."""
+        latency_s = additive_s.copy()
+        own_s = np.zeros(len(flat))
+        shared_s = [np.zeros(len(flat)) for _ in SHARED_RESOURCES]
+
+        def finish() -> Floats:
+            slowest: Floats = np.maximum.reduce([own_s, *shared_s])
+            return slowest
+
+        for encoder, joined in enumerate(self._joins):
+            at = flat[:, encoder]
+            if not joined:
+                latency_s += finish()
+                own_s = np.zeros(len(flat))
+                shared_s = [np.zeros(len(flat)) for _ in SHARED_RESOURCES]
+            own_s = np.maximum(own_s, self._before[0][at])
+            shared_s = [s + b[at] for s, b in zip(shared_s, self._before[1:], strict=True)]
+            barrier = self._barrier[at]
+            latency_s += np.where(barrier, finish(), 0.0)
+            own_s = np.where(barrier, self._after[0][at], own_s)
+            shared_s = [
+                np.where(barrier, a[at], s) for s, a in zip(shared_s, self._after[1:], strict=True)
+            ]
+        latency_s += finish()
+        busiest = np.maximum(self._occupied[flat].max(axis=1), self._outside_occupied)
+        shared = _gather_sum(self._shared, flat) + self._outside_shared[:, None]
+        interval_s: Floats = np.maximum.reduce([busiest, *shared])
+        return latency_s, interval_s
+
+
+def _gather_sum(table: Floats, flat: NDArray[np.intp]) -> Floats:
+    """Sum over encoders of every row of `table` at each plan's entries."""
+    return np.stack([row[flat].sum(axis=1) for row in table])
