@@ -10,7 +10,7 @@ from typing import Final
 from trex.architecture import Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Schedule
-from trex.hardware.limits import not_modelled
+from trex.hardware.limits import not_modelled, used_assumptions
 from trex.hardware.pricing import SHARED_RESOURCES, Accounting, Densities, OperationPrice
 from trex.hardware.schedule import Exposed, exposed_times, flow, pipelined_times
 from trex.hardware.system import Pricer, most_heads, streams_on
@@ -209,7 +209,7 @@ def price(
         macs=sum(p.operation.macs for item in items for p in item),
         original_macs=_original_macs(work, accounting),
         not_modelled=not_modelled(work, pricer),
-        assumptions=chip.assumptions,
+        assumptions=used_assumptions(pricer),
         notes=chip.notes,
     )
 

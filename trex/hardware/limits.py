@@ -43,6 +43,18 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
     return (*lines, *_PAPER)
 
 
+def used_assumptions(pricer: Pricer) -> tuple[str, ...]:
+    """The chip's assumptions that enter this accounting's numbers."""
+    unused = [".device."]
+    if pricer.accounting != "full":
+        unused += [f"{pricer.chip.periphery.name}.", ".leakage_w_per_m2", ".area_per_unit_m2"]
+    return tuple(
+        line
+        for line in pricer.chip.assumptions
+        if not any(f".{line}".partition(" = ")[0].find(part) >= 0 for part in unused)
+    )
+
+
 def _named(operations: Iterable[Operation]) -> str:
     names = [op.name for op in operations]
     if len(names) <= 4:

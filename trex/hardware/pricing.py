@@ -118,7 +118,7 @@ def _matmul(
     energy = [(t.component, reads * sum(map(t.at, planes))) for t in array.read]
     busy = [
         Busy(
-            component="array",
+            component="array_read",
             total_s=op.vectors * array.vector_latency_s,
             fill_s=array.vector_latency_s,
         )

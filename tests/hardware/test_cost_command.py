@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+from hardware_models import DEIT_S
+
+from trex.cli import main
+from trex.commands import cost as command
+from trex.hardware import ACCOUNTINGS, SCHEDULES
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch):
+    """The command prices any architecture; where it comes from is not its business."""
+    registry = ModuleType("trex.models.registry")
+    registry.architecture = lambda name: DEIT_S
+    monkeypatch.setitem(sys.modules, "trex.models.registry", registry)
+
+
+COST = ["cost", "--model", "deit_small_patch16_224", "--hw", "trex_fefet_32nm"]
+
+
+def test_json_has_the_contracts_fields(capsys):
+    assert main([*COST, "--plan", "1<-0 3<-2 5<-4", "--accounting", "paper", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n_reuse"] == 3
+    assert result["latency_s"] == pytest.approx(8.46e-3, rel=1.5e-3)
+    assert result["edap_mj_ms_mm2"] == pytest.approx(700.2, rel=1e-3)
+    assert sum(row["energy_j"] for row in result["by_layer"]) == pytest.approx(result["energy_j"])
+    assert set(result) >= {
+        "model", "chip", "accounting", "plan", "area_m2", "macs", "tops_per_w", "tops_per_mm2",
+        "by_component", "not_modelled",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["stage", "component", "layer"])
+@pytest.mark.parametrize("accounting", ACCOUNTINGS)
+def test_text_fits_a_terminal_and_says_what_it_leaves_out(capsys, by, accounting):
+    flags = ["--plan", "5<-4", "--transform", "block", "--by", by, "--accounting", accounting]
+    assert main([*COST, *flags]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "latency (ms)" in out
+    assert "not modelled:" in out
+    assert "assumptions:" in out
+    assert "without reuse" in out
+
+
+def test_a_field_of_the_chip_can_be_set(capsys):
+    chip = ["cost", "--model", "x", "--hw", "trex_sram_32nm", "--json"]
+    assert main([*chip, "--set", "arrays.sram.weight_slices=4"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["edap_mj_ms_mm2"] == pytest.approx(2766, rel=5e-3)
+    assert any("weight_slices = 4: set by the caller" in line for line in result["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--plan", "2<-5"], "runs later"),
+        (["--plan", "13<-5"], "12 encoders"),
+        (["--set", "arrays.fefet"], "FIELD=VALUE"),
+        (["--set", "arrays.fefet.rows=-1"], "rows"),
+        (["--set", "arrays.fefet.rows=1e3"], "'1e3' is text"),
+        (["--set", "arrays.fefet.row=64"], "did you mean 'rows'"),
+        (["--schedule", "pipelined"], "sequential"),
+    ],
+)
+def test_bad_flags_are_one_clear_error(capsys, flags, message):
+    assert main([*COST, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert "hint:" in captured.err
+
+
+def test_help_offers_what_the_library_knows():
+    assert command.ACCOUNTINGS == ACCOUNTINGS
+    assert command.SCHEDULES == SCHEDULES

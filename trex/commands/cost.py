@@ -1,0 +1,174 @@
+"""`trex cost`: price a model and a plan on a chip."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from trex.architecture import TRANSFORMS
+from trex.errors import ChipError
+
+if TYPE_CHECKING:
+    from trex.hardware import Cost, Sums
+
+# The same names as in trex.hardware, which is too heavy to import for `--help`.
+ACCOUNTINGS = ("paper", "paper_transform", "full")
+SCHEDULES = ("sequential", "parallel", "pipelined")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--model", required=True, help="a model's name, e.g. lvvit_s")
+    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
+    parser.add_argument("--plan", default="", help='a reuse plan: "5<-4 7<-6"')
+    parser.add_argument("--transform", default="none", choices=TRANSFORMS)
+    parser.add_argument(
+        "--accounting",
+        default="paper",
+        choices=ACCOUNTINGS,
+        help="paper: the published equations; full: everything the chip must do",
+    )
+    parser.add_argument("--schedule", choices=SCHEDULES, help="of full accounting")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="another value for a field of the chip file, e.g. arrays.sram.weight_slices=4",
+    )
+    parser.add_argument(
+        "--by",
+        default="stage",
+        choices=("stage", "component", "layer"),
+        help="rows of the table",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Price the plan, and the model without reuse beside it."""
+    from trex.hardware import load_chip, price, workload
+    from trex.models.registry import architecture
+    from trex.plan import ReusePlan
+
+    plan = ReusePlan.parse(args.plan)
+    chip = load_chip(args.hw, dict(map(_override, args.set)))
+    model = architecture(args.model)
+
+    def cost_of(some_plan: ReusePlan) -> Cost:
+        work = workload(model, some_plan, args.transform)
+        return price(work, chip, args.accounting, schedule=args.schedule)
+
+    cost = cost_of(plan)
+    original = cost_of(ReusePlan()) if plan.n_reuse else cost
+    if args.json:
+        print(json.dumps(as_json(cost, original), ensure_ascii=False))
+    else:
+        print("\n".join(as_text(cost, original, args.by)))
+    return 0
+
+
+def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
+    """Everything about a cost, as plain values."""
+    return {
+        "model": cost.model,
+        "chip": cost.chip,
+        "accounting": cost.accounting,
+        "schedule": cost.schedule,
+        "plan": cost.plan,
+        "n_reuse": cost.n_reuse,
+        "transform": cost.transform,
+        "latency_s": cost.latency_s,
+        "interval_s": cost.interval_s,
+        "energy_j": cost.energy_j,
+        "area_m2": cost.area_m2,
+        "edap_mj_ms_mm2": cost.edap_mj_ms_mm2,
+        "edap_gain": original.edap_j_s_m2 / cost.edap_j_s_m2,
+        "macs": cost.macs,
+        "original_macs": cost.original_macs,
+        "tops_per_w": cost.tops_per_w,
+        "tops_per_mm2": cost.tops_per_mm2,
+        "actual_tops_per_mm2": cost.actual_tops_per_mm2,
+        "by_layer": [{"layer": name, **_plain(s)} for name, s in cost.by_layer().items()],
+        "by_component": {name: _plain(s) for name, s in cost.by_component().items()},
+        "by_stage": {name: _plain(s) for name, s in cost.by_stage().items()},
+        "not_modelled": list(cost.not_modelled),
+        "assumptions": list(cost.assumptions),
+        "notes": list(cost.notes),
+    }
+
+
+def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
+    """The lines of the table for people."""
+    groups = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}[by]()
+    lines = [
+        f"{cost.model} on {cost.chip}, {cost.accounting} accounting, {cost.schedule}",
+        f"plan: {cost.plan or 'no reuse'} ({cost.n_reuse} of the encoders reuse"
+        + (f", transform {cost.transform})" if cost.transform else ")"),
+        "",
+    ]
+    width = min(40, max(13, *map(len, groups)))
+    head = f"{by:<{width}} {'latency (ms)':>14} {'energy (mJ)':>13} {'area (mm2)':>12}"
+    lines += [head, "-" * len(head)]
+    lines += [_row(name, sums, width) for name, sums in groups.items()]
+    lines += ["-" * len(head), _row("total", cost, width)]
+    if cost is not original:
+        lines += [_row("without reuse", original, width)]
+    lines += [
+        "",
+        f"EDAP {cost.edap_mj_ms_mm2:.6g} mJ*ms*mm2"
+        + (
+            f", {original.edap_j_s_m2 / cost.edap_j_s_m2:.3g} times lower than without reuse"
+            if cost is not original
+            else ""
+        ),
+        f"{cost.macs / 1e9:.4g} GMAC, {cost.tops_per_w:.4g} TOPS/W (1 MAC = 1 operation)",
+        f"TOPS/mm2: {cost.tops_per_mm2:.2g} by the original's operations, as the paper counts; "
+        f"{cost.actual_tops_per_mm2:.2g} by actual ones",
+    ]
+    if cost.schedule == "pipelined":
+        lines.append(f"an image every {cost.interval_s * 1e3:.4g} ms")
+    for title, items in (
+        ("not modelled", cost.not_modelled),
+        ("assumptions", cost.assumptions),
+        ("notes", cost.notes),
+    ):
+        if items:
+            lines += ["", f"{title}:", *(line for item in items for line in _wrapped(item))]
+    return lines
+
+
+def _row(name: str, sums: Sums | Cost, width: int) -> str:
+    shown = name if len(name) <= width else "..." + name[3 - width :]
+    return (
+        f"{shown:<{width}} {sums.latency_s * 1e3:>14.4f} {sums.energy_j * 1e3:>13.5f} "
+        f"{sums.area_m2 * 1e6:>12.3f}"
+    )
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 97, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _plain(sums: Sums) -> dict[str, float]:
+    return {
+        "energy_j": sums.energy_j,
+        "latency_s": sums.latency_s,
+        "area_m2": sums.area_m2,
+    }
+
+
+def _override(text: str) -> tuple[str, Any]:
+    """`FIELD=VALUE` with the value as YAML reads it."""
+    import yaml
+
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise ChipError(f"--set {text!r} is not FIELD=VALUE", hint="e.g. softmax.units=12")
+    try:
+        return field, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ChipError(f"--set {text!r}: no plain value", hint="e.g. softmax.units=12") from None
