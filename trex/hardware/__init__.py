@@ -4,6 +4,7 @@ from trex.hardware.chip import SCHEDULES, Chip, Schedule
 from trex.hardware.cost import Cost, Share, Sums, price
 from trex.hardware.load import load_chip
 from trex.hardware.pricing import ACCOUNTINGS, Accounting, Densities
+from trex.hardware.published import ChipReport, Comparison, check_chip
 from trex.hardware.table import CostTable, Form, PlanCosts
 from trex.hardware.workload import EncoderWork, Transforms, Workload, encoder_work, workload
 
@@ -12,6 +13,8 @@ __all__ = [
     "SCHEDULES",
     "Accounting",
     "Chip",
+    "ChipReport",
+    "Comparison",
     "Cost",
     "CostTable",
     "Densities",
@@ -23,6 +26,7 @@ __all__ = [
     "Sums",
     "Transforms",
     "Workload",
+    "check_chip",
     "encoder_work",
     "load_chip",
     "price",

@@ -50,7 +50,7 @@ class ArrayModel:
     one array (`slices_share_array`). A vector enters in `passes` passes (input bits fed one after
     another; 1 where the read figures cover them all). `vector_latency_s` is the time between two
     vectors. `copies` arrays hold the same weights and share the vectors; it is in the latency
-    already. Writes: energy an array, time a matrix. Area is rounded up to whole tiles of
+    already. `accumulate_energy_j` joins two partial sums of one output. Writes: energy an array, time a matrix. Area is rounded up to whole tiles of
     `arrays_per_tile`.
     """
 
@@ -65,6 +65,7 @@ class ArrayModel:
     read: tuple[ReadTerm, ...]
     passes: int
     vector_latency_s: float
+    accumulate_energy_j: float
     write_energy_j: float
     write_latency_s: float
     area_m2: Mapping[str, float]
@@ -95,18 +96,19 @@ class SoftmaxModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Periphery:
-    """What lies around the arrays: a vector unit, the global buffer, the bus, leakage."""
+    """What lies around the arrays: a vector unit, buffers, the bus, leakage."""
 
     name: str
     #: joules an element, by `Operation.function`
     function_energy_j: Mapping[str, float]
     vector_unit_elements_per_s: float
     vector_unit_area_m2: float
-    accumulate_energy_j: float
     buffer_read_j_per_bit: float
     buffer_write_j_per_bit: float
     buffer_bits: int
     buffer_area_m2: float
+    tile_buffer_j_per_bit: float
+    tile_buffer_area_m2_per_bit: float
     bus_energy_j_per_bit: float
     bus_bits_per_s: float
     bus_area_m2: float

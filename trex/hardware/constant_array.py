@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import math
+from pathlib import Path
+from typing import Final
 
-from trex.config import StrictModel
+from pydantic import Field, model_validator
+
+from trex.config import StrictModel, did_you_mean
 from trex.hardware.chip import ArrayModel, Device, ReadTerm
 from trex.hardware.quantities import (
     AreaM2,
@@ -16,6 +20,20 @@ from trex.hardware.quantities import (
     PositiveFloat,
     Sourced,
 )
+
+#: Most bits a cell of each kind has been shown to hold in a compute array.
+MOST_BITS: Final = {"SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "flash": 4}
+
+
+def check_cell(cell: str, bits: int) -> None:
+    """Refuse an unknown cell, or one that cannot hold so many bits."""
+    if cell not in MOST_BITS:
+        raise ValueError(f"cell: unknown cell {cell!r}\n{did_you_mean(cell, list(MOST_BITS))}")
+    if bits > MOST_BITS[cell]:
+        raise ValueError(
+            f"device.bits_per_cell: a cell of {cell} cannot hold {bits} bits\n"
+            f"at most {MOST_BITS[cell]}"
+        )
 
 
 class DeviceSpec(StrictModel):
@@ -41,8 +59,9 @@ class DeviceSpec(StrictModel):
 class ConstantArraySpec(StrictModel):
     """A crossbar of `rows × columns` cells whose read, write and area are single figures.
 
-    The read figures cover one input vector with all its bits. `arrays_read_in_turn` crossbars
-    share a reader, so a vector takes that many read times; writes likewise.
+    One read takes `input_bits_per_read` bits of every input. `arrays_read_in_turn` crossbars
+    share a reader, so a vector takes that many read times; writes likewise. A weight takes
+    `weight_slices` cells, or as many as its bits need.
     """
 
     cell: str = Field(min_length=1)
@@ -51,32 +70,42 @@ class ConstantArraySpec(StrictModel):
     weight_bits: Sourced[Bits]
     input_bits: Sourced[Bits]
     adc_bits: Sourced[Bits]
-    weight_slices: Sourced[Bits]
+    weight_slices: Sourced[Bits] | None = None
+    input_bits_per_read: Sourced[Bits]
     read_energy_j: Sourced[EnergyJ]
     read_latency_s: Sourced[LatencyS]
     write_energy_j: Sourced[EnergyJ]
     write_latency_s: Sourced[LatencyS]
     arrays_read_in_turn: Sourced[Count]
     arrays_per_tile: Sourced[Count]
+    accumulate_energy_j: Sourced[EnergyJ]
     area_m2: Sourced[AreaM2]
     leakage_w_per_m2: Sourced[PositiveFloat]
     device: DeviceSpec
 
-    def model(self, name: str) -> ArrayModel:
-        """The array as the cost model sees it."""
+    @model_validator(mode="after")
+    def _cell_holds_its_bits(self) -> ConstantArraySpec:
+        check_cell(self.cell, self.device.bits_per_cell.value)
+        return self
+
+    def model(self, name: str, folder: Path) -> ArrayModel:
+        """The array as the cost model sees it; `folder` is not needed for constants."""
+        reads = math.ceil(self.input_bits.value / self.input_bits_per_read.value)
+        needed = math.ceil(self.weight_bits.value / self.device.bits_per_cell.value)
         turn = self.arrays_read_in_turn.value
         return ArrayModel(
             name=name,
             cell=self.cell,
             rows=self.rows.value,
             columns=self.columns.value,
-            weight_slices=self.weight_slices.value,
+            weight_slices=self.weight_slices.value if self.weight_slices else needed,
             slices_share_array=False,
             arrays_per_tile=self.arrays_per_tile.value,
             copies=1,
             read=(ReadTerm(component="array_read", energy_j=self.read_energy_j.value),),
-            passes=1,
-            vector_latency_s=self.read_latency_s.value * turn,
+            passes=reads,
+            vector_latency_s=self.read_latency_s.value * turn * reads,
+            accumulate_energy_j=self.accumulate_energy_j.value,
             write_energy_j=self.write_energy_j.value,
             write_latency_s=self.write_latency_s.value * turn,
             area_m2={"array": self.area_m2.value},

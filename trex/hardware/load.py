@@ -12,10 +12,10 @@ from trex.datafiles import data_folder, find
 from trex.errors import ChipError
 from trex.hardware.chip import Chip
 from trex.hardware.periphery import PeripherySpec
-from trex.hardware.spec import ChipSpec, TrexChipSpec
+from trex.hardware.spec import ChipSpec, ComponentChipSpec, TrexChipSpec
 
 CHIP_FILE: Final = "chip.yaml"
-KINDS: Final[dict[str, type[ChipSpec]]] = {"trex": TrexChipSpec}
+KINDS: Final[dict[str, type[ChipSpec]]] = {"trex": TrexChipSpec, "component": ComponentChipSpec}
 
 
 def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Chip:
@@ -34,7 +34,7 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
     for field, value in (overrides or {}).items():
         _override(document, field, value)
     spec = document.validate(_kind(document))
-    return spec.chip(_periphery(document, spec))
+    return spec.chip(_periphery(document, spec), document.path.parent)
 
 
 def _kind(document: Document) -> type[ChipSpec]:

@@ -36,6 +36,13 @@ class BufferSpec(StrictModel):
     area_m2_per_bit: Sourced[AreaM2]
 
 
+class TileBufferSpec(StrictModel):
+    """The input buffer of a tile; it holds two vectors, one arriving while one is read."""
+
+    energy_j_per_bit: Sourced[EnergyJ]
+    area_m2_per_bit: Sourced[AreaM2]
+
+
 class BusSpec(StrictModel):
     """What carries activations between the buffer and the tiles."""
 
@@ -51,6 +58,7 @@ class PeripherySpec(StrictModel):
     technology_nm: Sourced[Count]
     vector_unit: VectorUnitSpec
     buffer: BufferSpec
+    tile_buffer: TileBufferSpec
     bus: BusSpec
     leakage_w_per_m2: Sourced[PositiveFloat]
 
@@ -67,11 +75,12 @@ class PeripherySpec(StrictModel):
             },
             vector_unit_elements_per_s=unit.lanes.value * unit.clock_hz.value,
             vector_unit_area_m2=unit.lanes.value * unit.lane_area_m2.value,
-            accumulate_energy_j=add_j,
             buffer_read_j_per_bit=buffer.read_energy_j_per_bit.value,
             buffer_write_j_per_bit=buffer.write_energy_j_per_bit.value,
             buffer_bits=buffer.capacity_bits.value,
             buffer_area_m2=buffer.capacity_bits.value * buffer.area_m2_per_bit.value,
+            tile_buffer_j_per_bit=self.tile_buffer.energy_j_per_bit.value,
+            tile_buffer_area_m2_per_bit=self.tile_buffer.area_m2_per_bit.value,
             bus_energy_j_per_bit=self.bus.energy_j_per_bit.value,
             bus_bits_per_s=self.bus.bits_per_s.value,
             bus_area_m2=self.bus.area_m2.value,

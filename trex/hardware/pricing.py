@@ -131,9 +131,16 @@ def _matmul(
         if full and chip.options.double_buffered_writes:
             placed *= 2
     area = [(name, placed * each) for name, each in array.area_m2.items()]
+    leakage_w = placed * array.leakage_w
     if full:
+        held_bits, buffer_area_m2 = _tile_buffers(op, chip, array, mapping.placed_arrays)
+        # Every bit is written once and read once.
+        tile_buffer_j = 2 * op.vectors * held_bits * chip.periphery.tile_buffer_j_per_bit
+        energy.append(("tile_buffer", tile_buffer_j))
+        area.append(("tile_buffer", buffer_area_m2))
+        leakage_w += buffer_area_m2 * chip.periphery.leakage_w_per_m2
         sums = (mapping.row_blocks - 1) * op.elements
-        energy.append(("accumulate", sums * chip.periphery.accumulate_energy_j))
+        energy.append(("accumulate", sums * array.accumulate_energy_j))
         reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, reused_map)
         moved_energy, moved_busy = _move(op, chip, reads_bits, writes_bits)
         energy += moved_energy
@@ -144,8 +151,22 @@ def _matmul(
         busy=tuple(busy),
         write_s=write_s,
         area_m2=tuple(area),
-        leakage_w=placed * array.leakage_w if full else 0.0,
+        leakage_w=leakage_w if full else 0.0,
     )
+
+
+def _tile_buffers(
+    op: Operation, chip: Chip, array: ArrayModel, placed_arrays: int
+) -> tuple[float, float]:
+    """Bits of one input vector held in all tiles together, and the buffers' area.
+
+    A tile holds the inputs of its arrays' rows, at most the whole vector, and room for two.
+    """
+    tiles = placed_arrays / array.arrays_per_tile / array.copies
+    inputs = min(op.groups * op.in_features, array.arrays_per_tile * array.rows)
+    held_bits = tiles * inputs * array.input_bits
+    area_m2 = 2 * held_bits * array.copies * chip.periphery.tile_buffer_area_m2_per_bit
+    return held_bits, area_m2
 
 
 def _planes(op: Operation, array: ArrayModel, densities: Densities) -> Sequence[float]:

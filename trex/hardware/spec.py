@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from trex.config import StrictModel
-from trex.hardware.chip import Chip, Options, Schedule, SoftmaxModel
+from trex.hardware.chip import ArrayModel, Chip, Options, Schedule, SoftmaxModel
+from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec
 from trex.hardware.periphery import PeripherySpec
 from trex.hardware.quantities import AreaM2, Count, EnergyJ, LatencyS, Sourced, assumptions
+
+
+class ArraySpec(Protocol):
+    """What every kind of array's fields can be turned into."""
+
+    def model(self, name: str, folder: Path) -> ArrayModel:
+        """The array as the cost model sees it."""
 
 
 class SoftmaxSpec(StrictModel):
@@ -66,12 +76,15 @@ class ChipSpec(StrictModel):
                 raise ValueError(f"{field}: no array {name!r}\narrays: {', '.join(arrays)}")
         return self
 
-    def array_specs(self) -> dict[str, ConstantArraySpec]:
+    def array_specs(self) -> Mapping[str, ArraySpec]:
         """The chip's arrays by name."""
         raise NotImplementedError
 
-    def chip(self, periphery: PeripherySpec) -> Chip:
-        """The chip as the cost model sees it, with every assumption it rests on."""
+    def chip(self, periphery: PeripherySpec, folder: Path) -> Chip:
+        """The chip as the cost model sees it, with every assumption it rests on.
+
+        `folder` is where the chip file lies, for tables beside it.
+        """
         around = periphery.model()
         arrays = self.array_specs()
 
@@ -80,8 +93,8 @@ class ChipSpec(StrictModel):
             kind=self.kind,
             technology_nm=self.technology_nm.value,
             citation=self.citation,
-            static_array=arrays[self.static_array].model(self.static_array),
-            dynamic_array=arrays[self.dynamic_array].model(self.dynamic_array),
+            static_array=arrays[self.static_array].model(self.static_array, folder),
+            dynamic_array=arrays[self.dynamic_array].model(self.dynamic_array, folder),
             softmax=self.softmax.model(),
             periphery=around,
             options=Options(
@@ -103,6 +116,17 @@ class TrexChipSpec(ChipSpec):
     kind: Literal["trex"]
     arrays: dict[str, ConstantArraySpec]
 
-    def array_specs(self) -> dict[str, ConstantArraySpec]:
+    def array_specs(self) -> Mapping[str, ArraySpec]:
+        """The chip's arrays by name."""
+        return self.arrays
+
+
+class ComponentChipSpec(ChipSpec):
+    """A chip of `kind: component`: arrays from component figures."""
+
+    kind: Literal["component"]
+    arrays: dict[str, ComponentArraySpec]
+
+    def array_specs(self) -> Mapping[str, ArraySpec]:
         """The chip's arrays by name."""
         return self.arrays

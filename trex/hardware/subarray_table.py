@@ -1,0 +1,201 @@
+"""Tables of subarray figures, one row an array: CSV files whose column names carry the units."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trex.errors import ChipError
+
+#: What tells one row from another.
+KEYS: Final = ("technode_nm", "cell", "size", "adc", "levels")
+
+_COLUMNS: Final = (
+    *KEYS,
+    "clk_ns",
+    "cells_area_um2",
+    "cells_energy_pj",
+    "wl_area_um2",
+    "wl_energy_pj",
+    "mux_area_um2",
+    "mux_energy_pj",
+    "adc_unit_area_um2",
+    "adc_fj_per_conv",
+    "adc_total_energy_pj",
+    "shiftadd_area_um2",
+    "shiftadd_energy_pj",
+    "total_area_um2",
+    "total_energy_pj",
+    "leakage_uw",
+)
+
+#: Rounding in a table's last digits; more is a mistake in the row.
+_ROUNDING: Final = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Circuit:
+    """One square array with its drivers and converters.
+
+    Energies are of one pass (one input bit of every row, all columns converted) at an input-bit
+    density of one half. `clock_s` is the time of one conversion.
+    """
+
+    size: int
+    levels: int
+    clock_s: float
+    energy_j: Mapping[str, float]
+    area_m2: Mapping[str, float]
+    leakage_w: float
+
+
+def find_row(path: Path, wanted: Mapping[str, str | int]) -> Circuit:
+    """The table's row with the `wanted` keys.
+
+    Raises:
+        ChipError: the file is not such a table, no row fits, or the row's numbers cannot be.
+    """
+    rows = _rows(path)
+    fitting = list(rows)
+    for key, value in wanted.items():
+        offered = sorted({row[key] for _, row in fitting}, key=_natural)
+        fitting = [(line, row) for line, row in fitting if row[key] == str(value)]
+        if not fitting:
+            raise ChipError(
+                f"{path}: no row with {key} {value}"
+                + (f" and {_before(wanted, key)}" if _before(wanted, key) else ""),
+                hint=f"{key} in the table: {', '.join(offered)}",
+            )
+    if len(fitting) > 1:
+        raise ChipError(
+            f"{path}:{fitting[1][0]}: a second row with {_before(wanted, '')}",
+            hint="keep one row for each array",
+        )
+    return _circuit(path, *fitting[0])
+
+
+def _before(wanted: Mapping[str, str | int], key: str) -> str:
+    named = []
+    for name, value in wanted.items():
+        if name == key:
+            break
+        named.append(f"{name} {value}")
+    return ", ".join(named)
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Every row with its line, after checking the head."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or "not UTF-8 text"
+        raise ChipError(f"{path}: cannot be read: {reason}", hint="check the path") from None
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if not lines:
+        raise ChipError(f"{path}: is empty", hint=f"columns: {','.join(_COLUMNS)}")
+    parsed = list(csv.reader(line for _, line in lines))
+    head = [name.strip() for name in parsed[0]]
+    for name in _COLUMNS:
+        if name not in head:
+            raise ChipError(
+                f"{path}:{lines[0][0]}: column {name!r} is missing",
+                hint=f"columns: {','.join(_COLUMNS)}",
+            )
+    for name in head:
+        if name not in _COLUMNS:
+            raise ChipError(
+                f"{path}:{lines[0][0]}: unknown column {name!r}",
+                hint=f"columns: {','.join(_COLUMNS)}",
+            )
+    rows = []
+    for (number, _), cells in zip(lines[1:], parsed[1:], strict=True):
+        if len(cells) != len(head):
+            raise ChipError(
+                f"{path}:{number}: {len(cells)} values for {len(head)} columns",
+                hint="one value for each column",
+            )
+        row = {name: cell.strip() for name, cell in zip(head, cells, strict=True)}
+        rows.append((number, row))
+    return rows
+
+
+def _circuit(path: Path, line: int, row: Mapping[str, str]) -> Circuit:
+    def number(name: str, least: float = 0.0) -> float:
+        try:
+            value = float(row[name])
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= least):
+            raise ChipError(
+                f"{path}:{line}: {name}: {row[name]!r} is not allowed",
+                hint=f"a number of at least {least:g}",
+            )
+        return value
+
+    def whole(name: str, least: int) -> int:
+        value = number(name, least)
+        if value != int(value):
+            raise ChipError(
+                f"{path}:{line}: {name}: {row[name]!r} is not a whole number",
+                hint=f"a whole number of at least {least}",
+            )
+        return int(value)
+
+    size, levels = whole("size", 1), whole("levels", 2)
+    parts = {
+        "cells": number("cells_energy_pj", 1e-9),
+        "drivers": number("wl_energy_pj"),
+        "mux": number("mux_energy_pj"),
+        "adc": number("adc_total_energy_pj", 1e-9),
+        "shift_add": number("shiftadd_energy_pj"),
+    }
+    parts["array_other"] = _rest(path, line, number("total_energy_pj"), parts, "energy")
+    converted_pj = number("adc_fj_per_conv", 1e-9) * size / 1e3
+    if abs(converted_pj / parts["adc"] - 1) > _ROUNDING:
+        raise ChipError(
+            f"{path}:{line}: adc_total_energy_pj {parts['adc']:g} is not adc_fj_per_conv for "
+            f"{size} columns ({converted_pj:.4g} pJ)",
+            hint="each column is converted once a read",
+        )
+    # Converters' area is in what is left: their number is the source's business.
+    areas = {
+        "cells": number("cells_area_um2", 1e-9),
+        "drivers": number("wl_area_um2"),
+        "mux": number("mux_area_um2"),
+        "shift_add": number("shiftadd_area_um2"),
+    }
+    number("adc_unit_area_um2", 1e-9)
+    areas["adc"] = _rest(path, line, number("total_area_um2"), areas, "area")
+    return Circuit(
+        size=size,
+        levels=levels,
+        clock_s=number("clk_ns", 1e-9) * 1e-9,
+        energy_j={name: pj * 1e-12 for name, pj in parts.items()},
+        area_m2={name: um2 * 1e-12 for name, um2 in areas.items()},
+        leakage_w=number("leakage_uw") * 1e-6,
+    )
+
+
+def _rest(path: Path, line: int, total: float, parts: Mapping[str, float], what: str) -> float:
+    rest = total - sum(parts.values())
+    if rest < -_ROUNDING * total or total <= 0:
+        raise ChipError(
+            f"{path}:{line}: the parts' {what} exceeds its total of {total:g}",
+            hint="correct the row",
+        )
+    return max(rest, 0.0)
+
+
+def _natural(text: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
