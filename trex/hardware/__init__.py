@@ -2,8 +2,9 @@
 
 from trex.hardware.chip import SCHEDULES, Chip, Schedule
 from trex.hardware.cost import Cost, Share, Sums, price
+from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
-from trex.hardware.pricing import ACCOUNTINGS, Accounting, Densities
+from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
 from trex.hardware.table import CostTable, Form, PlanCosts
 from trex.hardware.workload import EncoderWork, Transforms, Workload, encoder_work, workload
@@ -20,6 +21,7 @@ __all__ = [
     "Densities",
     "EncoderWork",
     "Form",
+    "LayerCosts",
     "PlanCosts",
     "Schedule",
     "Share",
@@ -30,5 +32,6 @@ __all__ = [
     "encoder_work",
     "load_chip",
     "price",
+    "price_layers",
     "workload",
 ]

@@ -49,9 +49,9 @@ class ArrayModel:
     A weight takes `weight_slices` cells: as many arrays side by side, or neighbouring columns of
     one array (`slices_share_array`). A vector enters in `passes` passes (input bits fed one after
     another; 1 where the read figures cover them all). `vector_latency_s` is the time between two
-    vectors. `copies` arrays hold the same weights and share the vectors; it is in the latency
-    already. `accumulate_energy_j` joins two partial sums of one output. Writes: energy an array, time a matrix. Area is rounded up to whole tiles of
-    `arrays_per_tile`.
+    vectors. `copies` arrays hold the same weights and take vectors in turn; it is in the latency
+    already. `accumulate_energy_j` joins two partial sums of one output. Writes: energy an array,
+    time a matrix. Area is rounded up to whole tiles of `arrays_per_tile`.
     """
 
     name: str

@@ -42,6 +42,7 @@ class CircuitSpec(StrictModel):
     Energies of one pass: one input bit of every row, all columns converted.
     """
 
+    adc: str = Field(min_length=1)
     size: Sourced[Count]
     adc_levels: Sourced[Count]
     clock_s: Sourced[LatencyS]
@@ -85,11 +86,14 @@ class CircuitSpec(StrictModel):
 
 
 class IdleFractions(StrictModel):
-    """The part of a component's energy that remains when every input bit is zero."""
+    """The part of a component's energy that remains when every input bit is zero.
+
+    `adc` by the converter's kind, so that another row of a table finds its own.
+    """
 
     cells: Sourced[Fraction]
     drivers: Sourced[Fraction]
-    adc: Sourced[Fraction]
+    adc: dict[str, Sourced[Fraction]]
 
 
 class ComponentArraySpec(StrictModel):
@@ -129,7 +133,20 @@ class ComponentArraySpec(StrictModel):
             raise ValueError(
                 f"cell {self.cell} is not the row's cell {self.row.cell}\ncorrect one of them"
             )
+        if self.adc_kind not in self.idle_fraction.adc:
+            raise ValueError(
+                f"idle_fraction.adc: nothing for a converter of kind {self.adc_kind!r}\n"
+                f"known: {', '.join(self.idle_fraction.adc)}"
+            )
         return self
+
+    @property
+    def adc_kind(self) -> str:
+        """The converter's kind, `flash` or `sar`, as the table or the circuit calls it."""
+        if self.circuit is not None:
+            return self.circuit.adc
+        assert self.row is not None
+        return self.row.adc
 
     def model(self, name: str, folder: Path) -> ArrayModel:
         """The array as the cost model sees it; tables are shipped ones or lie in `folder`."""
@@ -137,7 +154,7 @@ class ComponentArraySpec(StrictModel):
         idle = {
             "cells": self.idle_fraction.cells.value,
             "drivers": self.idle_fraction.drivers.value,
-            "adc": self.idle_fraction.adc.value,
+            "adc": self.idle_fraction.adc[self.adc_kind].value,
         }
         size, passes = circuit.size, self.input_bits.value
         pass_s = self.column_mux.value * circuit.clock_s

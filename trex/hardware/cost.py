@@ -11,7 +11,7 @@ from trex.architecture import Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Schedule
 from trex.hardware.limits import not_modelled, used_assumptions
-from trex.hardware.pricing import SHARED_RESOURCES, Accounting, Densities, OperationPrice
+from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
 from trex.hardware.schedule import Exposed, exposed_times, flow, pipelined_times
 from trex.hardware.system import Pricer, most_heads, streams_on
 from trex.hardware.workload import EncoderWork, Workload

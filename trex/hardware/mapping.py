@@ -1,12 +1,52 @@
-"""How a matrix lies on crossbar arrays."""
+"""How a matrix lies on crossbar arrays; for one matrix, or for many shapes at once."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from trex.architecture import Operation
+import numpy as np
+
 from trex.hardware.chip import ArrayModel
+
+#: A whole number, or an integer array with one entry a shape.
+Whole = Any
+
+
+class MatmulShape(Protocol):
+    """What mapping needs of a matrix product: an `Operation`, or many shapes as arrays."""
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+
+    @property
+    def kind(self) -> str:
+        """`static_matmul` or `dynamic_matmul`."""
+
+    @property
+    def part(self) -> str:
+        """What it is in its encoder."""
+
+    @property
+    def vectors(self) -> Whole:
+        """Input vectors."""
+
+    @property
+    def in_features(self) -> Whole:
+        """Rows of one matrix."""
+
+    @property
+    def out_features(self) -> Whole:
+        """Columns of one matrix."""
+
+    @property
+    def groups(self) -> Whole:
+        """Matrices side by side."""
+
+    @property
+    def elements(self) -> Whole:
+        """Values put out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,13 +57,13 @@ class ArrayMapping:
     share of the arrays' cells that hold weights.
     """
 
-    arrays: int
-    placed_arrays: int
-    row_blocks: int
-    used: float
+    arrays: Whole
+    placed_arrays: Whole
+    row_blocks: Whole
+    used: Any
 
 
-def map_matmul(op: Operation, array: ArrayModel, *, packed_heads: bool) -> ArrayMapping:
+def map_matmul(op: MatmulShape, array: ArrayModel, *, packed_heads: bool) -> ArrayMapping:
     """Place a matrix product's matrices on arrays.
 
     Groups (heads, or the channels of a grouped convolution) have inputs of their own, so two can
@@ -35,21 +75,40 @@ def map_matmul(op: Operation, array: ArrayModel, *, packed_heads: bool) -> Array
     groups, height, width = op.groups, op.in_features, op.out_features
     if packed_heads and op.kind == "dynamic_matmul":
         if op.part == "scores":
-            groups, height = 1, groups * height
+            groups, height = groups * 0 + 1, groups * height
         else:
-            groups, width = 1, groups * width
+            groups, width = groups * 0 + 1, groups * width
     cells_wide = width * slices if array.slices_share_array else width
-    on_diagonal = min(rows // height, columns // cells_wide) if groups > 1 else 0
-    if on_diagonal >= 2:
-        row_blocks, blocks = 1, math.ceil(groups / on_diagonal)
-    else:
-        row_blocks = math.ceil(height / rows)
-        blocks = groups * row_blocks * math.ceil(cells_wide / columns)
-    arrays = blocks * (1 if array.slices_share_array else slices)
+    fitting = least(rows // height, columns // cells_wide)
+    on_diagonal = (groups > 1) & (fitting >= 2)
+    row_blocks = _choose(on_diagonal, 1, _ceil_div(height, rows))
+    blocks = _choose(
+        on_diagonal,
+        _ceil_div(groups, _choose(on_diagonal, fitting, 1)),
+        groups * row_blocks * _ceil_div(cells_wide, columns),
+    )
+    arrays = blocks if array.slices_share_array else blocks * slices
     tile = array.arrays_per_tile
     return ArrayMapping(
         arrays=arrays,
-        placed_arrays=math.ceil(arrays * array.copies / tile) * tile,
+        placed_arrays=_ceil_div(arrays * array.copies, tile) * tile,
         row_blocks=row_blocks,
         used=op.groups * op.in_features * op.out_features * slices / (arrays * rows * columns),
     )
+
+
+def least(one: Whole, other: Whole) -> Whole:
+    """The smaller number, entry by entry where they are arrays."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.minimum(one, other)
+    return min(one, other)
+
+
+def _ceil_div(number: Whole, by: Whole) -> Whole:
+    return -(-number // by)
+
+
+def _choose(where: Any, one: Whole, other: Whole) -> Whole:
+    if isinstance(where, np.ndarray):
+        return np.where(where, one, other)
+    return one if where else other

@@ -15,7 +15,7 @@ from trex.errors import ChipError
 from trex.hardware.chip import Chip
 from trex.hardware.cost import Cost, price
 from trex.hardware.load import CHIP_FILE, load_chip
-from trex.hardware.pricing import Accounting
+from trex.hardware.prices import Accounting
 from trex.hardware.workload import workload
 from trex.plan import ReusePlan
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trex.hardware.chip import Schedule
-from trex.hardware.pricing import SHARED_RESOURCES, OperationPrice
+from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
 
 #: Parts that read the same input and can run at once.
 _AT_ONCE: Final = frozenset({"q", "k", "v"})
@@ -165,4 +165,4 @@ def _stretch(prices: Sequence[OperationPrice]) -> Stretch:
 
 def _own(price: OperationPrice) -> float:
     """Time one image occupies the operation's own arrays or units."""
-    return sum(b.total_s for b in price.busy if not b.resource)
+    return float(sum(b.total_s for b in price.busy if not b.resource))

@@ -12,14 +12,8 @@ from typing import Final
 from trex.architecture import Encoder, Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Options, Schedule
-from trex.hardware.pricing import (
-    Accounting,
-    Densities,
-    OperationPrice,
-    is_known,
-    is_priced,
-    price_operation,
-)
+from trex.hardware.prices import Accounting, Densities, OperationPrice
+from trex.hardware.pricing import is_known, is_priced, price_operation
 from trex.hardware.workload import EncoderWork, Workload
 
 #: What the published equations assume of the chip (TReX, section V).

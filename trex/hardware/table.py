@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trex.architecture import Architecture, Operation, Transform
 from trex.errors import ChipError, PlanError
 from trex.hardware.chip import Chip, Schedule
-from trex.hardware.pricing import SHARED_RESOURCES, Accounting, Densities, OperationPrice
+from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
 from trex.hardware.schedule import exposed_times, flow
 from trex.hardware.system import Pricer, most_heads, streams_on
 from trex.hardware.workload import EncoderWork, Transforms, encoder_work, workload
