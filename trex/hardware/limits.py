@@ -32,7 +32,7 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             f"element-wise function {name!r} ({_named(o for o in missing if o.function == name)})"
             for name in unknown
         )
-        return named + _FULL
+        return (*work.architecture.uncounted, *named, *_FULL)
     outside = [op for op in missing if op.kind != "elementwise" and op.part != "transform"]
     transforms = [op for op in missing if op.kind != "elementwise" and op.part == "transform"]
     lines = [
@@ -40,7 +40,7 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         for what, ops in (("operations outside the encoders", outside), ("transforms", transforms))
         if ops
     ]
-    return (*lines, *_PAPER)
+    return (*work.architecture.uncounted, *lines, *_PAPER)
 
 
 def used_assumptions(pricer: Pricer) -> tuple[str, ...]:

@@ -105,12 +105,16 @@ def _softmax(op: Operation, chip: Chip, accounting: Accounting) -> OperationPric
 
 
 def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
-    """Functions work on values as they stream by; `add` fetches its second operand."""
+    """Functions work on values as they stream by; `add` and `multiply` fetch a second operand.
+
+    Where values are combined (pooling, sums), each of them is worked on.
+    """
     if op.function in FREE_FUNCTIONS:
         return OperationPrice(operation=op)
     around = chip.periphery
-    energy = [("vector_unit", op.elements * around.function_energy_j[op.function])]
-    seconds = op.elements / around.vector_unit_elements_per_s
+    values = op.elements * max(op.in_features, 1)
+    energy = [("vector_unit", values * around.function_energy_j[op.function])]
+    seconds = values / around.vector_unit_elements_per_s
     busy = [
         Busy(
             component="vector_unit",
