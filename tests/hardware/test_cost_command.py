@@ -80,3 +80,21 @@ def test_bad_flags_are_one_clear_error(capsys, flags, message):
 def test_help_offers_what_the_library_knows():
     assert command.ACCOUNTINGS == ACCOUNTINGS
     assert command.SCHEDULES == SCHEDULES
+
+
+def test_schedules_side_by_side(capsys):
+    flags = [*COST, "--plan", "5<-4 7<-6", "--accounting", "full", "--schedules"]
+    assert main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines[-3:]] == list(SCHEDULES)
+    assert main([*flags, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["schedules"]
+    assert all(0 < row["latency_ratio"] < 1 for row in rows)
+    assert rows[0]["interval_s"] == rows[0]["latency_s"]
+    assert rows[2]["interval_s"] < rows[2]["latency_s"]
+
+
+def test_schedules_are_of_full_accounting(capsys):
+    assert main([*COST, "--schedules"]) == 2
+    assert "add --accounting full" in capsys.readouterr().err

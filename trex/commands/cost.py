@@ -10,7 +10,7 @@ from trex.architecture import TRANSFORMS
 from trex.errors import ChipError
 
 if TYPE_CHECKING:
-    from trex.hardware import Cost, Sums
+    from trex.hardware import Cost, ScheduleCosts, Sums
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 ACCOUNTINGS = ("paper", "paper_transform", "full")
@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--schedule", choices=SCHEDULES, help="of full accounting")
     parser.add_argument(
+        "--schedules",
+        action="store_true",
+        help="compare the schedules: where the time goes, and what reuse saves",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -48,20 +53,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Price the plan, and the model without reuse beside it."""
-    from trex.hardware import load_chip, price, workload
+    from trex.hardware import compare_schedules, load_chip, price, workload
     from trex.models.registry import architecture
     from trex.plan import ReusePlan
 
+    if args.schedules and (args.accounting != "full" or args.schedule):
+        raise ChipError(
+            "--schedules compares all of them under full accounting",
+            hint="add --accounting full and leave out --schedule",
+        )
     plan = ReusePlan.parse(args.plan)
     chip = load_chip(args.hw, dict(map(_override, args.set)))
     model = architecture(args.model)
 
-    def cost_of(some_plan: ReusePlan) -> Cost:
-        work = workload(model, some_plan, args.transform)
-        return price(work, chip, args.accounting, schedule=args.schedule)
-
-    cost = cost_of(plan)
-    original = cost_of(ReusePlan()) if plan.n_reuse else cost
+    work, base = (workload(model, p, args.transform) for p in (plan, ReusePlan()))
+    if args.schedules:
+        compared = compare_schedules(work, base, chip)
+        lines = [json.dumps(schedules_json(compared))] if args.json else schedules_text(compared)
+        print("\n".join(lines))
+        return 0
+    cost = price(work, chip, args.accounting, schedule=args.schedule)
+    original = price(base, chip, args.accounting, schedule=args.schedule)
     if args.json:
         print(json.dumps(as_json(cost, original), ensure_ascii=False))
     else:
@@ -113,14 +125,14 @@ def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
     lines += [head, "-" * len(head)]
     lines += [_row(name, sums, width) for name, sums in groups.items()]
     lines += ["-" * len(head), _row("total", cost, width)]
-    if cost is not original:
+    if cost.n_reuse:
         lines += [_row("without reuse", original, width)]
     lines += [
         "",
         f"EDAP {cost.edap_mj_ms_mm2:.6g} mJ*ms*mm2"
         + (
             f", {original.edap_j_s_m2 / cost.edap_j_s_m2:.3g} times lower than without reuse"
-            if cost is not original
+            if cost.n_reuse
             else ""
         ),
         f"{cost.macs / 1e9:.4g} GMAC, {cost.tops_per_w:.4g} TOPS/W (1 MAC = 1 operation)",
@@ -136,6 +148,56 @@ def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
     ):
         if items:
             lines += ["", f"{title}:", *(line for item in items for line in _wrapped(item))]
+    return lines
+
+
+def schedules_json(compared: list[ScheduleCosts]) -> dict[str, Any]:
+    """Every schedule's figures, as plain values."""
+    cost = compared[0].cost
+    return {
+        "model": cost.model,
+        "chip": cost.chip,
+        "accounting": cost.accounting,
+        "plan": cost.plan,
+        "n_reuse": cost.n_reuse,
+        "transform": cost.transform,
+        "schedules": [
+            {
+                "schedule": c.schedule,
+                "latency_s": c.cost.latency_s,
+                "latency_ratio": c.latency_ratio,
+                "interval_s": c.cost.interval_s,
+                "interval_ratio": c.interval_ratio,
+                "edap_mj_ms_mm2": c.cost.edap_mj_ms_mm2,
+                "edap_gain": c.edap_gain,
+                "by_stage": {name: _plain(s) for name, s in c.cost.by_stage().items()},
+            }
+            for c in compared
+        ],
+    }
+
+
+def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
+    """The schedules' table for people."""
+    cost = compared[0].cost
+    head = (
+        f"{'schedule':<11} {'latency (ms)':>12} {'ratio':>6} {'every (ms)':>11} {'ratio':>6} "
+        f"{'EDAP gain':>9}  most of the latency"
+    )
+    lines = [
+        f"{cost.model} on {cost.chip}, full accounting; plan: {cost.plan or 'no reuse'}",
+        "ratio: to the model without reuse; every: time between two images",
+        "",
+        head,
+        "-" * 97,
+    ]
+    for c in compared:
+        stages = ", ".join(f"{name} {share:.0%}" for name, share in c.largest_stages())
+        lines.append(
+            f"{c.schedule:<11} {c.cost.latency_s * 1e3:>12.4f} {c.latency_ratio:>6.3f} "
+            f"{c.cost.interval_s * 1e3:>11.4f} {c.interval_ratio:>6.3f} {c.edap_gain:>9.3f}  "
+            f"{stages}"
+        )
     return lines
 
 

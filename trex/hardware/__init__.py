@@ -1,6 +1,7 @@
 """What a model and a plan cost on a chip."""
 
 from trex.hardware.chip import SCHEDULES, Chip, Schedule
+from trex.hardware.compare import ScheduleCosts, compare_schedules
 from trex.hardware.cost import Cost, Share, Sums, price
 from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
@@ -24,11 +25,13 @@ __all__ = [
     "LayerCosts",
     "PlanCosts",
     "Schedule",
+    "ScheduleCosts",
     "Share",
     "Sums",
     "Transforms",
     "Workload",
     "check_chip",
+    "compare_schedules",
     "encoder_work",
     "load_chip",
     "price",

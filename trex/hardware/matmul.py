@@ -97,8 +97,8 @@ def _traffic_bits(op: MatmulShape, chip: Chip, bits: int, reused_map: bool) -> t
     """Bits a matrix product reads from the buffer and writes to it.
 
     A depth-first softmax takes scores from the array and hands probabilities on, so neither
-    crosses the buffer, except for a map that later encoders reuse: it is written for them once
-    and read by each.
+    crosses the buffer, except for a map that later encoders reuse: every consumer is charged for
+    writing and reading it, whichever encoder does the writing.
     """
     inputs = op.groups * op.vectors * op.in_features * bits
     outputs = op.elements * bits

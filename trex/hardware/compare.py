@@ -1,0 +1,55 @@
+"""Schedules side by side: where an image's time goes, and what reuse saves under each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trex.hardware.chip import SCHEDULES, Chip, Schedule
+from trex.hardware.cost import Cost, price
+from trex.hardware.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleCosts:
+    """A plan's cost under one schedule, and the same model's without reuse."""
+
+    schedule: Schedule
+    cost: Cost
+    original: Cost
+
+    @property
+    def latency_ratio(self) -> float:
+        """The plan's latency over the original's."""
+        return self.cost.latency_s / self.original.latency_s
+
+    @property
+    def interval_ratio(self) -> float:
+        """The plan's time between images over the original's."""
+        return self.cost.interval_s / self.original.interval_s
+
+    @property
+    def edap_gain(self) -> float:
+        """The original's EDAP over the plan's."""
+        return self.original.edap_j_s_m2 / self.cost.edap_j_s_m2
+
+    def largest_stages(self, count: int = 3) -> list[tuple[str, float]]:
+        """The stages that add most to the plan's latency, each with its share."""
+        stages = [
+            (name, s.latency_s / self.cost.latency_s) for name, s in self.cost.by_stage().items()
+        ]
+        return sorted(stages, key=lambda stage: -stage[1])[:count]
+
+
+def compare_schedules(
+    work: Workload, original: Workload, chip: Chip, schedules: Sequence[Schedule] = SCHEDULES
+) -> list[ScheduleCosts]:
+    """Price a plan and its original under each schedule, `full` accounting."""
+    return [
+        ScheduleCosts(
+            schedule=schedule,
+            cost=price(work, chip, "full", schedule=schedule),
+            original=price(original, chip, "full", schedule=schedule),
+        )
+        for schedule in schedules
+    ]
