@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trex.architecture import TRANSFORMS
+from trex.datafiles import shipped
 from trex.hardware import ACCOUNTINGS, SCHEDULES, CostTable, load_chip, price, workload
 from trex.plan import REUSED_TENSORS, ReusePlan
 
-CHIPS = {
-    name: load_chip(name) for name in ("trex_fefet_32nm", "trex_sram_32nm", "trex_hybrid_32nm")
-}
+CHIPS = {name: load_chip(name) for name in shipped("hw_models", "chip.yaml")}
 FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
 
 chips = st.sampled_from(list(CHIPS.values()))
