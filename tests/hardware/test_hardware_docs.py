@@ -1,0 +1,108 @@
+"""The documentation's numbers, recomputed."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from trex.architecture import Architecture, Operation
+from trex.datafiles import data_folder, shipped
+from trex.hardware import compare_schedules, load_chip, price, workload
+from trex.plan import ReusePlan
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "hardware.md").read_text()
+AGREEMENT = (DOCS / "hardware-agreement.md").read_text()
+
+
+def table_after(text, head):
+    """The rows of the Markdown table that has `head` in its first line."""
+    lines = text[text.index(head) :].splitlines()
+    rows = []
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def layer(in_features, out_features):
+    op = Operation(
+        name="layer", kind="static_matmul", part="layer",
+        vectors=197, in_features=in_features, out_features=out_features,
+    )  # fmt: skip
+    return workload(Architecture(model="one layer", body=(op,)))
+
+
+def test_the_layer_by_hand():
+    cost = price(layer(384, 384), load_chip("neurosim_sram_22nm"), "full")
+    sums = {
+        component: [s for s in cost.shares if s.layer == "layer" and s.component == component]
+        for component in cost.by_component()
+    }
+    known: dict[str, float] = {}
+    rows = table_after(PAGE, "| quantity | how | value |")
+    for quantity, how, value in rows:
+        by_hand = eval(how, {"ceil": math.ceil}, known)
+        assert float(value) == pytest.approx(by_hand, rel=1e-4), quantity
+        name, _, unit = quantity.partition(", ")
+        if not unit:
+            known[name] = by_hand
+            continue
+        field = {"J": "energy_j", "s": "latency_s", "m2": "area_m2"}[unit]
+        assert sum(getattr(s, field) for s in sums[name]) == pytest.approx(by_hand), quantity
+    arrays = ("cells", "drivers", "mux", "adc", "shift_add")
+    assert sum(s.area_m2 for name in arrays for s in sums[name]) == pytest.approx(
+        known["arrays_m2"]
+    )
+    by_hand_j = [name for name, _, unit in (q.partition(", ") for q, *_ in rows) if unit == "J"]
+    spent = {s.component for s in cost.shares if s.layer == "layer" and s.energy_j}
+    assert spent == {*by_hand_j, "leakage"}
+
+
+def test_the_schedules_table():
+    architecture = pytest.importorskip("trex.models.registry").architecture
+    model = architecture("deit_small_patch16_224")
+    plan = ReusePlan.parse("3<-2 5<-4 7<-6 9<-8 11<-10")
+    rows = table_after(PAGE, "| chip | schedule |")
+    compared = {
+        (chip, c.schedule): c
+        for chip in {row[0] for row in rows}
+        for c in compare_schedules(workload(model, plan), workload(model), load_chip(chip))
+    }
+    for chip, schedule, latency, ratio, interval, interval_ratio, gain, stages in rows:
+        ours = compared[chip, schedule]
+        assert float(latency) == pytest.approx(ours.cost.latency_s * 1e3, abs=0.006)
+        assert float(interval) == pytest.approx(ours.cost.interval_s * 1e3, abs=0.006)
+        assert float(ratio.rstrip("×")) == pytest.approx(ours.latency_ratio, abs=0.006)
+        assert float(interval_ratio.rstrip("×")) == pytest.approx(ours.interval_ratio, abs=0.006)
+        assert float(gain.rstrip("×")) == pytest.approx(ours.edap_gain, abs=0.006)
+        assert stages == ", ".join(f"{n} {s:.0%}" for n, s in ours.largest_stages())
+
+
+def test_femtojoules_a_mac():
+    macs = 197 * 384 * 1536
+    rows = table_after(AGREEMENT, "| chip of ours |")
+    assert {row[0] for row in rows} == set(shipped("hw_models", "chip.yaml"))
+    arrays = ("array_read", "cells", "drivers", "mux", "adc", "shift_add", "array_other")
+    for name, converted, in_arrays, everything in rows:
+        cost = price(layer(384, 1536), load_chip(name), "full")
+        parts = cost.by_component()
+
+        def total(*names, parts=parts):
+            return sum(parts[n].energy_j for n in names if n in parts) / macs * 1e15
+
+        assert float(converted) == pytest.approx(total("array_read", "cells", "adc"), rel=0.01)
+        assert float(in_arrays) == pytest.approx(total(*arrays, "accumulate"), rel=0.01)
+        assert float(everything) == pytest.approx(cost.energy_j / macs * 1e15, rel=0.01)
+
+
+def test_the_readme_names_every_chip_and_field():
+    readme = (data_folder("hw_models") / "README.md").read_text()
+    for name, path in shipped("hw_models", "chip.yaml").items():
+        assert f"`{name}`" in readme
+        for field in re.findall(r"^(?:    )?(\w+):", path.read_text(), flags=re.MULTILINE):
+            assert field in readme, field
