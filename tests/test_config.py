@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import model_validator
 
-from trex.config import StrictModel, parse_document, read_document
+from trex.config import FieldProblem, StrictModel, parse_document, read_document
 from trex.errors import SpaceError
 
 
@@ -77,6 +78,23 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpaceError, match="not UTF-8"):
         read_document(tmp_path / "binary.yaml", SpaceError)
+
+
+class Checked(StrictModel):
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.low > self.high:
+            raise FieldProblem(("high",), f"{self.high} is below low", "swap them")
+        return self
+
+
+def test_a_validators_problem_has_its_fields_line(tmp_path):
+    document = parse_document("low: 3\nhigh: 2\n", tmp_path / "f.yaml", SpaceError)
+    with pytest.raises(SpaceError, match=r"f\.yaml:2: high: 2 is below low\n.*swap them"):
+        document.validate(Checked)
 
 
 def test_a_date_stays_text(tmp_path):

@@ -35,6 +35,15 @@ class StrictModel(BaseModel):
     )
 
 
+class FieldProblem(ValueError):
+    """Raised by a model's validator: what is wrong with one of its fields, and what to do."""
+
+    def __init__(self, location: Location, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.location = location
+        self.hint = hint
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A file's plain content, and the line each value stands on.
@@ -76,6 +85,11 @@ class Document:
         except ValidationError as error:
             first = _most_telling(error.errors(include_url=False))
             inner = tuple(first["loc"])
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, FieldProblem):
+                raise self.problem(
+                    location + inner + cause.location, str(cause), cause.hint
+                ) from None
             message, hint = _explain(first, model)
             raise self.problem(location + inner, message, hint) from None
 
@@ -215,8 +229,7 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     if kind in ("string_type", "bool_type", "float_type", "int_type", "model_type"):
         return f"{_short(value)} is of the wrong type", error["msg"]
     if kind == "value_error":
-        message, _, hint = str(error["ctx"]["error"]).partition("\n")
-        return message, hint or "correct the value"
+        return str(error["ctx"]["error"]), "correct the value"
     return f"{_short(value)} is not allowed", error["msg"]
 
 

@@ -147,8 +147,12 @@ def test_a_new_row_and_a_name_are_a_new_chip(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"technode_nm": "14"}, r"no row with technode_nm 28\n.*in the table: 14"),
-        ({"levels": "1"}, r"no row with .*levels 64"),
+        (
+            {"technode_nm": "14"},
+            r"chip\.yaml:\d+: arrays\.rram\.row\.technode_nm: mine\.csv has no .* 28\n.*: 14",
+        ),
+        ({"levels": "1"}, r"row\.levels: mine\.csv has no row with levels 64 and .*\n.*: 1"),
+        ({"cells_energy_pj": "1e12"}, r"mine\.csv:3: cells_energy_pj: '1e12' is not allowed"),
         ({"cells_energy_pj": "-1"}, r"mine\.csv:3: cells_energy_pj: '-1' is not allowed"),
         ({"cells_energy_pj": "nan"}, r"mine\.csv:3: cells_energy_pj: 'nan'"),
         ({"cells_energy_pj": "much"}, r"mine\.csv:3: cells_energy_pj: 'much'"),
@@ -167,12 +171,15 @@ def test_rows_that_cannot_be(tmp_path, cells, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"row.technode_nm": 7}, r"no row with technode_nm 7\n.*in the table: 22"),
+        (
+            {"row.technode_nm": 7},
+            r"chip\.yaml:\d+: .*no row with technode_nm 7\n.*table: 22",
+        ),
         ({"row.levels": 1}, r"row\.levels: 1 is not allowed"),
-        ({"row.cell": "RRAM"}, r"cell SRAM is not the row's cell RRAM"),
+        ({"row.cell": "RRAM"}, r"arrays\.sram\.row\.cell: RRAM is not the array's cell SRAM"),
         ({"device.bits_per_cell": 2}, r"a cell of SRAM cannot hold 2 bits"),
         ({"cell": "SRAMM"}, r"unknown cell 'SRAMM'\n.*did you mean 'SRAM'"),
-        ({"table": "nowhere"}, r"cannot be read"),
+        ({"table": "neurosim_23nm"}, r"arrays\.sram\.table: no table.*\n.*'neurosim_22nm'"),
         ({"row.adc": "slope"}, r"nothing for a converter of kind 'slope'"),
         ({"table": None}, r"needs either a table"),
     ],

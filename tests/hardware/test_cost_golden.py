@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from hardware_models import DEIT_S, LVVIT_S
 
+from trex.cli import main
 from trex.hardware import Cost, load_chip, price, workload
 from trex.plan import ReusePlan
 
@@ -94,3 +96,22 @@ def test_one_encoder_by_hand():
     assert layers["blocks.0.mlp.fc1"].area_m2 == pytest.approx(9 * 1.9e-6)
     assert "blocks.0.norm1" not in layers
     assert "head" not in layers
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [("deit_small_patch16_224", "deit_s_fefet.csv"), ("lvvit_s", "lvvit_s_fefet.csv")],
+)
+def test_published_rows_from_the_command_line(capsys, model, file):
+    pytest.importorskip("trex.models.registry")
+    for row in rows(file):
+        plan = str(ReusePlan.nearest(range(1, int(row["n_reuse"]) + 1)))
+        flags = ["--model", model, "--hw", "trex_fefet_32nm", "--plan", plan, "--json"]
+        assert main(["cost", *flags]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["area_m2"] * 1e6 == pytest.approx(float(row["area_mm2"]), rel=1e-3)
+        assert result["latency_s"] * 1e3 == pytest.approx(float(row["delay_ms"]), rel=1.5e-3)
+        edap = float(row["edap_mj_ms_mm2"])
+        assert result["edap_mj_ms_mm2"] == pytest.approx(edap, rel=3.5e-3)
+        for key in ("tops_per_w", "tops_per_mm2"):
+            assert abs(result[key] - float(row[key])) <= last_digit(row[key])

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trex.config import StrictModel
+from trex.config import FieldProblem, StrictModel, did_you_mean
 from trex.datafiles import data_folder
 from trex.hardware.chip import ArrayModel, ReadTerm
 from trex.hardware.constant_array import DeviceSpec, check_cell
@@ -59,7 +59,9 @@ class CircuitSpec(StrictModel):
     @model_validator(mode="after")
     def _adc_has_a_bit(self) -> CircuitSpec:
         if self.adc_levels.value < 2:
-            raise ValueError("adc_levels: the ADC is narrower than one bit\ngive at least 2")
+            raise FieldProblem(
+                ("adc_levels", "value"), "the ADC is narrower than one bit", "give at least 2"
+            )
         return self
 
     def circuit(self) -> Circuit:
@@ -125,18 +127,22 @@ class ComponentArraySpec(StrictModel):
         check_cell(self.cell, self.device.bits_per_cell.value)
         from_table = self.table is not None and self.row is not None
         if from_table == (self.circuit is not None) or (self.table is None) != (self.row is None):
-            raise ValueError(
-                "needs either a table and a row of it, or a circuit\n"
-                "give `table:` and `row:`, or `circuit:`"
+            raise FieldProblem(
+                (),
+                "needs either a table and a row of it, or a circuit",
+                "give `table:` and `row:`, or `circuit:`",
             )
         if self.row is not None and self.row.cell != self.cell:
-            raise ValueError(
-                f"cell {self.cell} is not the row's cell {self.row.cell}\ncorrect one of them"
+            raise FieldProblem(
+                ("row", "cell"),
+                f"{self.row.cell} is not the array's cell {self.cell}",
+                "correct one of them",
             )
         if self.adc_kind not in self.idle_fraction.adc:
-            raise ValueError(
-                f"idle_fraction.adc: nothing for a converter of kind {self.adc_kind!r}\n"
-                f"known: {', '.join(self.idle_fraction.adc)}"
+            raise FieldProblem(
+                ("idle_fraction", "adc"),
+                f"nothing for a converter of kind {self.adc_kind!r}",
+                f"known: {', '.join(self.idle_fraction.adc)}",
             )
         return self
 
@@ -149,7 +155,12 @@ class ComponentArraySpec(StrictModel):
         return self.row.adc
 
     def model(self, name: str, folder: Path) -> ArrayModel:
-        """The array as the cost model sees it; tables are shipped ones or lie in `folder`."""
+        """The array as the cost model sees it; tables are shipped ones or lie in `folder`.
+
+        Raises:
+            FieldProblem: there is no such table, or no such row in it.
+            ChipError: the table itself is wrong.
+        """
         circuit = self._circuit(folder)
         idle = {
             "cells": self.idle_fraction.cells.value,
@@ -193,6 +204,12 @@ class ComponentArraySpec(StrictModel):
             return self.circuit.circuit()
         assert self.table is not None
         assert self.row is not None
-        shipped = data_folder("hw_models") / "tables" / f"{self.table}.csv"
-        path = shipped if shipped.is_file() else folder / self.table
+        shipped = {path.stem: path for path in (data_folder("hw_models") / "tables").glob("*.csv")}
+        path = shipped.get(self.table, folder / self.table)
+        if not path.is_file():
+            raise FieldProblem(
+                ("table",),
+                f"no table {self.table!r}, shipped or beside this file",
+                did_you_mean(self.table, [*shipped, *(p.name for p in folder.glob("*.csv"))]),
+            )
         return find_row(path, self.row.model_dump())

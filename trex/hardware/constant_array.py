@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import Field, model_validator
 
-from trex.config import StrictModel, did_you_mean
+from trex.config import FieldProblem, StrictModel, did_you_mean
 from trex.hardware.chip import ArrayModel, Device, ReadTerm
 from trex.hardware.quantities import (
     AreaM2,
@@ -28,11 +28,14 @@ MOST_BITS: Final = {"SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "fla
 def check_cell(cell: str, bits: int) -> None:
     """Refuse an unknown cell, or one that cannot hold so many bits."""
     if cell not in MOST_BITS:
-        raise ValueError(f"cell: unknown cell {cell!r}\n{did_you_mean(cell, list(MOST_BITS))}")
+        raise FieldProblem(
+            ("cell",), f"unknown cell {cell!r}", did_you_mean(cell, list(MOST_BITS))
+        )
     if bits > MOST_BITS[cell]:
-        raise ValueError(
-            f"device.bits_per_cell: a cell of {cell} cannot hold {bits} bits\n"
-            f"at most {MOST_BITS[cell]}"
+        raise FieldProblem(
+            ("device", "bits_per_cell", "value"),
+            f"a cell of {cell} cannot hold {bits} bits",
+            f"at most {MOST_BITS[cell]}",
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from trex.config import Document, did_you_mean, read_document
+from trex.config import Document, FieldProblem, did_you_mean, read_document
 from trex.datafiles import data_folder, find
 from trex.errors import ChipError
 from trex.hardware.chip import Chip
@@ -24,17 +24,20 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
     Args:
         name: a shipped chip's name, a folder with a `chip.yaml`, or a file.
         overrides: field -> value, for example `{"arrays.sram.weight_slices": 4}`; each becomes an
-            assumption of the chip.
+            assumption or a note of the chip.
 
     Raises:
         ChipError: no such chip, or a value of it is missing, unknown or cannot be right.
     """
     path = find("hw_models", name, CHIP_FILE, ChipError)
     document = read_document(path, ChipError)
-    for field, value in (overrides or {}).items():
-        _override(document, field, value)
+    changes = tuple(_override(document, *change) for change in (overrides or {}).items())
     spec = document.validate(_kind(document))
-    return spec.chip(_periphery(document, spec), document.path.parent)
+    try:
+        chip = spec.chip(_periphery(document, spec), document.path.parent)
+    except FieldProblem as problem:
+        raise document.problem(problem.location, str(problem), problem.hint) from None
+    return replace(chip, notes=(*chip.notes, *filter(None, changes)))
 
 
 def _kind(document: Document) -> type[ChipSpec]:
@@ -60,8 +63,8 @@ def _periphery(document: Document, spec: ChipSpec) -> PeripherySpec:
     return read_document(path, ChipError).validate(PeripherySpec)
 
 
-def _override(document: Document, field: str, value: Any) -> None:
-    """Put a caller's value in place of the file's."""
+def _override(document: Document, field: str, value: Any) -> str:
+    """Put a caller's value in place of the file's; a note where it can carry no assumption."""
     *path, last = field.split(".")
     part = document.data
     for key in path:
@@ -76,10 +79,11 @@ def _override(document: Document, field: str, value: Any) -> None:
     if isinstance(old, dict) and "value" in old:
         was = old["value"]
         part[last] = {"value": value, "assumption": f"set by the caller; the file says {was}"}
-    elif isinstance(part, dict) and not isinstance(old, dict):
+        return ""
+    if isinstance(part, dict) and not isinstance(old, dict):
         part[last] = value
-    else:
-        raise ChipError(f"{document.path}: {field!r} is not one value", hint="name one value")
+        return f"{field} = {value}: set by the caller; the file says {old}"
+    raise ChipError(f"{document.path}: {field!r} is not one value", hint="name one value")
 
 
 def with_options(chip: Chip, **changes: Any) -> Chip:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from trex.architecture import Architecture, Operation, vit_encoder
-from trex.config import Document, StrictModel, did_you_mean, read_document
+from trex.config import Document, FieldProblem, StrictModel, did_you_mean, read_document
 from trex.datafiles import find
 from trex.errors import ChipError
 from trex.hardware.chip import Chip
@@ -89,9 +89,10 @@ class ResultSpec(StrictModel):
     @model_validator(mode="after")
     def _components_of_a_sum(self) -> ResultSpec:
         if self.components and self.quantity not in ("latency_s", "energy_j", "area_m2"):
-            raise ValueError(
-                f"{self.quantity} has no components\n"
-                "give components only with latency_s, energy_j or area_m2"
+            raise FieldProblem(
+                ("components",),
+                f"{self.quantity} has no components",
+                "give components only with latency_s, energy_j or area_m2",
             )
         return self
 

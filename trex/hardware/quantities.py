@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from trex.config import StrictModel
+from trex.config import FieldProblem, StrictModel
 
 T = TypeVar("T")
 
@@ -34,7 +34,9 @@ class Sourced(StrictModel, Generic[T]):
     @model_validator(mode="after")
     def _has_origin(self) -> Sourced[T]:
         if self.source is None and self.assumption is None:
-            raise ValueError("has no source\nadd `source: where it stands` or `assumption: why`")
+            raise FieldProblem(
+                (), "has no source", "add `source: where it stands` or `assumption: why`"
+            )
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from trex.config import StrictModel
+from trex.config import FieldProblem, StrictModel, did_you_mean
 from trex.hardware.chip import ArrayModel, Chip, Options, Schedule, SoftmaxModel
 from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec
@@ -73,7 +73,9 @@ class ChipSpec(StrictModel):
         for field in ("static_array", "dynamic_array"):
             name = getattr(self, field)
             if name not in arrays:
-                raise ValueError(f"{field}: no array {name!r}\narrays: {', '.join(arrays)}")
+                raise FieldProblem(
+                    (field,), f"no array {name!r}", did_you_mean(name, list(arrays))
+                )
         return self
 
     def array_specs(self) -> Mapping[str, ArraySpec]:
@@ -84,17 +86,27 @@ class ChipSpec(StrictModel):
         """The chip as the cost model sees it, with every assumption it rests on.
 
         `folder` is where the chip file lies, for tables beside it.
+
+        Raises:
+            FieldProblem: an array's table or row does not exist.
+            ChipError: a table is wrong.
         """
         around = periphery.model()
-        arrays = self.array_specs()
-
+        arrays = {}
+        for name, array in self.array_specs().items():
+            try:
+                arrays[name] = array.model(name, folder)
+            except FieldProblem as problem:
+                raise FieldProblem(
+                    ("arrays", name, *problem.location), str(problem), problem.hint
+                ) from None
         return Chip(
             name=self.name,
             kind=self.kind,
             technology_nm=self.technology_nm.value,
             citation=self.citation,
-            static_array=arrays[self.static_array].model(self.static_array, folder),
-            dynamic_array=arrays[self.dynamic_array].model(self.dynamic_array, folder),
+            static_array=arrays[self.static_array],
+            dynamic_array=arrays[self.dynamic_array],
             softmax=self.softmax.model(),
             periphery=around,
             options=Options(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from trex.config import FieldProblem
 from trex.errors import ChipError
 
 #: What tells one row from another.
@@ -36,6 +37,9 @@ _COLUMNS: Final = (
 #: Rounding in a table's last digits; more is a mistake in the row.
 _ROUNDING: Final = 0.02
 
+#: In pJ, um2, ns or uW: far above any array, far below a forgotten prefix.
+_MOST: Final = 1e9
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Circuit:
@@ -57,7 +61,8 @@ def find_row(path: Path, wanted: Mapping[str, str | int]) -> Circuit:
     """The table's row with the `wanted` keys.
 
     Raises:
-        ChipError: the file is not such a table, no row fits, or the row's numbers cannot be.
+        FieldProblem: no row has these keys.
+        ChipError: the file is not such a table, or the row's numbers cannot be.
     """
     rows = _rows(path)
     fitting = list(rows)
@@ -65,10 +70,11 @@ def find_row(path: Path, wanted: Mapping[str, str | int]) -> Circuit:
         offered = sorted({row[key] for _, row in fitting}, key=_natural)
         fitting = [(line, row) for line, row in fitting if row[key] == str(value)]
         if not fitting:
-            raise ChipError(
-                f"{path}: no row with {key} {value}"
-                + (f" and {_before(wanted, key)}" if _before(wanted, key) else ""),
-                hint=f"{key} in the table: {', '.join(offered)}",
+            before = _before(wanted, key)
+            raise FieldProblem(
+                ("row", key),
+                f"{path.name} has no row with {key} {value}{f' and {before}' if before else ''}",
+                f"{key} in the table: {', '.join(offered)}",
             )
     if len(fitting) > 1:
         raise ChipError(
@@ -133,10 +139,10 @@ def _circuit(path: Path, line: int, row: Mapping[str, str]) -> Circuit:
             value = float(row[name])
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value >= least):
+        if not least <= value <= _MOST:
             raise ChipError(
                 f"{path}:{line}: {name}: {row[name]!r} is not allowed",
-                hint=f"a number of at least {least:g}",
+                hint=f"a number from {least:g} to {_MOST:g}",
             )
         return value
 
