@@ -5,7 +5,7 @@ Models make an `Architecture` of themselves; the cost model prices it. No torch 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from trex.plan import ReusedTensor
@@ -153,3 +153,20 @@ def vit_encoder(
         pointwise("residual2", "residual2", "add", dim),
     )  # fmt: skip
     return Encoder(index=index, tokens=tokens, dim=dim, heads=heads, operations=operations)
+
+
+def with_encoders(
+    traced: Architecture, prefix: str, encoders: tuple[Encoder, ...]
+) -> Architecture:
+    """A traced model whose operations named `prefix…` give their place to encoders."""
+    inside = [i for i, item in enumerate(traced.body) if item_name(item).startswith(prefix)]
+    before = traced.body[: inside[0]]
+    after = tuple(
+        item for item in traced.body[inside[0] :] if not item_name(item).startswith(prefix)
+    )
+    return replace(traced, body=(*before, *encoders, *after))
+
+
+def item_name(item: Operation | Encoder) -> str:
+    """An operation's name; an encoder has none of its own."""
+    return item.name if isinstance(item, Operation) else ""

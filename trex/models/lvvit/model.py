@@ -89,11 +89,16 @@ class LVViT(nn.Module):
     def _classifier(self) -> nn.Module:
         return nn.Linear(self.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
 
-    def forward_tokens(self, patches_BHWD: Tensor) -> Tensor:
-        """From embedded patches to the normalised tokens (B, N, D) behind the last encoder."""
+    def embed_tokens(self, patches_BHWD: Tensor) -> Tensor:
+        """The first encoder's input (B, N, D): class token, patches, positions."""
         patches_BND = patches_BHWD.flatten(1, 2)
         class_B1D = self.cls_token.expand(len(patches_BND), -1, -1)
-        x = self.pos_drop(torch.cat((class_B1D, patches_BND), dim=1) + self.pos_embed)
+        tokens: Tensor = self.pos_drop(torch.cat((class_B1D, patches_BND), 1) + self.pos_embed)
+        return tokens
+
+    def forward_tokens(self, patches_BHWD: Tensor) -> Tensor:
+        """From embedded patches to the normalised tokens (B, N, D) behind the last encoder."""
+        x = self.embed_tokens(patches_BHWD)
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
         tokens: Tensor = self.norm(x)
         return tokens

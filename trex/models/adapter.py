@@ -1,0 +1,188 @@
+"""What TReX needs to know of a model family: one adapter each, and nothing else anywhere.
+
+An adapter never copies a model's forward: it calls the model's own children, step by step, and
+refuses a model with a child it does not understand. The steps of a model are
+
+    stem ─> encoder 0 ─> between 0 ─> encoder 1 ─> ... ─> head
+
+and of an encoder
+
+    before ─> attend ─> merge (projection, residual) ─> after (MLP, residual)
+
+Neither the token count nor the width need be the same in all encoders: a stream is whatever tensor
+the family passes from step to step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trex.architecture import Architecture
+from trex.errors import ModelError, ReuseError
+from trex.plan import ReusedTensor
+
+
+class Adapter(ABC):
+    """The contract of a model family. Adapters are stateless.
+
+    Shapes are the family's own; for ViTs a stream is (B, N, D): images, tokens, width.
+    """
+
+    #: the family's name in messages and records
+    family: str
+
+    @abstractmethod
+    def owns(self, model: nn.Module) -> bool:
+        """Whether `model` is of this family; says nothing about whether it can reuse."""
+
+    @abstractmethod
+    def check(self, model: nn.Module, name: str) -> None:
+        """Look at every part of `model`.
+
+        Raises:
+            ModelError: some part is not understood; the message names it.
+        """
+
+    @abstractmethod
+    def containers(self, model: nn.Module) -> Sequence[str]:
+        """Dotted names of the `nn.Sequential`s that hold the encoders, in order.
+
+        Encoders of one container can exchange attention; across containers they cannot.
+        """
+
+    @abstractmethod
+    def stem(self, model: nn.Module, images: Tensor) -> Tensor:
+        """From images (B, C, H, W) to the stream that enters encoder 0."""
+
+    def between(self, model: nn.Module, encoder: int, stream: Tensor) -> Tensor:
+        """From encoder `encoder`'s output to the next one's input; isotropic models: nothing."""
+        return stream
+
+    @abstractmethod
+    def head(self, model: nn.Module, stream: Tensor) -> Tensor:
+        """From the last encoder's output to logits (B, classes)."""
+
+    def before(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """What an encoder does before its attention branch; ViTs: nothing."""
+        return stream
+
+    @abstractmethod
+    def attend(
+        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
+    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        """A producer's attention: its output, and the tensors that others reuse of it.
+
+        The output is the projection's input, (B, N, D) for ViTs; a map is (B, heads, N, N).
+        """
+
+    @abstractmethod
+    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
+        """The stream after the attention branch: projection of `output`, scaling, residual."""
+
+    @abstractmethod
+    def after(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """The rest of the encoder: MLP and its residual."""
+
+    @abstractmethod
+    def projection(self, block: nn.Module) -> nn.Linear:
+        """A producer's projection."""
+
+    @abstractmethod
+    def make_consumer(
+        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
+    ) -> Consumer:
+        """A consumer from a producer's own children; what it does not use is left behind.
+
+        The producer keeps its modules (they are shared, nothing is copied) but `proj`, which the
+        consumer owns: the branch's scale is folded into it.
+
+        Args:
+            block: an encoder `check` has accepted.
+            tensor: what the consumer reuses.
+            transform: what stands between the reused tensor and the projection.
+            own_input: keep the consumer's own first norm, for a transform that reads it.
+        """
+
+    def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
+        """How much the error of each vector of `stream` counts in a fit; ones by default.
+
+        The shape is that of `vectors(stream)` without the last dimension.
+        """
+        return torch.ones_like(self.vectors(stream)[..., 0])
+
+    def vectors(self, stream: Tensor) -> Tensor:
+        """The stream with its width last, (B, …, D), as linear layers see it."""
+        return stream
+
+    @abstractmethod
+    def architecture(self, model: nn.Module, name: str) -> Architecture:
+        """The operations of `model` on one image; parameters may be on the meta device."""
+
+
+class Consumer(nn.Module, ABC):
+    """An encoder that reuses an earlier one's attention.
+
+    `features` turns the stream and the reused tensor into the projection's input; `merge` and
+    `after` are the adapter's steps on what the consumer kept. `projection` is the linear map a
+    closed-form fit solves for: merged = stream + projection(features).
+    """
+
+    tensor: ReusedTensor
+
+    @property
+    @abstractmethod
+    def projection(self) -> nn.Linear:
+        """The consumer's own projection, branch scale folded in, bias always present."""
+
+    @abstractmethod
+    def before(self, stream: Tensor) -> Tensor:
+        """What comes before the attention branch."""
+
+    @abstractmethod
+    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
+        """The projection's input, (B, N, D) for ViTs."""
+
+    @abstractmethod
+    def merge(self, stream: Tensor, features: Tensor) -> Tensor:
+        """The stream after the attention branch."""
+
+    @abstractmethod
+    def after(self, stream: Tensor) -> Tensor:
+        """The rest of the encoder."""
+
+    def forward(self, stream: Tensor, reused: Tensor | None = None) -> Tensor:
+        """The whole consumer. Without the reused tensor there is nothing it can do.
+
+        Raises:
+            ReuseError: called alone, as some of timm's features do with single blocks.
+        """
+        if reused is None:
+            raise ReuseError(
+                "an encoder that reuses attention was called without its source's attention",
+                hint="forward_intermediates, attention masks and timm's own gradient checkpointing "
+                "call encoders one by one, which cannot work here: call the whole model, "
+                "checkpoint with trex.reuse.set_grad_checkpointing, or undo the reuse with "
+                "trex.reuse.remove_reuse",
+            )
+        stream = self.before(stream)
+        stream = self.merge(stream, self.features(stream, reused))
+        return self.after(stream)
+
+
+def first_tensor(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """One logits tensor of a model that may put out several.
+
+    Raises:
+        ModelError: there is no tensor of two dimensions in front.
+    """
+    logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise ModelError(
+            "the model does not put out one row of logits per image",
+            hint="give a classification model, in evaluation mode",
+        )
+    return logits

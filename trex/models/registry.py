@@ -1,0 +1,153 @@
+"""From a model's name to the model, its adapter, its architecture and its weights."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import timm
+import torch
+from torch import nn
+
+import trex.models.uniform  # noqa: F401  (importing registers the family with timm)
+from trex.architecture import Architecture
+from trex.errors import ModelError, WeightsError
+from trex.models.adapter import Adapter
+from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.trace import trace_architecture
+from trex.models.vit import VitAdapter
+from trex.models.weights import KeyReport, load_weights, weights_hash
+
+_ADAPTERS: Final[tuple[Adapter, ...]] = (VitAdapter(), LvvitAdapter())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model ready to use, and where its weights came from."""
+
+    name: str
+    model: nn.Module
+    adapter: Adapter
+    #: the file's path, "hub" or "random"
+    weights_source: str
+    #: of the weights in memory, whatever file they came from
+    weights_sha256: str
+    report: KeyReport | None
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    pretrained: bool = False,
+    device: str = "cpu",
+) -> nn.Module:
+    """A model by timm name, in evaluation mode.
+
+    Raises:
+        ModelError: timm does not know the name, or cannot build the model with these arguments.
+        WeightsError: pretrained weights cannot be had.
+    """
+    base = name.removeprefix("timm/")
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        raise ModelError(
+            f"no model is called {name!r}",
+            hint=f"did you mean {' or '.join(near)}?"
+            if near
+            else "timm.list_models() lists names",
+        )
+    arguments: dict[str, Any] = {}
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    if img_size is not None:
+        arguments["img_size"] = img_size
+    try:
+        with torch.device(device):
+            model = timm.create_model(base, pretrained=False, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ModelError(
+            f"timm cannot build {name} with {arguments}: {error}", hint="check size and classes"
+        ) from error
+    if pretrained:
+        model = _pretrained(base, arguments)
+    return cast(nn.Module, model.eval())
+
+
+def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return cast(nn.Module, timm.create_model(name, pretrained=True, **arguments))
+    except Exception as error:  # hub clients raise errors of many libraries
+        raise WeightsError(
+            f"the pretrained weights of {name} cannot be had: {type(error).__name__}: {error}",
+            hint="check the network, or give a local file with --weights",
+        ) from error
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+) -> LoadedModel:
+    """A model with weights: of a local file, or the hub's where `weights` is None.
+
+    Raises:
+        ModelError: the name is unknown, or TReX does not understand some part of the model.
+        WeightsError: the file or the hub's weights cannot be loaded completely.
+    """
+    model = create(name, num_classes=num_classes, img_size=img_size, pretrained=weights is None)
+    adapter = adapter_of(model, name)
+    report = None if weights is None else load_weights(model, Path(weights), model_name=name)
+    return LoadedModel(
+        name=name,
+        model=model,
+        adapter=adapter,
+        weights_source="hub" if weights is None else str(weights),
+        weights_sha256=weights_hash(model),
+        report=report,
+    )
+
+
+def adapter_of(model: nn.Module, name: str = "") -> Adapter:
+    """The adapter of the model's family, after it has looked at every part of the model.
+
+    Raises:
+        ModelError: no family is responsible, or some part is not understood.
+    """
+    name = name or type(model).__name__
+    for adapter in _ADAPTERS:
+        if adapter.owns(model):
+            adapter.check(model, name)
+            return adapter
+    raise ModelError(
+        f"{name} is a {type(model).__name__}, a family in which TReX cannot reuse attention",
+        hint="supported: " + "; ".join(a.family for a in _ADAPTERS),
+    )
+
+
+def architecture(
+    name: str, *, num_classes: int | None = None, img_size: int | None = None
+) -> Architecture:
+    """What the model computes, without its weights; any timm model, reuse or not.
+
+    Raises:
+        ModelError: the name is unknown, or the model cannot be run on its input size.
+    """
+    return architecture_of(
+        create(name, num_classes=num_classes, img_size=img_size, device="meta"), name
+    )
+
+
+def architecture_of(model: nn.Module, name: str) -> Architecture:
+    """The same, of a model that exists (original, not reusing)."""
+    for adapter in _ADAPTERS:
+        if adapter.owns(model):
+            adapter.check(model, name)
+            return adapter.architecture(model, name)
+    size = timm.data.resolve_model_data_config(model)["input_size"]
+    return trace_architecture(model, size, name)

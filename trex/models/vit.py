@@ -1,0 +1,315 @@
+"""timm's isotropic vision transformers: `vit_*`, `deit_*`, distilled ones, `deit3_*`.
+
+Shape legend: B images, N tokens, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, DropPath, LayerScale, Mlp
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from trex.architecture import Architecture, vit_encoder, with_encoders
+from trex.errors import ModelError
+from trex.models.adapter import Adapter, Consumer, first_tensor
+from trex.models.trace import trace_architecture
+from trex.plan import ReusedTensor
+
+_MODELS: Final = (VisionTransformer, VisionTransformerDistilled)
+_NOTHING: Final = (nn.Identity, nn.Dropout, DropPath)
+#: child -> the types TReX understands there; anything else is refused
+_BLOCK_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+    "norm1": (nn.LayerNorm,),
+    "attn": (Attention,),
+    "ls1": (nn.Identity, LayerScale),
+    "drop_path1": (nn.Identity, DropPath),
+    "norm2": (nn.LayerNorm,),
+    "mlp": (Mlp,),
+    "ls2": (nn.Identity, LayerScale),
+    "drop_path2": (nn.Identity, DropPath),
+}
+_ATTENTION_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+    "qkv": (nn.Linear,),
+    "q_norm": (nn.Identity, nn.LayerNorm),
+    "k_norm": (nn.Identity, nn.LayerNorm),
+    "attn_drop": _NOTHING,
+    "norm": (nn.Identity, nn.LayerNorm),
+    "proj": (nn.Linear,),
+    "proj_drop": _NOTHING,
+}
+
+
+def split_heads(qkv_BN3D: Tensor, num_heads: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (B, H, N, E), from timm's fused projection."""
+    batch, tokens, _ = qkv_BN3D.shape
+    parts = qkv_BN3D.reshape(batch, tokens, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)
+    return query, key, value
+
+
+def join_heads(output_BHNE: Tensor) -> Tensor:
+    """(B, H, N, E) to (B, N, H·E)."""
+    return output_BHNE.transpose(1, 2).flatten(2)
+
+
+class ReusedAttention(nn.Module):
+    """What a consumer keeps of its attention: a transform and the projection.
+
+    With the `map`, also the value projection `v`. `norm` is timm's norm of the attention's
+    output, where the model has one.
+    """
+
+    def __init__(
+        self,
+        attention: Any,
+        tensor: ReusedTensor,
+        transform: nn.Module,
+        scale_D: Tensor | float,
+        own_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_heads: int = attention.num_heads
+        if tensor == "map":
+            self.v = _value_projection(attention)
+            self.norm = attention.norm
+        self.transform = transform
+        self.proj = _scaled_projection(attention.proj, scale_D, own_dim)
+        self.proj_drop = attention.proj_drop
+
+    def context(self, own_BND: Tensor, map_BHNN: Tensor) -> Tensor:
+        """The reused map on the consumer's own values, (B, N, D)."""
+        value = self.v(own_BND)
+        value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return cast(Tensor, self.norm(join_heads(map_BHNN @ value)))
+
+
+class VitConsumer(Consumer):
+    """A ViT encoder that reuses; children keep timm's names, so weight files stay readable."""
+
+    def __init__(
+        self,
+        block: Any,
+        tensor: ReusedTensor,
+        transform: nn.Module,
+        *,
+        own_input: bool,
+        scale_D: Tensor | float,
+        mlp_scale: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.own_input = own_input
+        if tensor == "map" or own_input:
+            self.norm1 = block.norm1
+        own_dim = block.attn.qkv.in_features if own_input else 0
+        self.attn = ReusedAttention(block.attn, tensor, transform, scale_D, own_dim)
+        self.drop_path1 = block.drop_path1
+        self.norm2 = block.norm2
+        self.mlp = block.mlp
+        self.ls2 = mlp_scale
+        self.drop_path2 = block.drop_path2
+
+    @property
+    def projection(self) -> nn.Linear:
+        """The projection, branch scale folded in."""
+        return self.attn.proj
+
+    def before(self, stream: Tensor) -> Tensor:
+        """Nothing: the attention branch comes first."""
+        return stream
+
+    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
+        """The transform of the reused output, or of the reused map on the own values.
+
+        With `own_input`, the own normalised input stands behind it: (B, N, 2·D).
+        """
+        if self.tensor == "output" and not self.own_input:
+            return cast(Tensor, self.attn.transform(reused))
+        own = self.norm1(stream)
+        if self.tensor == "map":
+            reused = self.attn.context(own, reused)
+        features = cast(Tensor, self.attn.transform(reused))
+        return torch.cat((features, own), dim=-1) if self.own_input else features
+
+    def merge(self, stream: Tensor, features: Tensor) -> Tensor:
+        """Projection and residual."""
+        branch = self.attn.proj_drop(self.attn.proj(features))
+        return stream + cast(Tensor, self.drop_path1(branch))
+
+    def after(self, stream: Tensor) -> Tensor:
+        """The MLP and its residual."""
+        branch = self.ls2(self.mlp(self.norm2(stream)))
+        return stream + cast(Tensor, self.drop_path2(branch))
+
+
+class VitAdapter(Adapter):
+    """timm's `VisionTransformer` of plain pre-norm blocks, and its distilled kin."""
+
+    family = "timm's isotropic ViTs (vit_*, deit_*, deit3_*)"
+    _block_type: type[nn.Module] = Block
+    _block_children = _BLOCK_CHILDREN
+
+    def owns(self, model: nn.Module) -> bool:
+        """Exactly timm's two classes; not their subclasses, whose forward may be another."""
+        return type(model) in _MODELS
+
+    def check(self, model: nn.Module, name: str) -> None:
+        """Every block must be timm's plain `Block` with the children listed above."""
+        for index, block in enumerate(cast(Any, model).blocks):
+            where = f"{name}.blocks.{index}"
+            if type(block) is not self._block_type:
+                raise ModelError(
+                    f"{where} is a {type(block).__name__}, which TReX does not understand",
+                    hint="plain pre-norm blocks can reuse; parallel, post-norm, fused ones cannot",
+                )
+            check_children(block, self._block_children, where)
+            check_children(cast(nn.Module, block.attn), _ATTENTION_CHILDREN, f"{where}.attn")
+
+    def containers(self, model: nn.Module) -> Sequence[str]:
+        """All encoders are in `blocks`."""
+        return ("blocks",)
+
+    def stem(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Patches, tokens and positions."""
+        vit = cast(Any, model)
+        tokens = vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))
+        return cast(Tensor, vit.norm_pre(tokens))
+
+    def head(self, model: nn.Module, stream: Tensor) -> Tensor:
+        """Final norm, pooling, classifier; distilled models average their two heads."""
+        vit = cast(Any, model)
+        return first_tensor(vit.forward_head(vit.norm(stream)))
+
+    def attend(
+        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
+    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        """Attention on the block's own children, fused unless the map itself is reused."""
+        attention = cast(Any, block).attn
+        query, key, value = split_heads(
+            attention.qkv(cast(Any, block).norm1(stream)), attention.num_heads, attention.head_dim
+        )
+        query, key = attention.q_norm(query), attention.k_norm(key)
+        dropout = attention.attn_drop.p if attention.training else 0.0
+        kept: dict[ReusedTensor, Tensor] = {}
+        if "map" in tensors:
+            probabilities = (query * attention.scale @ key.transpose(-2, -1)).softmax(dim=-1)
+            kept["map"] = probabilities
+            context = F.dropout(probabilities, dropout) @ value
+        else:
+            context = F.scaled_dot_product_attention(
+                query, key, value, dropout_p=dropout, scale=attention.scale
+            )
+        output = attention.norm(join_heads(context))
+        if "output" in tensors:
+            kept["output"] = output
+        return output, kept
+
+    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
+        """Projection, LayerScale, residual."""
+        parts = cast(Any, block)
+        branch = parts.ls1(parts.attn.proj_drop(parts.attn.proj(output)))
+        return stream + cast(Tensor, parts.drop_path1(branch))
+
+    def after(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """The MLP and its residual."""
+        parts = cast(Any, block)
+        branch = parts.ls2(parts.mlp(parts.norm2(stream)))
+        return stream + cast(Tensor, parts.drop_path2(branch))
+
+    def make_consumer(
+        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
+    ) -> Consumer:
+        """LayerScale of the attention branch is folded into the consumer's projection."""
+        parts = cast(Any, block)
+        return VitConsumer(
+            block,
+            tensor,
+            transform,
+            own_input=own_input,
+            scale_D=parts.ls1.gamma if isinstance(parts.ls1, LayerScale) else 1.0,
+            mlp_scale=parts.ls2,
+        )
+
+    def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
+        """`class_weight` for the tokens the classifier reads, one for the others."""
+        weights = torch.ones(stream.shape[:2], device=stream.device)
+        if getattr(model, "global_pool", "token") == "token":
+            weights[:, : cast(Any, model).num_prefix_tokens] = class_weight
+        return weights
+
+    def projection(self, block: nn.Module) -> nn.Linear:
+        """The block's `attn.proj`."""
+        return cast(nn.Linear, cast(Any, block).attn.proj)
+
+    def _input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        patches = cast(Any, model).patch_embed
+        return (patches.proj.in_channels, *patches.img_size)
+
+    def architecture(self, model: nn.Module, name: str) -> Architecture:
+        """Encoders from the blocks' own sizes, in the paper's parts; the rest traced."""
+        vit = cast(Any, model)
+        traced = trace_architecture(model, self._input_size(model), name)
+        encoders = tuple(
+            vit_encoder(
+                index,
+                tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
+                dim=vit.embed_dim,
+                heads=block.attn.num_heads,
+                mlp_hidden=block.mlp.fc1.out_features,
+                qkv_bias=block.attn.qkv.bias is not None,
+            )
+            for index, block in enumerate(vit.blocks)
+        )
+        return with_encoders(traced, "blocks.", encoders)
+
+
+def check_children(
+    module: nn.Module, understood: dict[str, tuple[type[nn.Module], ...]], where: str
+) -> None:
+    """Refuse a module with a child that is missing, added, or of another type.
+
+    Raises:
+        ModelError: naming the first such child.
+    """
+    children = dict(module.named_children())
+    for child, part in children.items():
+        accepted = understood.get(child, ())
+        if not (type(part) is Attention if Attention in accepted else isinstance(part, accepted)):
+            raise ModelError(
+                f"{where}.{child} is a {type(part).__name__}, which TReX does not understand",
+                hint="this model variant cannot reuse attention; choose another of its family",
+            )
+    if missing := sorted(understood.keys() - children.keys()):
+        raise ModelError(f"{where} has no {missing[0]}", hint="is timm at least 1.0.20?")
+
+
+def _value_projection(attention: Any) -> nn.Linear:
+    qkv = attention.qkv
+    width = attention.num_heads * attention.head_dim
+    value = nn.Linear(
+        qkv.in_features, width, bias=qkv.bias is not None,
+        device=qkv.weight.device, dtype=qkv.weight.dtype,
+    )  # fmt: skip
+    with torch.no_grad():
+        value.weight.copy_(qkv.weight[2 * width :])
+        if qkv.bias is not None:
+            value.bias.copy_(qkv.bias[2 * width :])
+    return value
+
+
+def _scaled_projection(proj: nn.Linear, scale_D: Tensor | float, own_dim: int) -> nn.Linear:
+    """A copy of `proj` with a bias, the branch's scale folded in, zeros for `own_dim` inputs."""
+    like: dict[str, Any] = {"device": proj.weight.device, "dtype": proj.weight.dtype}
+    folded = nn.Linear(proj.in_features + own_dim, proj.out_features, **like)
+    with torch.no_grad():
+        scale = torch.as_tensor(scale_D, **like)
+        folded.weight.zero_()
+        folded.weight[:, : proj.in_features] = proj.weight * scale.reshape(-1, 1)
+        folded.bias.copy_(proj.bias * scale if proj.bias is not None else torch.zeros(1))
+    return folded
