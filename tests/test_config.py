@@ -26,7 +26,7 @@ def read(tmp_path, text, name="file.yaml"):
 
 
 def test_a_valid_file(tmp_path):
-    text = "title: a\nshare: 1\ninner: {count: 3, names: [x, y]}\nmany:\n  one: {count: 1}\n"
+    text = "title: a\nshare: -1.5e-3\ninner: {count: 3, names: [x, y]}\nmany:\n  one: {count: 1}\n"
     outer = read(tmp_path, text)
     assert outer.inner == Inner(count=3, names=("x", "y"))
     assert outer.many["one"].count == 1
@@ -49,6 +49,10 @@ def test_json_is_read_as_json(tmp_path):
         ("title: a\nshare: .nan\n", r"file\.yaml:2: share: \.nan is not a number"),
         ("title: !x a\n", r"file\.yaml:1: title: .*YAML tag"),
         ("title: [a\n", r"file\.yaml:2: "),
+        ("title: a\nshare: 010\n", r"file\.yaml:2: share: 010 is not a plain number"),
+        ("title: a\nshare: 1:30\n", r"file\.yaml:2: share: 1:30 is not a plain number"),
+        ("title: a\nshare: 0x10\n", r"file\.yaml:2: share: 0x10 is not a plain number"),
+        ("title: &t [*t]\n", r"nested too deep"),
         ("- a\n", r"holds no fields"),
         ("", r"is empty"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,14 @@ class _Loader(yaml.SafeLoader):
 
 _SCALARS: Final = ("str", "int", "float", "bool", "null")
 
+#: YAML 1.1 also reads 010 as eight, 1:30 as ninety and 1_0 as ten.
+_PLAIN_NUMBER: Final = re.compile(
+    r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]\d+)?|[-+]?\.(?:inf|nan)", re.IGNORECASE
+)
+
+#: No file of ours comes near; a value that refers to itself never ends.
+_DEEPEST: Final = 50
+
 
 class _Reader:
     """Builds plain values from YAML nodes, noting their lines and refusing what is unclear."""
@@ -167,6 +176,8 @@ class _Reader:
         )
 
     def build(self, node: yaml.Node, location: Location) -> Any:
+        if len(location) > _DEEPEST:
+            raise self.fail(node, location[:4], "is nested too deep", "write plain values")
         self.lines[location] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, location)
@@ -193,6 +204,13 @@ class _Reader:
             if node.tag.endswith(":timestamp"):
                 return str(node.value)
             raise self.fail(node, location, f"holds a YAML tag {node.tag!r}", "write plain values")
+        if kind in ("int", "float") and not _PLAIN_NUMBER.fullmatch(node.value):
+            raise self.fail(
+                node,
+                location,
+                f"{node.value} is not a plain number",
+                "write decimal digits, or quote it if it is text",
+            )
         value = self.constructor.construct_object(node)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(

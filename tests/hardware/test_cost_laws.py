@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hardware_models import DEIT_S, architectures, plans, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trex.architecture import TRANSFORMS
+from trex.architecture import TRANSFORMS, Operation
 from trex.datafiles import shipped
+from trex.errors import ChipError
 from trex.hardware import ACCOUNTINGS, SCHEDULES, CostTable, load_chip, price, workload
 from trex.plan import REUSED_TENSORS, ReusePlan
 
@@ -112,3 +114,57 @@ def test_the_table_refuses_what_is_no_plan():
         table.price(np.zeros((4, 2), dtype=int))
     with pytest.raises(ValueError, match="from 0 to 1"):
         table.price([[0, 1, 2]])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_many_plans_are_priced_in_pieces(monkeypatch, schedule):
+    model = vit(depth=5)
+    table = CostTable(model, CHIPS["trex_fefet_32nm"], "full", FORMS, schedule=schedule)
+    random = np.random.default_rng(0)
+    rows = random.integers(0, len(FORMS) + 1, (97, 5))
+    rows[:, 0] = 0
+    whole = table.price(rows)
+    monkeypatch.setattr("trex.hardware.table._CHUNK", 10)
+    pieces = table.price(rows)
+    assert np.array_equal(whole.latency_s, pieces.latency_s)
+    assert np.array_equal(whole.energy_j, pieces.energy_j)
+    assert table.price(np.zeros((0, 5), dtype=int)).area_m2.shape == (0,)
+
+
+def test_a_buffer_too_small_is_said():
+    chip = load_chip("trex_fefet_32nm")
+    large = vit(depth=1, dim=64, heads=16, tokens=400)
+    assert any("spilling" in line for line in price(workload(large), chip, "full").not_modelled)
+    small = price(workload(DEIT_S), chip, "full").not_modelled
+    assert not any("spilling" in line for line in small)
+
+
+def test_what_the_tracer_could_not_count_is_listed():
+    model = replace(DEIT_S, uncounted=("some operator",))
+    for accounting in ACCOUNTINGS:
+        cost = price(workload(model), CHIPS["trex_fefet_32nm"], accounting)
+        assert "some operator" in cost.not_modelled
+
+
+def test_an_unknown_function_is_named_and_costs_nothing():
+    op = Operation(
+        name="odd",
+        kind="elementwise",
+        part="odd",
+        vectors=3,
+        out_features=4,
+        function="frobnicate",
+    )
+    model = replace(DEIT_S, body=(*DEIT_S.body, op))
+    chip = CHIPS["trex_fefet_32nm"]
+    cost = price(workload(model), chip, "full")
+    assert any("'frobnicate' (odd)" in line for line in cost.not_modelled)
+    assert cost.energy_j == price(workload(DEIT_S), chip, "full").energy_j
+
+
+def test_paper_accounting_needs_encoders():
+    stem_only = replace(DEIT_S, body=DEIT_S.body[:1])
+    with pytest.raises(ChipError, match=r"no encoder.*\n.*full accounting"):
+        price(workload(stem_only), CHIPS["trex_fefet_32nm"])
+    with pytest.raises(ChipError, match="no encoders"):
+        CostTable(stem_only, CHIPS["trex_fefet_32nm"])

@@ -32,7 +32,7 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             f"element-wise function {name!r} ({_named(o for o in missing if o.function == name)})"
             for name in unknown
         )
-        return (*work.architecture.uncounted, *named, *_FULL)
+        return (*work.architecture.uncounted, *named, *_overflow(work, pricer), *_FULL)
     outside = [op for op in missing if op.kind != "elementwise" and op.part != "transform"]
     transforms = [op for op in missing if op.kind != "elementwise" and op.part == "transform"]
     lines = [
@@ -41,6 +41,22 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         if ops
     ]
     return (*work.architecture.uncounted, *lines, *_PAPER)
+
+
+def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:
+    """A line if some operation puts out more than the global buffer holds."""
+    chip = pricer.chip
+    kept = [
+        op for op in work if not (op.part in ("scores", "softmax") and chip.softmax.depth_first)
+    ]
+    largest = max(kept, key=lambda op: op.elements)
+    bits = largest.elements * chip.static_array.input_bits
+    if bits <= chip.periphery.buffer_bits:
+        return ()
+    return (
+        f"spilling out of the global buffer: {largest.name} puts out {bits / 8e6:.3g} MB, the "
+        f"buffer holds {chip.periphery.buffer_bits / 8e6:.3g} MB",
+    )
 
 
 def used_assumptions(pricer: Pricer) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from trex.units import EDAP_MJ_MS_MM2
 #: What a consumer reuses, and through which transform.
 Form = tuple[ReusedTensor, Transform]
 Floats = NDArray[np.float64]
+
+#: Plans priced in one go, so that memory does not grow with their number.
+_CHUNK: Final = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +120,15 @@ class CostTable:
             )
         if index.size and (index.min() < 0 or index.max() > len(self.forms)):
             raise ValueError(f"form numbers run from 0 to {len(self.forms)}")
+        parts = [self._price(index[i : i + _CHUNK]) for i in range(0, max(len(index), 1), _CHUNK)]
+        return PlanCosts(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(PlanCosts)
+            }
+        )
+
+    def _price(self, index: NDArray[np.intp]) -> PlanCosts:
         n_forms = len(self.forms) + 1
         # One flat index for all tables: encoder-major, so that a plan's row gathers in one step.
         flat = index + np.arange(index.shape[1], dtype=np.intp) * n_forms
