@@ -1,0 +1,41 @@
+# `make help` lists the targets. Each sets up what it needs in .venv by itself.
+
+SHELL := bash
+export PYTHON ?= python3
+VENV := .venv
+VENV_MIN := .venv-min
+ARGS :=
+
+.PHONY: help demo test test-min lint clean clean-all venv
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter, 3.10 or later; ARGS="..." is handed on, e.g.'
+	@echo "make test ARGS='-m \"not slow\"'"
+
+demo: venv ## the whole job, offline, on handwritten digits
+	@$(VENV)/bin/trex demo $(ARGS)
+
+test: venv ## all tests
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+test-min: ## all tests with the oldest supported libraries, in an environment of their own
+	@.ci/venv $(VENV_MIN) --oldest
+	@$(VENV_MIN)/bin/python -m pytest $(ARGS)
+
+lint: venv ## style, format and types
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
+
+clean: ## remove caches and built packages; environments and runs/ stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+clean-all: clean ## the same, and remove the environments
+	@rm -rf $(VENV) $(VENV_MIN)
+
+venv:
+	@.ci/venv $(VENV)
