@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from types import ModuleType
 
@@ -47,6 +48,27 @@ def test_text_fits_a_terminal_and_says_what_it_leaves_out(capsys, by, accounting
     assert "not modelled:" in out
     assert "assumptions:" in out
     assert "without reuse" in out
+
+
+def test_layers_are_shown_with_their_shapes(capsys):
+    assert main([*COST, "--by", "layer"]) == 0
+    out = capsys.readouterr().out
+    assert "6 x (197 x 64 -> 197)" in out
+    assert "197 x 384 -> 1536" in out
+    assert main([*COST, "--json"]) == 0
+    rows = {row["layer"]: row for row in json.loads(capsys.readouterr().out)["by_layer"]}
+    scores = rows["blocks.0.attn.scores"]
+    assert (scores["kind"], scores["groups"]) == ("dynamic_matmul", 6)
+    assert scores["macs"] == 6 * 197 * 64 * 197
+
+
+def test_the_parser_needs_nothing_heavy():
+    code = (
+        "import sys; from trex.cli import build_parser; build_parser('cost');"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'yaml') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_a_field_of_the_chip_can_be_set(capsys):

@@ -10,6 +10,7 @@ from trex.architecture import TRANSFORMS
 from trex.errors import ChipError
 
 if TYPE_CHECKING:
+    from trex.architecture import Operation
     from trex.hardware import Cost, ScheduleCosts, Sums
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
     """Everything about a cost, as plain values."""
+    operations = {op.name: op for op in cost.operations}
     return {
         "model": cost.model,
         "chip": cost.chip,
@@ -102,7 +104,10 @@ def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
         "tops_per_w": cost.tops_per_w,
         "tops_per_mm2": cost.tops_per_mm2,
         "actual_tops_per_mm2": cost.actual_tops_per_mm2,
-        "by_layer": [{"layer": name, **_plain(s)} for name, s in cost.by_layer().items()],
+        "by_layer": [
+            {"layer": name, **_shape(operations.get(name)), **_plain(sums)}
+            for name, sums in cost.by_layer().items()
+        ],
         "by_component": {name: _plain(s) for name, s in cost.by_component().items()},
         "by_stage": {name: _plain(s) for name, s in cost.by_stage().items()},
         "not_modelled": list(cost.not_modelled),
@@ -113,14 +118,22 @@ def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
 
 def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
     """The lines of the table for people."""
-    groups = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}[by]()
+    sums = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}[by]()
+    groups = sums
+    if by == "layer":
+        shapes = {op.name: _shape_text(op) for op in cost.operations}
+        longest = min(34, max(map(len, sums)))
+        groups = {
+            f"{_short(name, longest):<{longest}}  {shapes.get(name, '')}": part
+            for name, part in sums.items()
+        }
     lines = [
         f"{cost.model} on {cost.chip}, {cost.accounting} accounting, {cost.schedule}",
         f"plan: {cost.plan or 'no reuse'} ({cost.n_reuse} of the encoders reuse"
         + (f", transform {cost.transform})" if cost.transform else ")"),
         "",
     ]
-    width = min(40, max(13, *map(len, groups)))
+    width = min(58, max(13, *map(len, groups)))
     head = f"{by:<{width}} {'latency (ms)':>14} {'energy (mJ)':>13} {'area (mm2)':>12}"
     lines += [head, "-" * len(head)]
     lines += [_row(name, sums, width) for name, sums in groups.items()]
@@ -202,17 +215,43 @@ def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
 
 
 def _row(name: str, sums: Sums | Cost, width: int) -> str:
-    shown = name if len(name) <= width else "..." + name[3 - width :]
+    shown = _short(name, width)
     return (
         f"{shown:<{width}} {sums.latency_s * 1e3:>14.4f} {sums.energy_j * 1e3:>13.5f} "
         f"{sums.area_m2 * 1e6:>12.3f}"
     )
 
 
+def _short(name: str, width: int) -> str:
+    """The end of a name tells more than its beginning."""
+    return name if len(name) <= width else "..." + name[3 - width :]
+
+
 def _wrapped(text: str) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, 97, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _shape(op: Operation | None) -> dict[str, Any]:
+    """What a layer is; empty for what the chip has once."""
+    if op is None:
+        return {}
+    return {
+        "kind": op.kind,
+        "groups": op.groups,
+        "vectors": op.vectors,
+        "in_features": op.in_features,
+        "out_features": op.out_features,
+        "macs": op.macs,
+    }
+
+
+def _shape_text(op: Operation) -> str:
+    """`6 x (197 x 64 -> 197)`: groups, vectors, inputs, outputs."""
+    inner = f"{op.in_features} -> {op.out_features}" if op.macs else f"{op.out_features}"
+    shape = f"{op.vectors} x {inner}"
+    return f"{op.groups} x ({shape})" if op.groups > 1 else shape
 
 
 def _plain(sums: Sums) -> dict[str, float]:

@@ -73,6 +73,8 @@ class Cost:
     plan: str
     n_reuse: int
     transform: str | None
+    #: what was priced, in order
+    operations: tuple[Operation, ...]
     shares: tuple[Share, ...]
     interval_s: float
     macs: int
@@ -204,6 +206,7 @@ def price(
         plan=str(work.plan),
         n_reuse=work.plan.n_reuse,
         transform=work.transform,
+        operations=tuple(p.operation for item in items for p in item),
         shares=tuple(shares),
         interval_s=interval_s,
         macs=sum(p.operation.macs for item in items for p in item),
