@@ -19,6 +19,7 @@ _FULL = (
     "loading weights onto the chip, off-chip memory",
     "clock tree, control, input and output pins",
     "biases of linear layers (added in the accumulators)",
+    "endurance of the cells that K and V are written to",
 )
 
 
