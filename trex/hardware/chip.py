@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
@@ -33,13 +34,19 @@ class ReadTerm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """What a memory cell does to the numbers stored in it; nothing here changes a cost."""
+    """What a memory cell does to the numbers stored in it; nothing here changes a cost.
+
+    Variations are relative standard deviations, None where the file does not say:
+    `write_variation` of a cell that is written while the model runs, `programming_variation` of
+    one that holds a weight, programmed once.
+    """
 
     bits_per_cell: int
     r_on_ohm: float | None = None
     r_off_ohm: float | None = None
-    read_variation: float = 0.0
-    write_variation: float = 0.0
+    read_variation: float | None = None
+    write_variation: float | None = None
+    programming_variation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,3 +152,8 @@ class Chip:
     assumptions: tuple[str, ...] = ()
     #: what the figures above include or leave out, in words
     notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with any value of the chip."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]

@@ -47,6 +47,7 @@ class DeviceSpec(StrictModel):
     r_off_ohm: Sourced[PositiveFloat] | None = None
     read_variation: Sourced[Fraction] | None = None
     write_variation: Sourced[Fraction] | None = None
+    programming_variation: Sourced[Fraction] | None = None
 
     def device(self) -> Device:
         """The numbers without their sources."""
@@ -54,8 +55,11 @@ class DeviceSpec(StrictModel):
             bits_per_cell=self.bits_per_cell.value,
             r_on_ohm=self.r_on_ohm.value if self.r_on_ohm else None,
             r_off_ohm=self.r_off_ohm.value if self.r_off_ohm else None,
-            read_variation=self.read_variation.value if self.read_variation else 0.0,
-            write_variation=self.write_variation.value if self.write_variation else 0.0,
+            read_variation=self.read_variation.value if self.read_variation else None,
+            write_variation=self.write_variation.value if self.write_variation else None,
+            programming_variation=(
+                self.programming_variation.value if self.programming_variation else None
+            ),
         )
 
 

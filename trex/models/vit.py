@@ -58,6 +58,24 @@ def join_heads(output_BHNE: Tensor) -> Tensor:
     return output_BHNE.transpose(1, 2).flatten(2)
 
 
+class Products(nn.Module):
+    """An attention's own way to multiply; a child called `products`, where it has one.
+
+    Without it the two products are plain ones, fused where nobody needs the map.
+    """
+
+    def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:
+        """QKᵀ of queries that are scaled already, (B, H, N, N)."""
+        return query_BHNE @ key_BHNE.transpose(-2, -1)
+
+    def context(self, map_BHNN: Tensor, value_BHNE: Tensor) -> Tensor:
+        """The attention probabilities' mean of the values, (B, H, N, E)."""
+        return map_BHNN @ value_BHNE
+
+
+_PLAIN: Final = Products()
+
+
 class ReusedAttention(nn.Module):
     """What a consumer keeps of its attention: a transform and the projection.
 
@@ -86,7 +104,8 @@ class ReusedAttention(nn.Module):
         """The reused map on the consumer's own values, (B, N, D)."""
         value = self.v(own_BND)
         value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return cast(Tensor, self.norm(join_heads(map_BHNN @ value)))
+        products = getattr(self, "products", _PLAIN)
+        return cast(Tensor, self.norm(join_heads(products.context(map_BHNN, value))))
 
 
 class VitConsumer(Consumer):
@@ -196,11 +215,14 @@ class VitAdapter(Adapter):
         )
         query, key = attention.q_norm(query), attention.k_norm(key)
         dropout = attention.attn_drop.p if attention.training else 0.0
+        products = getattr(attention, "products", None)
         kept: dict[ReusedTensor, Tensor] = {}
-        if "map" in tensors:
-            probabilities = (query * attention.scale @ key.transpose(-2, -1)).softmax(dim=-1)
-            kept["map"] = probabilities
-            context = F.dropout(probabilities, dropout) @ value
+        if "map" in tensors or products is not None:
+            products = products or _PLAIN
+            probabilities = products.scores(query * attention.scale, key).softmax(dim=-1)
+            if "map" in tensors:
+                kept["map"] = probabilities
+            context = products.context(F.dropout(probabilities, dropout), value)
         else:
             context = F.scaled_dot_product_attention(
                 query, key, value, dropout_p=dropout, scale=attention.scale
