@@ -1,3 +1,30 @@
 """TReX: attention reuse for pretrained vision transformers, under a hardware budget."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trex.export.bundle import load_bundle as load
+    from trex.plan import ReusePlan
+    from trex.reuse import apply_reuse, remove_reuse
+
 __version__ = "0.1.0"
+__all__ = ["ReusePlan", "apply_reuse", "load", "remove_reuse"]
+
+#: public name -> (module, name there); imported on first use, since torch takes seconds
+_PUBLIC = {
+    "ReusePlan": ("trex.plan", "ReusePlan"),
+    "apply_reuse": ("trex.reuse", "apply_reuse"),
+    "load": ("trex.export.bundle", "load_bundle"),
+    "remove_reuse": ("trex.reuse", "remove_reuse"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'trex' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -121,7 +121,7 @@ class ReusePlan:
 
     @classmethod
     def strided(cls, *, stride: int, start: int, n_reuse: int) -> ReusePlan:
-        """Consumers `start`, `start + stride`, …, each reusing the encoder before it (TReX §IV)."""
+        """Consumers `start`, `start + stride`, …, each reusing the one before it (TReX §IV)."""
         _positive(stride=stride - 1, start=start, n_reuse=n_reuse)
         return cls.nearest(start + stride * k for k in range(n_reuse))
 

@@ -163,8 +163,8 @@ class Consumer(nn.Module, ABC):
         if reused is None:
             raise ReuseError(
                 "an encoder that reuses attention was called without its source's attention",
-                hint="forward_intermediates, attention masks and timm's own gradient checkpointing "
-                "call encoders one by one, which cannot work here: call the whole model, "
+                hint="forward_intermediates, attention masks and timm's own checkpointing call "
+                "encoders one by one, which cannot work here: call the whole model, "
                 "checkpoint with trex.reuse.set_grad_checkpointing, or undo the reuse with "
                 "trex.reuse.remove_reuse",
             )

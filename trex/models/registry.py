@@ -28,6 +28,8 @@ class LoadedModel:
     """A model ready to use, and where its weights came from."""
 
     name: str
+    #: what `create` was given beside the name
+    arguments: dict[str, Any]
     model: nn.Module
     adapter: Adapter
     #: the file's path, "hub" or "random"
@@ -105,6 +107,7 @@ def load(
     report = None if weights is None else load_weights(model, Path(weights), model_name=name)
     return LoadedModel(
         name=name,
+        arguments={"num_classes": num_classes, "img_size": img_size},
         model=model,
         adapter=adapter,
         weights_source="hub" if weights is None else str(weights),

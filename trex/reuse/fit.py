@@ -9,6 +9,7 @@ memory, and plans that begin alike share the work of their common beginning.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trex.architecture import Transform
+from trex.errors import DataError
 from trex.models.adapter import Adapter, Consumer
 from trex.plan import Reuse, ReusedTensor, ReusePlan
 from trex.reuse.apply import apply_reuse, check_plan
@@ -49,6 +51,12 @@ class Candidate:
     plan: ReusePlan
     transforms: Mapping[int, Transform]
 
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that name this candidate in files."""
+        text = " ".join(f"{reuse}/{self.transforms[reuse.consumer]}" for reuse in self.plan)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FittedPlan:
@@ -77,20 +85,28 @@ def apply_fitted(model: nn.Module, fitted: FittedPlan) -> nn.Module:
 class Calibration:
     """What the original does with the calibration images, and where variants start from.
 
-    One pass over the images; the first `n_fit` of them are fitted on, the rest measured on.
+    One pass over the images; those fitted on are numbered first, those measured on follow.
 
     Args:
-        batches: images (B, C, H, W) in order.
-        scratch: a folder on a disk with room for `n_fit × encoders` activations.
+        model: the original, which stays as it is.
+        adapter: of its family.
+        fit_batches: images (B, C, H, W) to fit on.
+        measure_batches: images to measure on.
+        settings: of all fits that start here.
+        scratch: a folder on a disk with room for the fitted images' activations in every encoder.
+        progress: called with the number of images done.
+
+    Raises:
+        DataError: there is no image to fit on.
     """
 
     def __init__(
         self,
         model: nn.Module,
         adapter: Adapter,
-        batches: Iterable[Tensor],
+        fit_batches: Iterable[Tensor],
+        measure_batches: Iterable[Tensor] = (),
         *,
-        n_fit: int,
         settings: FitSettings,
         scratch: Path,
         progress: Progress = lambda images: None,
@@ -99,7 +115,6 @@ class Calibration:
         self.adapter = adapter
         self.settings = settings
         self.scratch = scratch
-        self.n_fit = n_fit
         self.encoders: list[tuple[str, nn.Module]] = [
             (f"{name}.{position}", block)
             for name in adapter.containers(model)
@@ -107,30 +122,32 @@ class Calibration:
         ]
         self.entry = TensorFile(scratch)
         self.targets = [TensorFile(scratch) for _ in self.encoders]
-        self.logits = torch.empty(0)
-        self.n_images = 0
+        self.n_fit = self.n_images = 0
         logits = []
         model.eval()
         with torch.no_grad():
-            for images in batches:
-                logits.append(self._collect(images))
-                self.n_images += len(images)
-                progress(len(images))
+            for fitted, batches in ((True, fit_batches), (False, measure_batches)):
+                for images in batches:
+                    logits.append(self._collect(images, fitted))
+                    self.n_images += len(images)
+                    self.n_fit += len(images) if fitted else 0
+                    progress(len(images))
+        if not self.n_fit:
+            raise DataError("there is no image to fit on", hint="give more calibration images")
         self.logits = torch.cat(logits)
 
-    def _collect(self, images: Tensor) -> Tensor:
+    def _collect(self, images: Tensor, fitted: bool) -> Tensor:
         """Run one batch through the original; store its entry stream and the fit's targets."""
         start = self.n_images
-        fit = max(0, min(len(images), self.n_fit - start))
         stream = self.adapter.stem(self.model, images)
         self.entry.write(start, stream)
         for index, (_, block) in enumerate(self.encoders):
             stream = self.adapter.before(block, stream)
             output, _ = self.adapter.attend(block, stream, frozenset())
             merged = self.adapter.merge(block, stream, output)
-            if index and fit:
+            if index and fitted:
                 kept = 1.0 - self.settings.drift
-                self.targets[index].write(start, merged[:fit] - kept * stream[:fit])
+                self.targets[index].write(start, merged - kept * stream)
             stream = self.adapter.between(self.model, index, self.adapter.after(block, merged))
         return self.adapter.head(self.model, stream)
 
@@ -304,9 +321,8 @@ class PlanFitter:
         projection.bias.copy_(bias)
 
     def _head(self, stream: TensorFile) -> Tensor:
-        return torch.cat(
-            [
-                self._adapter.head(self._calibration.model, stream.read(start, stop))
-                for start, stop in self._batches(self._measure_rows)
-            ]
-        )
+        logits = [
+            self._adapter.head(self._calibration.model, stream.read(start, stop))
+            for start, stop in self._batches(self._measure_rows)
+        ]
+        return torch.cat(logits) if logits else torch.empty(0)

@@ -37,7 +37,7 @@ class TensorFile:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed in close)
             offset = start * self._row_bytes()
-            view = memoryview(array.reshape(-1).view(np.uint8))
+            view = array.reshape(-1).view(np.uint8).data
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset)
                 offset, view = offset + written, view[written:]
@@ -52,7 +52,7 @@ class TensorFile:
         """The images from `start` to `stop`, (stop - start, …)."""
         assert self._file is not None, "nothing was written yet"
         array = np.empty((stop - start, *self._shape), dtype=np.float32)
-        view = memoryview(array.reshape(-1).view(np.uint8))
+        view = array.reshape(-1).view(np.uint8).data
         offset = start * self._row_bytes()
         while view:
             count = os.preadv(self._file.fileno(), [view], offset)

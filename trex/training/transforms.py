@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor, nn
-from torchvision import transforms  # type: ignore[import-untyped]
+from torchvision import transforms
 
 from trex.errors import DataError
 
@@ -80,6 +80,14 @@ class DataConfig:
             crop_pct=known["crop_pct"],
             crop_mode=known["crop_mode"],
         )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DataConfig:
+        """What `dataclasses.asdict` made of one, read back from a file."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**values)
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:

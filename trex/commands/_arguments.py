@@ -1,0 +1,90 @@
+"""Flags that several commands share, and what they mean. No heavy imports at the top."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trex.training.data import ImageSet
+    from trex.training.transforms import DataConfig
+
+_logger = logging.getLogger(__name__)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, with which weights and preprocessing."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", required=True, help="timm name, e.g. deit_tiny_patch16_224")
+    group.add_argument("--weights", type=Path, metavar="FILE", help="local file; else timm's")
+    group.add_argument("--num-classes", type=int, metavar="N", help="of the model's head")
+    group.add_argument("--img-size", type=int, metavar="PIXELS")
+    group.add_argument("--mean", type=float, nargs="+", help="of the channels; else the model's")
+    group.add_argument("--std", type=float, nargs="+", help="of the channels; else the model's")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """How data sets are read."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--class-map", type=Path, metavar="FILE", help="class folders in the head's order"
+    )
+    group.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Output for programs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def data_config(args: argparse.Namespace, model: Any) -> DataConfig:
+    """The model's preprocessing with the user's own numbers."""
+    from trex.training.transforms import DataConfig
+
+    return DataConfig.of_model(model, mean=args.mean, std=args.std)
+
+
+def open_labelled(
+    source: str, args: argparse.Namespace, config: DataConfig, num_classes: int | None
+) -> ImageSet:
+    """A data set whose labels are needed.
+
+    Raises:
+        DataError: it is missing, empty, or its labels are not the head's classes.
+    """
+    from trex.training.data import open_dataset
+    from trex.training.transforms import eval_transform
+
+    return open_dataset(
+        source,
+        transform=eval_transform(config),
+        class_map=args.class_map,
+        num_classes=num_classes,
+        strict=args.strict,
+    )
+
+
+def open_calibration(
+    source: str, args: argparse.Namespace, config: DataConfig, num_classes: int | None
+) -> ImageSet:
+    """A data set whose labels are used where they are the head's, and otherwise left out, aloud.
+
+    Raises:
+        DataError: it is missing or empty, or `--class-map` was given and does not fit.
+    """
+    from trex.errors import DataError
+    from trex.training.data import open_dataset
+    from trex.training.transforms import eval_transform
+
+    try:
+        return open_labelled(source, args, config, num_classes)
+    except DataError as error:
+        if args.class_map is not None:
+            raise
+        unlabelled = open_dataset(
+            source, transform=eval_transform(config), labels=False, strict=args.strict
+        )
+        _logger.info("labels are not used: %s", error.message)
+        return unlabelled

@@ -1,0 +1,126 @@
+"""`trex check`: validate a chip, a search space, a plan, a bundle or a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from trex.commands import _arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument(
+        "thing",
+        metavar="THING",
+        help='a chip or space (name or path), a plan ("5<-4 7<-6"), a bundle or run folder',
+    )
+    parser.add_argument("--model", help="also check that a space or plan fits this model")
+    _arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find out what the thing is and check it."""
+    kind, lines, good = _check(args.thing, args.model)
+    if args.json:
+        print(json.dumps({"kind": kind, "ok": good, "details": lines}))
+    else:
+        print("\n".join([f"{args.thing}: {kind}, {'good' if good else 'NOT good'}", *lines]))
+    return 0 if good else 1
+
+
+def _check(thing: str, model: str | None) -> tuple[str, list[str], bool]:
+    path = Path(thing)
+    if "<-" in thing:
+        return "plan", _plan(thing, model), True
+    if (path / "manifest.json").is_file():
+        return "run folder", _run_folder(path), True
+    if (path / "config.json").is_file():
+        return "bundle", _bundle(path), True
+    if _is_space(thing):
+        return "search space", _space(thing, model), True
+    return _chip(thing)
+
+
+def _is_space(thing: str) -> bool:
+    from trex.search.space import shipped_spaces
+
+    path = Path(thing)
+    return thing in shipped_spaces() or (
+        path.is_file() and path.suffix in (".yaml", ".yml") and path.name != "chip.yaml"
+        and "tensors:" in path.read_text(encoding="utf-8", errors="replace")
+    )  # fmt: skip
+
+
+def _plan(text: str, model: str | None) -> list[str]:
+    from trex.plan import ReusePlan
+
+    plan = ReusePlan.parse(text)
+    if model is not None:
+        from trex.models.registry import adapter_of, create
+        from trex.reuse.apply import check_plan
+
+        original = create(model, device="meta")
+        check_plan(plan, original, adapter_of(original, model))
+    return [f"{plan} ({plan.n_reuse} encoders reuse)"]
+
+
+def _space(name: str, model: str | None) -> list[str]:
+    from trex.config import read_document
+    from trex.datafiles import find
+    from trex.errors import SpaceError
+    from trex.search.space import SearchSpace, SpaceFile
+
+    path = find("search_spaces", name, ".yaml", SpaceError)
+    file = read_document(path, SpaceError).validate(SpaceFile)
+    lines = [file.description]
+    if model is not None:
+        from trex.models.registry import architecture
+
+        space = SearchSpace.load(name, architecture(model))
+        lines.append(f"{space.size:,} plans for {model}")
+    return lines
+
+
+def _run_folder(path: Path) -> list[str]:
+    from trex.errors import RunError
+    from trex.search.run import Run
+
+    run = Run.open(path)
+    records = run.records()
+    for record in records:
+        if not (run.candidates / f"{record['key']}.safetensors").is_file():
+            raise RunError(
+                f'{path}: the fitted parameters of "{record["plan"]}" are missing',
+                hint="run the search again in another folder",
+            )
+    finished = (run.best / "best.json").is_file()
+    lines = [f"{len(records)} candidates, {'finished' if finished else 'not finished'}"]
+    return [*lines, *(_bundle(run.best) if finished else [])]
+
+
+def _bundle(path: Path) -> list[str]:
+    from trex.export.bundle import load_bundle, load_config
+
+    load_bundle(path)
+    config: dict[str, Any] = load_config(path)
+    return [f'{config["model"]} with "{config["plan"]}", weights {config["weights_sha256"]}']
+
+
+def _chip(name: str) -> tuple[str, list[str], bool]:
+    from trex.hardware import check_chip
+
+    report = check_chip(name)
+    chip = report.chip
+    lines = [f"{chip.technology_nm} nm, {chip.citation}"]
+    lines += [
+        f"{c.name}: {c.quantity} {c.ours:.6g}, published {c.published:.6g} ({c.deviation:+.2%}"
+        + ("" if c.agrees else f", known: {c.known_difference}" if c.known_difference else ", NOT")
+        + ")"
+        for c in report.comparisons
+    ]
+    if report.source is None:
+        lines.append("nothing is published beside it, so nothing was compared")
+    return "chip", [*lines, *(f"assumption: {text}" for text in chip.assumptions)], report.ok

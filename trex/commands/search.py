@@ -1,0 +1,162 @@
+"""`trex search`: find the plan that fits a budget and loses least."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trex.commands import _arguments
+
+if TYPE_CHECKING:
+    from trex.search.engine import Problem, Search
+    from trex.search.feasible import FeasiblePlans
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    _arguments.add_model(parser)
+    _arguments.add_data(parser)
+    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
+    parser.add_argument(
+        "--accounting", default="paper", choices=("paper", "paper_transform", "full")
+    )
+    parser.add_argument(
+        "--space", default="default", metavar="NAME", help="a shipped search space, or a path"
+    )
+    budget = parser.add_argument_group("budget (all given limits must hold)")
+    budget.add_argument("--max-latency", metavar="LIMIT", help="9ms, or 0.6x of the original")
+    budget.add_argument("--max-energy", metavar="LIMIT", help="0.1mJ, or 0.8x")
+    budget.add_argument("--max-area", metavar="LIMIT", help="600mm2, or 0.9x")
+    budget.add_argument("--max-edap", metavar="LIMIT", help="484mJ*ms*mm2, or 0.5x")
+    parser.add_argument("--calib", required=True, metavar="DATASET", help="images to fit with")
+    parser.add_argument(
+        "--eval", metavar="DATASET", help="labelled images to measure the winner on"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
+    parser.add_argument("--final-views", type=int, default=2, metavar="N",
+                        help="augmented views of every image in the winner's last fit")  # fmt: skip
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+    _arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search, measure the winner, print the table."""
+    import time
+
+    started = time.monotonic()
+    search, measured = prepare(args)
+    best = search.execute()
+    from trex.search.outcome import outcome
+
+    result = outcome(search, best, measured() if measured else None)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    search.run.write_json("summary.json", result)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        from trex.report.tables import search_table
+
+        print("\n".join(search_table(result)))
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
+    """Check everything a search needs, before any work; also how to measure its winner.
+
+    Raises:
+        TrexError: anything the user gave is missing, malformed or does not fit.
+    """
+    from trex.errors import BudgetError
+    from trex.hardware import load_chip
+    from trex.models.registry import architecture_of, load
+    from trex.search.budget import QUANTITIES, Budget
+    from trex.search.engine import Problem, Search, SearchSettings
+    from trex.search.feasible import feasible_plans
+    from trex.search.run import Run
+    from trex.search.space import SearchSpace
+
+    for name in ("evaluations", "final_views"):
+        least = 1 if name == "evaluations" else 0
+        if getattr(args, name) < least:
+            raise BudgetError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
+                hint=f"give at least {least}",
+            )
+    budget = Budget.parse({q: getattr(args, f"max_{q}") for q in QUANTITIES})
+    chip = load_chip(args.hw)
+    loaded = load(
+        args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
+    )
+    model = architecture_of(loaded.model, loaded.name)
+    space = SearchSpace.load(args.space, model)
+    feasible = feasible_plans(model, chip, args.accounting, space, budget)
+    config = _arguments.data_config(args, loaded.model)
+    classes = getattr(loaded.model, "num_classes", None)
+    problem = Problem(
+        loaded=loaded,
+        chip=chip,
+        accounting=args.accounting,
+        space=space,
+        images=_arguments.open_calibration(args.calib, args, config, classes),
+        data_config=config,
+        settings=SearchSettings(
+            seed=args.seed, evaluations=args.evaluations, final_views=args.final_views
+        ),
+    )
+    measured = None
+    if args.eval:
+        evaluated = _arguments.open_labelled(args.eval, args, config, classes)
+        measured = _measurement(problem, evaluated, args.out)
+    run_folder = Run.start(args.out, _manifest(args, problem, budget, feasible))
+    scratch = args.scratch or args.out
+    return Search(problem, feasible, run_folder, scratch), measured
+
+
+def _measurement(problem: Problem, images: Any, out: Path) -> Any:
+    def measure() -> dict[str, Any]:
+        from trex.export.bundle import load_bundle
+        from trex.training.measure import measure_pair
+
+        return measure_pair(load_bundle(out / "best"), problem.loaded.model, images)
+
+    return measure
+
+
+def _manifest(
+    args: argparse.Namespace, problem: Problem, budget: Any, feasible: FeasiblePlans
+) -> dict[str, Any]:
+    import sys
+    from dataclasses import asdict
+
+    from trex.report.versions import versions
+    from trex.training.data import dataset_fingerprint
+
+    loaded = problem.loaded
+    return {
+        "settings": {
+            "model": loaded.name,
+            "model_args": loaded.arguments,
+            "weights_sha256": loaded.weights_sha256,
+            "chip": problem.chip.name,
+            "chip_sha256": problem.chip.fingerprint,
+            "accounting": problem.accounting,
+            "space": asdict(problem.space),
+            "budget": str(budget),
+            "calibration_sha256": dataset_fingerprint(problem.images),
+            "data": asdict(problem.data_config),
+            "search": asdict(problem.settings),
+        },
+        "command": ["trex", *sys.argv[1:]],
+        "versions": versions(),
+        "weights_source": loaded.weights_source,
+        "calibration": args.calib,
+        "calibration_images": len(problem.images),
+        "class_map": None if args.class_map is None else str(args.class_map),
+        "space_size": feasible.space_size,
+        "feasible": len(feasible.masks),
+        "baseline": feasible.baseline_estimate(problem.chip, problem.accounting),
+    }

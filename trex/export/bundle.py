@@ -1,0 +1,165 @@
+"""Bundles: a folder with a variant's configuration and weights, enough to run it anywhere.
+
+config.json           the base model, the plan, the preprocessing, where the weights came from
+model.safetensors     every parameter of the variant
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+import trex
+from trex.errors import BundleError, StorageError, TrexError
+from trex.files import write_atomic
+from trex.models.registry import create
+from trex.models.weights import weights_hash
+from trex.reuse import apply_reuse, reuse_of
+from trex.training.transforms import DataConfig
+
+SCHEMA: Final = 1
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+
+
+def save_bundle(
+    folder: Path,
+    model: nn.Module,
+    *,
+    name: str,
+    arguments: dict[str, Any],
+    base_weights_sha256: str,
+    data_config: DataConfig,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write a variant (or an original) as a bundle.
+
+    Args:
+        folder: is created; files of an earlier bundle in it are replaced.
+        model: the running variant.
+        name: its base model's timm name.
+        arguments: what else `timm.create_model` needs (num_classes, img_size).
+        base_weights_sha256: `weights_hash` of the original.
+        data_config: the preprocessing.
+        extra: anything that should travel along (estimates, measurements).
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    plan, transforms = reuse_of(model) or ("", {})
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    config = {
+        "schema": SCHEMA,
+        "trex_version": trex.__version__,
+        "model": name,
+        "model_args": arguments,
+        "plan": str(plan),
+        "transforms": {str(k): v for k, v in transforms.items()},
+        "base_weights_sha256": base_weights_sha256,
+        "weights_sha256": weights_hash(model),
+        "data": asdict(data_config),
+        **(extra or {}),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
+        ) from error
+    write_atomic(folder / WEIGHTS, save(state))
+    write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """A bundle's configuration.
+
+    Raises:
+        BundleError: it is missing, damaged or of another version.
+    """
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {CONFIG}",
+            hint="give a folder that `trex export` wrote, or a run's best/ folder",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None
+    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+        found = config.get("schema") if isinstance(config, dict) else None
+        raise BundleError(
+            f"{file} is of schema {found}, this TReX reads {SCHEMA}",
+            hint="use the version of TReX that wrote it",
+        )
+    needed = ("model", "model_args", "plan", "transforms", "weights_sha256", "data")
+    if missing := [name for name in needed if name not in config]:
+        raise BundleError(f"{file} has no {missing[0]!r}", hint="export it again")
+    return config
+
+
+def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
+    """The running variant of a bundle, in evaluation mode.
+
+    Args:
+        folder: the bundle.
+        base: turn this original into the variant, in place, instead of building one; it must be
+            the very model the bundle was made from.
+
+    Raises:
+        BundleError: the bundle is incomplete or damaged, or `base` is another model or holds
+            other weights. `base` is then as it was.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    state = _read_weights(folder / WEIGHTS)
+    if base is not None and weights_hash(base) != config["base_weights_sha256"]:
+        raise BundleError(
+            f"{folder} was made from another base model or from other weights of it",
+            hint=f"load the {config['model']} weights of hash {config['base_weights_sha256']}, "
+            "or leave base out",
+        )
+    try:
+        model = create(config["model"], **config["model_args"]) if base is None else base
+        transforms = {int(k): v for k, v in config["transforms"].items()}
+        apply_reuse(model, config["plan"], transforms)
+    except TrexError as error:
+        raise BundleError(
+            f"{folder / CONFIG}: {error.message}", hint=error.hint or "export it again"
+        ) from error
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    found = {k: v.shape for k, v in state.items()}
+    if expected != found:
+        odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise BundleError(
+            f"{folder / WEIGHTS} does not hold this variant's weights; first difference: {odd[0]}",
+            hint="export it again",
+        )
+    model.load_state_dict(state)
+    if weights_hash(model) != config["weights_sha256"]:
+        raise BundleError(
+            f"{folder / WEIGHTS} is not the file that belongs to {CONFIG}",
+            hint="export it again; one of the two was changed",
+        )
+    return model.eval()
+
+
+def bundle_data_config(config: dict[str, Any]) -> DataConfig:
+    """The preprocessing stored in a bundle's configuration."""
+    return DataConfig.from_json(config["data"])
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return dict(load_file(file))
+    except FileNotFoundError:
+        raise BundleError(f"{file.parent} has no {file.name}", hint="export it again") from None
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None

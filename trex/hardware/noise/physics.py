@@ -1,0 +1,148 @@
+"""What the noise model needs of an array, and the choices the chip does not make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from trex.errors import ChipError
+from trex.hardware.chip import ArrayModel, Device
+
+Mode = Literal["fast", "exact"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+Encoding = Literal["differential", "offset"]
+ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
+AdcRange = Literal["calibrated", "worst_case"]
+ADC_RANGES: Final[tuple[AdcRange, ...]] = get_args(AdcRange)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseSettings:
+    """Choices that neither the chip file nor the TReX paper makes.
+
+    Attributes:
+        encoding: how signs are stored and fed. `differential`: a weight's magnitude on one of a
+            pair of columns whose currents are subtracted before the converter, an input's
+            magnitude bit by bit with the line driven by its sign. `offset`: 2^(b-1) added to
+            every weight, inputs in two's complement, the excess subtracted digitally.
+        adc_range: `calibrated`: a converter spans the largest partial sum of its layer and slice
+            on the calibration images, in steps of at least one level of a cell. `worst_case`:
+            it spans what a full array of full cells would give.
+        write_gain: γ in G' = G + γ·√((G−Gmin)(Gmax−Gmin))·N(0, σ²) (ClipFormer, arXiv
+            2402.02586). Assumption: one; the paper prints no value.
+    """
+
+    encoding: Encoding = "differential"
+    adc_range: AdcRange = "calibrated"
+    write_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise ChipError(
+                f"{self.encoding!r} is not an encoding", hint=f"choose {' or '.join(ENCODINGS)}"
+            )
+        if self.adc_range not in ADC_RANGES:
+            raise ChipError(
+                f"{self.adc_range!r} is not an ADC range",
+                hint=f"choose {' or '.join(ADC_RANGES)}",
+            )
+        if not (math.isfinite(self.write_gain) and self.write_gain >= 0):
+            raise ChipError(
+                f"a write gain of {self.write_gain} cannot be", hint="give zero or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Physics:
+    """One array in units of a cell's level: (Gmax − Gmin) / (2^bits_per_cell − 1).
+
+    Attributes:
+        rows: cells whose currents add up on a column.
+        read_sigma: σ_R in G' = G·(1 + N(0, σ_R²)), new at every read.
+        write_sigma: γ·σ of the write or programming noise.
+        pedestal: Gmin in levels.
+    """
+
+    rows: int
+    weight_bits: int
+    input_bits: int
+    adc_bits: int
+    cell_bits: int
+    read_sigma: float
+    write_sigma: float
+    pedestal: float
+    encoding: Encoding
+    adc_range: AdcRange
+
+    @property
+    def top_level(self) -> int:
+        """A full cell, in levels."""
+        return (1 << self.cell_bits) - 1
+
+    @classmethod
+    def of(cls, array: ArrayModel, settings: NoiseSettings, *, static: bool) -> Physics:
+        """The array as it holds weights (`static`) or a matrix computed on the way.
+
+        Raises:
+            ChipError: the device's variations or resistances are not in the chip file, or the
+                array's bits cannot be simulated.
+        """
+        device, where = array.device, f"arrays.{array.name}"
+        for name, bits, least, most in (
+            ("weight_bits", array.weight_bits, 2, 12),
+            ("input_bits", array.input_bits, 2, 12),
+            ("adc_bits", array.adc_bits, 2, 16),
+        ):
+            if not least <= bits <= most:
+                raise ChipError(
+                    f"{where}.{name}: non-ideal accuracy needs {least} to {most} bits, not {bits}",
+                    hint="set another value for the simulation",
+                )
+        read = _variation(device, "read_variation", where)
+        write = _variation(
+            device, "write_variation" if static is False else "programming_variation", where
+        )
+        return cls(
+            rows=array.rows,
+            weight_bits=array.weight_bits,
+            input_bits=array.input_bits,
+            adc_bits=array.adc_bits,
+            cell_bits=device.bits_per_cell,
+            read_sigma=read,
+            write_sigma=write * settings.write_gain,
+            pedestal=_pedestal(device, where, needed=read > 0 or write > 0),
+            encoding=settings.encoding,
+            adc_range=settings.adc_range,
+        )
+
+
+def _variation(device: Device, field: str, where: str) -> float:
+    value: float | None = getattr(device, field)
+    if value is None:
+        raise ChipError(
+            f"non-ideal accuracy needs {where}.device.{field}, which the chip file does not give",
+            hint="add it with its source; 0.0 where the device has no such variation",
+        )
+    return value
+
+
+def _pedestal(device: Device, where: str, *, needed: bool) -> float:
+    """Gmin in levels; a cell without resistances and variations does not conduct when off."""
+    for field in ("r_on_ohm", "r_off_ohm"):
+        if getattr(device, field) is None:
+            if not needed:
+                return 0.0
+            raise ChipError(
+                f"non-ideal accuracy needs {where}.device.{field}: the cell's variations grow "
+                "with its conductance",
+                hint="add it with its source",
+            )
+    assert device.r_on_ohm is not None
+    assert device.r_off_ohm is not None
+    if device.r_off_ohm <= device.r_on_ohm:
+        raise ChipError(
+            f"{where}.device.r_off_ohm is not above r_on_ohm", hint="exchange the two values"
+        )
+    g_max, g_min = 1 / device.r_on_ohm, 1 / device.r_off_ohm
+    return g_min / (g_max - g_min) * ((1 << device.bits_per_cell) - 1)

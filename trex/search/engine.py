@@ -1,0 +1,270 @@
+"""One search from beginning to end: cost everything, keep what fits, fit and measure the best.
+
+all plans costed ─> budget ─> surrogate on some images ─> the likeliest fitted and measured
+─> winner refitted on all images ─> bundle
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from trex.export.bundle import save_bundle
+from trex.files import write_atomic
+from trex.hardware import Accounting, Chip
+from trex.models.registry import LoadedModel
+from trex.reuse.fit import (
+    Calibration,
+    Candidate,
+    FitSettings,
+    FittedPlan,
+    PlanFitter,
+    apply_fitted,
+)
+from trex.search.feasible import FeasiblePlans
+from trex.search.pareto import pareto_front
+from trex.search.records import best_record, candidate_of, describe, mean_kl, selection_metrics
+from trex.search.run import Run
+from trex.search.space import SearchSpace
+from trex.search.surrogate import Surrogate, build, probes
+from trex.training.data import Batch, ImageSet, ViewSet, batches
+from trex.training.transforms import DataConfig, fitting_views
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """How much work a search does, and how it is spread."""
+
+    seed: int = 0
+    #: candidates fitted and measured
+    evaluations: int = 32
+    #: the share of the calibration images that candidates are compared on
+    select_share: float = 0.4
+    #: images the surrogate is measured with, fitted and compared ones together
+    surrogate_images: int = 300
+    #: augmented views of every image in the winner's final fit, beside the image itself
+    final_views: int = 2
+    fit: FitSettings = field(default_factory=FitSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Everything one search needs to know."""
+
+    loaded: LoadedModel
+    chip: Chip
+    accounting: Accounting
+    space: SearchSpace
+    images: ImageSet
+    data_config: DataConfig
+    settings: SearchSettings
+
+
+class Search:
+    """A search in a run folder; going on in a folder skips what is recorded there.
+
+    Args:
+        problem: what is searched for.
+        feasible: the plans within the budget.
+        run: where to.
+        scratch: a folder with room for activations.
+    """
+
+    def __init__(self, problem: Problem, feasible: FeasiblePlans, run: Run, scratch: Path) -> None:
+        self.problem = problem
+        self.feasible = feasible
+        self.run = run
+        self.scratch = scratch
+
+    def execute(self) -> dict[str, Any]:
+        """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
+        with self.run.locked():
+            done = {record["key"] for record in self.run.records()}
+            calibration = self._calibrate()
+            try:
+                chosen = self._choose(self._surrogates(calibration))
+                self._evaluate(calibration, [c for c in chosen if c.key not in done])
+            finally:
+                calibration.close()
+            return self._finish()
+
+    def _calibrate(self) -> Calibration:
+        settings, images = self.problem.settings, self.problem.images
+        # Split by a shuffle: folders are in the order of their classes.
+        shares = (1.0 - settings.select_share, settings.select_share)
+        fit, select = images.split(shares, settings.seed)
+        measured = batches(select, settings.fit.batch_size)
+        labels: list[Tensor] = []
+        with _bar("original", len(images)) as advance:
+            calibration = Calibration(
+                self.problem.loaded.model,
+                self.problem.loaded.adapter,
+                (batch.images for batch in batches(fit, settings.fit.batch_size)),
+                _noting(measured, labels),
+                settings=settings.fit,
+                scratch=self.scratch,
+                progress=advance,
+            )
+        self._labels = torch.cat(labels)
+        return calibration
+
+    def _surrogates(self, calibration: Calibration) -> list[Surrogate]:
+        if (self.run.path / "surrogate.json").exists():
+            stored = self.run.read_json("surrogate.json")
+            return [Surrogate.from_json(item) for item in stored["forms"]]
+        share = self.problem.settings.surrogate_images / calibration.n_images
+        rows = [
+            range(start, start + max(1, min(round(size * share), size)))
+            for start, size in (
+                (0, calibration.n_fit),
+                (calibration.n_fit, calibration.n_images - calibration.n_fit),
+            )
+        ]
+        surrogates = []
+        for form in self.problem.space.forms:
+            wanted = {c.key: consumers for consumers, c in probes(self.problem.space, form)}
+            losses = {}
+            for fitted in self._fit(
+                calibration, [c for _, c in probes(self.problem.space, form)], "surrogate", *rows
+            ):
+                losses[wanted[fitted.candidate.key]] = mean_kl(
+                    fitted.logits, calibration.logits[rows[1].start : rows[1].stop]
+                )
+            surrogates.append(build(self.problem.space, form, losses))
+        self.run.write_json("surrogate.json", {"forms": [s.as_json() for s in surrogates]})
+        return surrogates
+
+    def _choose(self, surrogates: Sequence[Surrogate]) -> list[Candidate]:
+        """The plans worth measuring: the best at every price level, then the best of all."""
+        feasible = self.feasible
+        predicted = np.empty(len(feasible.masks))
+        for number, surrogate in enumerate(surrogates):
+            of_form = feasible.forms == number
+            predicted[of_form] = surrogate.predict(feasible.masks[of_form])
+        self._predicted = {}
+        front = pareto_front(np.stack((feasible.costs.edap_j_s_m2, predicted), axis=1))
+        wanted = self.problem.settings.evaluations
+        # The front, thinned to a quarter of the evaluations, keeps the answer useful if the budget
+        # changes; the rest goes to the plans that are predicted to lose least.
+        share = max(1, wanted // 4)
+        thinned = front[np.unique(np.linspace(0, len(front) - 1, share).round().astype(int))]
+        ranked = [*thinned.tolist(), *np.argsort(predicted, kind="stable").tolist()]
+        chosen = []
+        for row in list(dict.fromkeys(ranked))[:wanted]:
+            candidate = self.problem.space.candidate(
+                feasible.masks[row], self.problem.space.forms[feasible.forms[row]]
+            )
+            chosen.append(candidate)
+            self._predicted[candidate.key] = (float(predicted[row]), row)
+        return chosen
+
+    def _evaluate(self, calibration: Calibration, candidates: Sequence[Candidate]) -> None:
+        original = calibration.logits[calibration.n_fit :]
+        started = time.monotonic()
+        for fitted in self._fit(calibration, candidates, "candidates"):
+            key = fitted.candidate.key
+            predicted, row = self._predicted[key]
+            write_atomic(self.run.candidates / f"{key}.safetensors", save(fitted.state))
+            self.run.append(
+                {
+                    "key": key,
+                    **describe(fitted.candidate),
+                    "estimate": self.feasible.estimate(
+                        row, self.problem.chip, self.problem.accounting
+                    ),
+                    "predicted_loss": predicted,
+                    "selection": selection_metrics(fitted.logits, original, self._labels),
+                    "seconds": round(time.monotonic() - started, 3),
+                }
+            )
+            started = time.monotonic()
+
+    def _finish(self) -> dict[str, Any]:
+        record = best_record(self.run.records())
+        if (self.run.best / "best.json").exists():
+            stored = self.run.read_json("best/best.json")
+            if stored["key"] == record["key"]:
+                return stored
+        candidate = candidate_of(record)
+        fitted = self._final_fit(candidate)
+        loaded = self.problem.loaded
+        variant = apply_fitted(deepcopy(loaded.model), fitted)
+        save_bundle(
+            self.run.best,
+            variant,
+            name=loaded.name,
+            arguments=loaded.arguments,
+            base_weights_sha256=loaded.weights_sha256,
+            data_config=self.problem.data_config,
+            extra={"estimate": record["estimate"]},
+        )
+        best = {k: record[k] for k in ("key", "plan", "transforms", "n_reuse", "transform")}
+        self.run.write_json("best/best.json", best)
+        return best
+
+    def _final_fit(self, candidate: Candidate) -> FittedPlan:
+        """Fit the winner once more, on all images and augmented views of them."""
+        settings, images = self.problem.settings, self.problem.images
+
+        parts: list[ImageSet | ViewSet] = [images]
+        if settings.final_views:
+            views = fitting_views(self.problem.data_config, settings.final_views, settings.seed)
+            parts.append(images.with_views(views))
+        pixels = (
+            batch.images for part in parts for batch in batches(part, settings.fit.batch_size)
+        )
+        with _bar("final fit: original", sum(map(len, parts))) as advance:
+            calibration = Calibration(
+                self.problem.loaded.model,
+                self.problem.loaded.adapter,
+                pixels,
+                settings=settings.fit,
+                scratch=self.scratch,
+                progress=advance,
+            )
+        try:
+            (fitted,) = self._fit(calibration, [candidate], "final fit")
+        finally:
+            calibration.close()
+        return fitted
+
+    def _fit(
+        self,
+        calibration: Calibration,
+        candidates: Sequence[Candidate],
+        label: str,
+        fit_rows: range | None = None,
+        measure_rows: range | None = None,
+    ) -> Iterator[FittedPlan]:
+        counter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=measure_rows)
+        with _bar(label, counter.steps(candidates), "encoder steps") as advance:
+            yield from PlanFitter(
+                calibration, fit_rows=fit_rows, measure_rows=measure_rows, progress=advance
+            ).fit(candidates)
+
+
+def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:
+    """The images of `parts`; their labels are added to `labels` on the way."""
+    for batch in parts:
+        labels.append(batch.labels)
+        yield batch.images
+
+
+@contextmanager
+def _bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], object]]:
+    with tqdm(
+        total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
+    ) as bar:
+        yield bar.update

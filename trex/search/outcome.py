@@ -1,0 +1,43 @@
+"""What a finished search tells: one JSON object, the same for programs and for the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trex.search.engine import Search
+from trex.search.records import front_of
+
+
+def outcome(
+    search: Search, best: dict[str, Any], evaluation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The search's answer.
+
+    Args:
+        search: finished.
+        best: what `Search.execute` returned.
+        evaluation: the winner's measurement on `--eval`, or None.
+    """
+    problem, feasible = search.problem, search.feasible
+    records = search.run.records()
+    winner = next(record for record in records if record["key"] == best["key"])
+    return {
+        "run": str(search.run.path),
+        "model": problem.loaded.name,
+        "chip": problem.chip.name,
+        "accounting": problem.accounting,
+        "budget": search.run.manifest()["settings"]["budget"],
+        "baseline": feasible.baseline_estimate(problem.chip, problem.accounting),
+        "best": {**_short(winner), "evaluation": evaluation},
+        "pareto": [_short(record) for record in front_of(records)],
+        "candidates": {
+            "space": feasible.space_size,
+            "feasible": len(feasible.masks),
+            "evaluated": len(records),
+        },
+    }
+
+
+def _short(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
+    return {name: record[name] for name in names}

@@ -1,0 +1,84 @@
+"""Getting a variant and its original back out of a run folder."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from trex.errors import RunError, WeightsError
+from trex.export.bundle import load_bundle, load_config
+from trex.models.registry import LoadedModel, load
+from trex.plan import ReusePlan
+from trex.reuse.fit import FittedPlan, apply_fitted
+from trex.search.records import candidate_of
+from trex.search.run import Run
+from trex.training.transforms import DataConfig
+
+
+def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, DataConfig]:
+    """The original a run searched on, and its preprocessing.
+
+    Args:
+        run: the run.
+        weights: its checkpoint, where it is no longer where the run found it.
+
+    Raises:
+        WeightsError: the checkpoint is gone, or holds other weights than the run used.
+    """
+    manifest = run.manifest()
+    settings = manifest["settings"]
+    source = manifest["weights_source"]
+    if weights is None and source != "hub":
+        weights = Path(source)
+    loaded = load(settings["model"], weights=weights, **settings["model_args"])
+    if loaded.weights_sha256 != settings["weights_sha256"]:
+        raise WeightsError(
+            f"{weights or 'the hub'} holds other weights than {run.path} was made with",
+            hint=f"give the checkpoint of hash {settings['weights_sha256']} with --weights",
+        )
+    return loaded, DataConfig.from_json(settings["data"])
+
+
+def pick_record(run: Run, pick: str) -> dict[str, Any]:
+    """The record of a plan, given in text.
+
+    Raises:
+        RunError: the run has not measured it.
+    """
+    plan = str(ReusePlan.parse(pick))
+    records = [record for record in run.records() if record["plan"] == plan]
+    if not records:
+        raise RunError(
+            f'{run.path} has not measured the plan "{plan}"',
+            hint=f"it holds {len(run.records())} plans; see {run.path / 'results.jsonl'}",
+        )
+    return min(records, key=lambda record: float(record["selection"]["loss"]))
+
+
+def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Module]:
+    """A plan in text and the running variant; `original.model` stays as it is.
+
+    Args:
+        run: the run.
+        pick: `best`, or a plan the run has measured.
+        original: of the run.
+
+    Raises:
+        RunError: the run has no winner yet, or has not measured the plan.
+    """
+    if pick == "best":
+        run.read_json("best/best.json")
+        return str(load_config(run.best)["plan"]), load_bundle(run.best)
+    record = pick_record(run, pick)
+    file = run.candidates / f"{record['key']}.safetensors"
+    if not file.exists():
+        raise RunError(f"{file} is missing", hint="run the search again in another folder")
+    fitted = FittedPlan(
+        candidate=candidate_of(record), state=dict(load_file(file)), logits=torch.empty(0)
+    )
+    return record["plan"], apply_fitted(deepcopy(original.model), fitted)
