@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
+# The same names as in trex.hardware, which is too heavy to import for `--help`.
+ACCOUNTINGS = ("paper", "paper_transform", "full")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, with which weights and preprocessing."""
     group = parser.add_argument_group("model")

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from trex.architecture import TRANSFORMS
+from trex.commands._arguments import ACCOUNTINGS
 from trex.errors import ChipError
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from trex.hardware import Cost, ScheduleCosts, Sums
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
-ACCOUNTINGS = ("paper", "paper_transform", "full")
 SCHEDULES = ("sequential", "parallel", "pipelined")
 
 

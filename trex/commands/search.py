@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_model(parser)
     _arguments.add_data(parser)
     parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
-    parser.add_argument(
-        "--accounting", default="paper", choices=("paper", "paper_transform", "full")
-    )
+    parser.add_argument("--accounting", default="paper", choices=_arguments.ACCOUNTINGS)
     parser.add_argument(
         "--space", default="default", metavar="NAME", help="a shipped search space, or a path"
     )
@@ -31,14 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--max-area", metavar="LIMIT", help="600mm2, or 0.9x")
     budget.add_argument("--max-edap", metavar="LIMIT", help="484mJ*ms*mm2, or 0.5x")
     parser.add_argument("--calib", required=True, metavar="DATASET", help="images to fit with")
-    parser.add_argument(
-        "--eval", metavar="DATASET", help="labelled images to measure the winner on"
-    )
+    parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
-    parser.add_argument("--final-views", type=int, default=2, metavar="N",
-                        help="augmented views of every image in the winner's last fit")  # fmt: skip
+    parser.add_argument(
+        "--final-views",
+        type=int,
+        default=2,
+        metavar="N",
+        help="augmented views of every image in the winner's last fit",
+    )
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
     _arguments.add_json(parser)
 

@@ -61,10 +61,9 @@ def search_table(result: dict[str, Any]) -> list[str]:
     lines += aligned(head, [original, *rows])
     lines += [
         "",
-        f"* the winner. Costs are estimates ({baseline['accounting']} accounting); loss, agreement "
-        "and top-1 are",
-        f"  measured on {selection['n']} calibration images that were not fitted on, "
-        "without any training.",
+        f"* the winner. Costs are estimates ({baseline['accounting']} accounting). Loss, agreement",
+        f"  and top-1 are measured on {selection['n']} calibration images that were not fitted on,",
+        "  without any training.",
     ]
     if best["evaluation"] is not None:
         lines += ["", *evaluation_lines(best["plan"], best["evaluation"])]
@@ -75,20 +74,21 @@ def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
     """A paired measurement in words."""
     low, high = measured["ci95"]
     skipped = f", {measured['skipped']} unreadable ones left out" if measured["skipped"] else ""
+    rows = [
+        (
+            name,
+            percent(measured[prefix + "top1"]),
+            percent(measured[prefix + "top5"]),
+            f"{measured[prefix + 'images_per_second']:.1f}",
+        )
+        for name, prefix in (("original", "baseline_"), ("variant", ""))
+    ]
     return [
         f"measured on {measured['n']} images of {measured['data']}{skipped}: {plan or 'no reuse'}",
-        *aligned(
-            ("", "top-1 %", "top-5 %", "images/s"),
-            [
-                ("original", percent(measured["baseline_top1"]), percent(measured["baseline_top5"]),
-                 f"{measured['baseline_images_per_second']:.1f}"),
-                ("variant", percent(measured["top1"]), percent(measured["top5"]),
-                 f"{measured['images_per_second']:.1f}"),
-            ],
-        ),
+        *aligned(("", "top-1 %", "top-5 %", "images/s"), rows),
         f"difference {points(measured['difference'])} points, 95 % interval {points(low)} to "
         f"{points(high)} (paired bootstrap), McNemar p = {measured['p_value']:.2g}",
-    ]  # fmt: skip
+    ]
 
 
 def _plan_row(record: dict[str, Any], baseline: dict[str, Any], winner: bool) -> Row:

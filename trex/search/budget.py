@@ -57,7 +57,7 @@ class Limit:
             units = ", ".join(list(UNITS[_DIMENSIONS[quantity]])[-4:])
             raise BudgetError(
                 f"--max-{quantity} {error.message}",
-                hint=f"give a number with a unit ({units}), or a share of the original, as in 0.6x",
+                hint=f"give a number with a unit ({units}), or a share of the original: 0.6x",
             ) from None
         if value <= 0:
             raise BudgetError(
