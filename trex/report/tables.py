@@ -61,8 +61,8 @@ def search_table(result: dict[str, Any]) -> list[str]:
     lines += aligned(head, [original, *rows])
     lines += [
         "",
-        f"* the winner. Costs are estimates ({baseline['accounting']} accounting). Loss, agreement",
-        f"  and top-1 are measured on {selection['n']} calibration images that were not fitted on,",
+        f"* the winner. Costs are estimates ({baseline['accounting']} accounting). Loss,",
+        f"  agreement and top-1 are measured on {selection['n']} calibration images not fitted on,",
         "  without any training.",
     ]
     if best["evaluation"] is not None:
