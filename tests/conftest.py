@@ -4,9 +4,23 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported anywhere: results and timings then do not depend on the machine's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+settings.register_profile("trex", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("trex")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs an accelerator or the internet, unless it is asked for by its marker."""
+    asked = config.getoption("-m")
+    for item in items:
+        for name in ("gpu", "network"):
+            if name in item.keywords and name not in asked:
+                item.add_marker(pytest.mark.skip(reason=f"ask for it: pytest -m {name}"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from trex.demo import digits
-from trex.demo.model import DIGITS_MODEL, IMAGE_SIZE
+from trex.models.digits import DIGITS_MODEL, IMAGE_SIZE
 from trex.errors import DataError
 
 

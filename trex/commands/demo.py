@@ -6,6 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
+# As in trex.models.digits, which imports timm.
+DIGITS_MODEL = "vit_digits_patch4_24"
+BUDGET = "0.63x"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
@@ -20,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a small vision transformer on handwritten digits and measure it."""
+    """Train a small vision transformer, then do with it what a user does with a pretrained one."""
     import torch
 
     # Threads wait for each other at every small operation: on a busy machine, two took 70 times
@@ -32,7 +36,40 @@ def run(args: argparse.Namespace) -> int:
     weights = args.out / f"vit_digits_seed{args.seed}.safetensors"
     _train(images, weights, args.seed)
     _print_baseline(images, weights)
+    found = args.out / f"search_seed{args.seed}"
+    bundle = args.out / f"bundle_seed{args.seed}"
+    print(
+        f"\nThe chip should answer in {BUDGET} of the time. Which encoders can reuse the attention\n"
+        "of an earlier one, and which are best left alone?"
+    )
+    _command(
+        "search", "--model", DIGITS_MODEL, "--weights", str(weights), "--hw", "trex_fefet_32nm",
+        "--max-latency", BUDGET, "--calib", str(images / "calib"), "--eval", str(images / "test"),
+        "--evaluations", "12", "--final-views", "0", "--seed", str(args.seed), "--out", str(found),
+    )  # fmt: skip
+    if (bundle / "config.json").exists():
+        print(f"\n{bundle} is there from an earlier demo")
+    else:
+        print("\nThe winner as a folder that runs anywhere TReX is installed:")
+        _command("export", str(found), "--out", str(bundle))
+    print("\nWhat it costs on the chip, stage by stage (no reuse at the bottom):")
+    _command("cost", "--model", DIGITS_MODEL, "--hw", "trex_fefet_32nm", "--plan", _plan(bundle))
     return 0
+
+
+def _command(*words: str) -> None:
+    """Show a command as a user would type it, and run it."""
+    from trex.cli import build_parser
+
+    print("\n$ trex " + " ".join(f'"{w}"' if " " in w else w for w in words) + "\n", flush=True)
+    args = build_parser(words[0]).parse_args(words)
+    args.run(args)
+
+
+def _plan(bundle: Path) -> str:
+    from trex.export.bundle import load_config
+
+    return str(load_config(bundle)["plan"])
 
 
 def _write_images(folder: Path) -> None:
@@ -48,7 +85,6 @@ def _train(images: Path, weights: Path, seed: int) -> None:
     from safetensors.torch import save
 
     from trex.demo.digits import train_digits_model
-    from trex.demo.model import DIGITS_MODEL
     from trex.files import write_atomic
 
     if weights.is_file():
@@ -62,7 +98,6 @@ def _train(images: Path, weights: Path, seed: int) -> None:
 
 
 def _print_baseline(images: Path, weights: Path) -> None:
-    from trex.demo.model import DIGITS_MODEL
     from trex.models import registry
     from trex.training.data import batches, open_dataset
     from trex.training.evaluate import accuracy, predict

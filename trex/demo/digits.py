@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from trex.demo.model import DIGITS_MODEL, IMAGE_SIZE
 from trex.errors import DataError
+from trex.models.digits import DIGITS_MODEL, IMAGE_SIZE
 from trex.training.data import batches, open_dataset
 from trex.training.transforms import DataConfig, eval_transform
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import timm
 import torch
 from torch import nn
 
-import trex.models.uniform  # noqa: F401  (importing registers the family with timm)
+import trex.models.digits
+import trex.models.uniform  # noqa: F401  (importing registers the models with timm)
 from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
 from trex.models.adapter import Adapter
@@ -45,7 +47,7 @@ def create(
     num_classes: int | None = None,
     img_size: int | None = None,
     pretrained: bool = False,
-    device: str = "cpu",
+    device: Literal["cpu", "meta"] = "cpu",
 ) -> nn.Module:
     """A model by timm name, in evaluation mode.
 
@@ -67,16 +69,22 @@ def create(
         arguments["num_classes"] = num_classes
     if img_size is not None:
         arguments["img_size"] = img_size
+    if pretrained:
+        return _pretrained(base, arguments).eval()
     try:
-        with torch.device(device):
-            model = timm.create_model(base, pretrained=False, **arguments)
+        return _build(base, arguments, device).eval()
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ModelError(
             f"timm cannot build {name} with {arguments}: {error}", hint="check size and classes"
         ) from error
-    if pretrained:
-        model = _pretrained(base, arguments)
-    return cast(nn.Module, model.eval())
+
+
+def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
+    if device == "meta":
+        # Without memory where timm can; its oldest versions read values while they build.
+        with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+            return cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
+    return cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -62,7 +62,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"* the winner. Costs are estimates ({baseline['accounting']} accounting). Loss,",
-        f"  agreement and top-1 are measured on {selection['n']} calibration images not fitted on,",
+        f"  agreement and top-1 are measured on {selection['n']} images not fitted on,",
         "  without any training.",
     ]
     if best["evaluation"] is not None:

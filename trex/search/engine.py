@@ -6,6 +6,7 @@ all plans costed ─> budget ─> surrogate on some images ─> the likeliest fi
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,8 @@ from trex.search.space import SearchSpace
 from trex.search.surrogate import Surrogate, build, probes
 from trex.training.data import Batch, ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +94,19 @@ class Search:
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
         with self.run.locked():
+            _logger.info(
+                "%s plans, %s within the budget",
+                f"{self.feasible.space_size:,}",
+                f"{len(self.feasible.masks):,}",
+            )
             done = {record["key"] for record in self.run.records()}
             calibration = self._calibrate()
             try:
                 chosen = self._choose(self._surrogates(calibration))
-                self._evaluate(calibration, [c for c in chosen if c.key not in done])
+                open_ones = [c for c in chosen if c.key not in done]
+                if len(open_ones) < len(chosen):
+                    _logger.info("%d candidates are recorded", len(chosen) - len(open_ones))
+                self._evaluate(calibration, open_ones)
             finally:
                 calibration.close()
             return self._finish()
@@ -264,6 +275,7 @@ def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:
 
 @contextmanager
 def _bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], object]]:
+    _logger.info("%s: %s%s", label, f"{total:,} ", unit)
     with tqdm(
         total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
     ) as bar:
