@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     found = args.out / f"search_seed{args.seed}"
     bundle = args.out / f"bundle_seed{args.seed}"
     print(
-        f"\nThe chip should answer in {BUDGET} of the time. Which encoders can reuse the attention\n"
+        f"\nThe chip should answer in {BUDGET} of the time. Which encoders can reuse attention\n"
         "of an earlier one, and which are best left alone?"
     )
     _command(
