@@ -40,6 +40,11 @@ UNITS: Final[dict[str, dict[str, float]]] = {
 #: 1 J·s·m² in the unit the TReX paper's tables use.
 EDAP_MJ_MS_MM2: Final = 1e12
 
+#: Other ways to write the same unit: a product's dot, a space beside it, the Greek letter mu.
+_SPELLINGS: Final = str.maketrans(
+    {"·": "*", " ": "", "\N{GREEK SMALL LETTER MU}": "\N{MICRO SIGN}"}
+)
+
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d].*?)?\s*")
 
 
@@ -56,7 +61,7 @@ def parse_quantity(text: str, dimension: str) -> float:
         raise UnitError(
             f"{text!r} is not a number with a unit", hint=f"units of {dimension}: {known}"
         )
-    unit = (match[2] or "").replace("·", "*").replace(" ", "")
+    unit = (match[2] or "").translate(_SPELLINGS)
     if unit not in units:
         what = f"has the unknown unit {unit!r}" if unit else "has no unit"
         raise UnitError(f"{text!r} {what}", hint=f"units of {dimension}: {known}")
@@ -72,7 +77,8 @@ def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     Areas (`"m2"`) are always printed in mm², as the field does.
     """
     if unit == "m2":
-        return f"{value * 1e6:.{digits}g} mm²"
+        rounded = float(f"{value * 1e6:.{digits}g}")
+        return f"{rounded:.12g} mm²"
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
     exponent = min(max(math.floor(math.log10(abs(value)) / 3) * 3, -15), 12)
