@@ -76,6 +76,36 @@ class Products(nn.Module):
 _PLAIN: Final = Products()
 
 
+def attention_output(
+    attention: Any, normed_BND: Tensor, tensors: frozenset[ReusedTensor]
+) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+    """The projection's input, (B, N, D), by an attention's own children; what others reuse of it.
+
+    The two products are fused, unless the map is reused or the attention has `products`.
+    """
+    query, key, value = split_heads(
+        attention.qkv(normed_BND), attention.num_heads, attention.head_dim
+    )
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    products = getattr(attention, "products", None)
+    kept: dict[ReusedTensor, Tensor] = {}
+    if "map" in tensors or products is not None:
+        products = products or _PLAIN
+        probabilities = products.scores(query * attention.scale, key).softmax(dim=-1)
+        if "map" in tensors:
+            kept["map"] = probabilities
+        context = products.context(F.dropout(probabilities, dropout), value)
+    else:
+        context = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=attention.scale
+        )
+    output = attention.norm(join_heads(context))
+    if "output" in tensors:
+        kept["output"] = output
+    return output, kept
+
+
 class ReusedAttention(nn.Module):
     """What a consumer keeps of its attention: a transform and the projection.
 
@@ -209,28 +239,8 @@ class VitAdapter(Adapter):
         self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
     ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
         """Attention on the block's own children, fused unless the map itself is reused."""
-        attention = cast(Any, block).attn
-        query, key, value = split_heads(
-            attention.qkv(cast(Any, block).norm1(stream)), attention.num_heads, attention.head_dim
-        )
-        query, key = attention.q_norm(query), attention.k_norm(key)
-        dropout = attention.attn_drop.p if attention.training else 0.0
-        products = getattr(attention, "products", None)
-        kept: dict[ReusedTensor, Tensor] = {}
-        if "map" in tensors or products is not None:
-            products = products or _PLAIN
-            probabilities = products.scores(query * attention.scale, key).softmax(dim=-1)
-            if "map" in tensors:
-                kept["map"] = probabilities
-            context = products.context(F.dropout(probabilities, dropout), value)
-        else:
-            context = F.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, scale=attention.scale
-            )
-        output = attention.norm(join_heads(context))
-        if "output" in tensors:
-            kept["output"] = output
-        return output, kept
+        parts = cast(Any, block)
+        return attention_output(parts.attn, parts.norm1(stream), tensors)
 
     def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
         """Projection, LayerScale, residual."""
