@@ -74,6 +74,12 @@ class RunError(TrexError):
     """A run folder is incomplete, of other settings, or of another version."""
 
 
+class TrainingError(TrexError):
+    """A training cannot go on: its loss is no number any more."""
+
+    exit_code = 1
+
+
 class BundleError(TrexError):
     """An exported bundle is incomplete, damaged, or of another base model."""
 
