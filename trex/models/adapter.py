@@ -154,13 +154,16 @@ class Consumer(nn.Module, ABC):
     def after(self, stream: Tensor) -> Tensor:
         """The rest of the encoder."""
 
-    def forward(self, stream: Tensor, reused: Tensor | None = None) -> Tensor:
+    def forward(
+        self, stream: Tensor, reused: Tensor | None = None, **options: object
+    ) -> Tensor:
         """The whole consumer. Without the reused tensor there is nothing it can do.
 
         Raises:
-            ReuseError: called alone, as some of timm's features do with single blocks.
+            ReuseError: called alone, as some of timm's features do with single blocks; `options`
+                (masks) are theirs.
         """
-        if reused is None:
+        if reused is None or options:
             raise ReuseError(
                 "an encoder that reuses attention was called without its source's attention",
                 hint="forward_intermediates, attention masks and timm's own checkpointing call "

@@ -16,7 +16,7 @@ import trex.models.digits
 import trex.models.uniform  # noqa: F401  (importing registers the models with timm)
 from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
-from trex.models.adapter import Adapter
+from trex.models.adapter import Adapter, Consumer
 from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.trace import trace_architecture
 from trex.models.vit import VitAdapter
@@ -131,6 +131,7 @@ def adapter_of(model: nn.Module, name: str = "") -> Adapter:
         ModelError: no family is responsible, or some part is not understood.
     """
     name = name or type(model).__name__
+    _refuse_variants(model, name)
     for adapter in _ADAPTERS:
         if adapter.owns(model):
             adapter.check(model, name)
@@ -155,10 +156,23 @@ def architecture(
 
 
 def architecture_of(model: nn.Module, name: str) -> Architecture:
-    """The same, of a model that exists (original, not reusing)."""
+    """The same, of a model that exists.
+
+    Raises:
+        ModelError: it is a variant that reuses already.
+    """
+    _refuse_variants(model, name)
     for adapter in _ADAPTERS:
         if adapter.owns(model):
             adapter.check(model, name)
             return adapter.architecture(model, name)
     size = timm.data.resolve_model_data_config(model)["input_size"]
     return trace_architecture(model, size, name)
+
+
+def _refuse_variants(model: nn.Module, name: str) -> None:
+    if any(isinstance(module, Consumer) for module in model.modules()):
+        raise ModelError(
+            f"{name} reuses attention already",
+            hint="give the original, or undo the reuse with trex.reuse.remove_reuse",
+        )

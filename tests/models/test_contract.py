@@ -1,0 +1,427 @@
+"""What must hold for every model family: add a `Kind`, and all of this is asked of it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+
+import pytest
+import timm
+import torch
+from timm.utils import ModelEmaV3
+from tiny_models import KINDS, Kind, blocks_of, copy_attention, logits_of, silence, total
+from torch import Tensor, nn
+
+from trex.architecture import TRANSFORMS, Transform
+from trex.errors import ModelError, PlanError, ReuseError
+from trex.hardware import workload
+from trex.models.registry import adapter_of, architecture_of, create
+from trex.plan import REUSED_TENSORS, ReusedTensor, ReusePlan
+from trex.reuse import (
+    apply_reuse,
+    consumers_of,
+    remove_reuse,
+    reuse_of,
+    set_grad_checkpointing,
+)
+
+PLAN = "2<-1 3<-1:map 5<-4:map"
+
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+every_tensor = pytest.mark.parametrize("tensor", REUSED_TENSORS)
+every_transform = pytest.mark.parametrize("transform", TRANSFORMS)
+
+
+def close(one: Tensor, other: Tensor, tolerance: float = 1e-6) -> bool:
+    return bool((one - other).abs().max() <= tolerance)
+
+
+def parameters_of(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@every_kind
+def test_the_empty_plan_is_the_original(kind: Kind) -> None:
+    model, images = kind.build(), kind.images()
+    expected = logits_of(model, images)
+    assert close(logits_of(apply_reuse(model, ""), images), expected, 0)
+    assert reuse_of(model) is None
+
+
+@every_kind
+@pytest.mark.parametrize("tensors", [(), ("output",), ("map",), ("output", "map")])
+def test_stepping_is_calling(kind: Kind, tensors: tuple[ReusedTensor, ...]) -> None:
+    # fused and plain attention round differently: in double that does not show
+    number = torch.float64 if "map" in tensors else torch.float32
+    model, images = kind.build().to(number), kind.images().to(number)
+    adapter = adapter_of(model)
+    with torch.no_grad():
+        stream = adapter.stem(model, images)
+        for index, block in enumerate(blocks_of(model)):
+            stream = adapter.before(block, stream)
+            output, kept = adapter.attend(block, stream, frozenset(tensors))
+            assert set(kept) == set(tensors)
+            stream = adapter.after(block, adapter.merge(block, stream, output))
+            stream = adapter.between(model, index, stream)
+        logits = adapter.head(model, stream)
+    assert close(logits, logits_of(model, images), 1e-12 if "map" in tensors else 1e-6)
+
+
+@every_kind
+def test_an_attention_map_is_made_of_probabilities(kind: Kind) -> None:
+    model = kind.build()
+    adapter = adapter_of(model)
+    with torch.no_grad():
+        stream = adapter.stem(model, kind.images())
+        _, kept = adapter.attend(blocks_of(model)[0], stream, frozenset({"map"}))
+    assert (kept["map"] >= 0).all()
+    torch.testing.assert_close(kept["map"].sum(-1), torch.ones(kept["map"].shape[:-1]))
+
+
+@every_kind
+@every_tensor
+@pytest.mark.parametrize("transform", ["none", "linear", "linear_own"])
+def test_reusing_what_one_would_have_computed_changes_nothing(
+    kind: Kind, tensor: ReusedTensor, transform: Transform
+) -> None:
+    """Encoder 4 attends as encoder 5 does and adds nothing to the stream between them."""
+    model, images = kind.build().double(), kind.images().double()
+    blocks = blocks_of(model)
+    silence(blocks[4])
+    copy_attention(blocks[4], blocks[5], values=tensor == "output")
+    expected = logits_of(model, images)
+    apply_reuse(model, f"5<-4:{tensor}", transform)
+    assert close(logits_of(model, images), expected, 1e-12)
+
+
+@every_kind
+@every_tensor
+def test_reuse_changes_what_it_should(kind: Kind, tensor: ReusedTensor) -> None:
+    model, images = kind.build(), kind.images()
+    expected = logits_of(model, images)
+    changed = logits_of(apply_reuse(model, f"5<-3:{tensor}"), images)
+    assert not torch.allclose(changed, expected, atol=1e-4)
+
+
+@every_kind
+@every_tensor
+@every_transform
+def test_parameters_leave_for_real(kind: Kind, tensor: ReusedTensor, transform: Transform) -> None:
+    model = kind.build()
+    before, dim = parameters_of(model), model.embed_dim
+    head = dim // blocks_of(model)[0].attn.num_heads
+    projections = 3 if tensor == "output" else 2
+    gone = projections * dim * (dim + kind.qkv_bias)
+    if tensor == "output":
+        gone += (transform != "linear_own") * 2 * dim  # the first norm
+        gone += kind.output_norm * 2 * dim
+    gone += kind.layer_scale * dim  # folded into the projection
+    gone += kind.qk_norm * 2 * 2 * head
+    added = {"none": 0, "linear": 0, "linear_own": dim * dim, "block": 2 * dim + dim * (dim + 1)}
+    apply_reuse(model, f"2<-1:{tensor} 4<-1:{tensor}", transform)
+    assert parameters_of(model) == before - 2 * (gone - added[transform])
+    assert sum(v.numel() for v in model.state_dict().values()) <= before
+
+
+@every_kind
+def test_a_state_dict_makes_the_same_variant(kind: Kind) -> None:
+    images = kind.images()
+    one = apply_reuse(kind.build(seed=0), PLAN, "block")
+    other = apply_reuse(kind.build(seed=1), PLAN, "block")
+    assert not close(logits_of(one, images), logits_of(other, images))
+    other.load_state_dict(one.state_dict(), strict=True)
+    assert close(logits_of(one, images), logits_of(other, images), 0)
+    assert not any("original" in name for name in one.state_dict())
+
+
+@every_kind
+def test_copies_after_a_forward_are_independent(kind: Kind) -> None:
+    images = kind.images()
+    model = apply_reuse(kind.build(), PLAN)
+    expected = model(images)
+    twin = copy.deepcopy(model)
+    assert close(logits_of(twin, images), expected, 0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.01)
+    assert close(logits_of(model, images), expected, 0)
+    assert not close(logits_of(twin, images), expected)
+    assert close(logits_of(remove_reuse(copy.deepcopy(model)), images),
+                 logits_of(kind.build(), images), 0)  # fmt: skip
+
+
+@every_kind
+@every_transform
+def test_removing_reuse_restores_the_original(kind: Kind, transform: Transform) -> None:
+    model, images = kind.build(), kind.images()
+    expected, names = logits_of(model, images), list(model.state_dict())
+    remove_reuse(apply_reuse(model, PLAN, transform))
+    assert reuse_of(model) is None
+    assert list(model.state_dict()) == names
+    assert close(logits_of(model, images), expected, 0)
+    assert type(model.get_submodule(adapter_of(model).containers(model)[0])) is nn.Sequential
+
+
+def test_applying_twice_is_harmless_and_another_plan_is_refused() -> None:
+    model = apply_reuse(KINDS["vit"].build(), PLAN)
+    modules = dict(model.named_modules())
+    assert apply_reuse(model, ReusePlan.parse(PLAN), "linear") is model
+    for plan, transforms in ((PLAN, "none"), ("2<-1", "linear"), ("", "linear")):
+        with pytest.raises(ReuseError, match="already reuses attention") as caught:
+            apply_reuse(model, plan, transforms)
+        assert "remove_reuse" in caught.value.hint
+    assert dict(model.named_modules()) == modules
+
+
+@pytest.mark.parametrize(
+    ("plan", "transforms", "message"),
+    [
+        ("6<-5", "linear", "names encoder 6, but the model has 6 encoders"),
+        ("2<-3", "linear", "runs later"),
+        ("2<-1", "cubic", "'cubic' is not a transform"),
+        ("2<-1 4<-1", {2: "linear"}, "consumer 4 has no transform"),
+        ("2<-1", {2: "linear", 3: "linear"}, "encoder 3 has a transform but does not reuse"),
+        ("", {3: "linear"}, "encoder 3 has a transform"),
+    ],
+)
+def test_what_does_not_fit_leaves_the_model_alone(plan, transforms, message: str) -> None:
+    model = KINDS["vit"].build()
+    modules = dict(model.named_modules())
+    with pytest.raises(PlanError, match=message):
+        apply_reuse(model, plan, transforms)
+    assert dict(model.named_modules()) == modules
+
+
+def test_transforms_can_differ_between_consumers() -> None:
+    model = apply_reuse(KINDS["vit"].build(), "2<-1 4<-3:map", {4: "block", 2: "none"})
+    assert reuse_of(model) == (ReusePlan.parse("2<-1 4<-3:map"), {2: "none", 4: "block"})
+    names = {name.split(".")[1] for name in model.state_dict() if ".transform." in name}
+    assert names == {"4"}
+    assert set(consumers_of(model)) == {2, 4}
+
+
+def test_originals_that_were_not_kept_cannot_be_restored() -> None:
+    model = apply_reuse(KINDS["vit"].build(), PLAN, keep_originals=False)
+    with pytest.raises(ReuseError, match="not kept"):
+        remove_reuse(model)
+    assert reuse_of(model) is not None
+
+
+def test_restored_encoders_follow_the_model_to_another_type() -> None:
+    model = apply_reuse(KINDS["layer scale"].build(), PLAN).double()
+    remove_reuse(model)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model(KINDS["layer scale"].images().double()).dtype == torch.float64
+
+
+def test_layer_scale_is_folded_into_the_projection() -> None:
+    kind = KINDS["layer scale"]
+    model, images = kind.build(), kind.images()
+    source, block = blocks_of(model)[1:3]
+    scale, projection = block.ls1.gamma.clone(), block.attn.proj
+    with torch.no_grad():
+        stream = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0))
+        reused = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(1))
+        expected = stream + scale * projection(reused)
+    apply_reuse(model, "2<-1", "none")
+    consumer = consumers_of(model)[2]
+    with torch.no_grad():
+        merged = consumer.merge(stream, consumer.features(stream, reused))
+    torch.testing.assert_close(merged, expected)
+    assert not hasattr(consumer, "ls1")
+    assert source is model.blocks[1]
+    assert logits_of(model, images).isfinite().all()
+
+
+@every_kind
+@every_transform
+def test_every_parameter_gets_a_gradient(kind: Kind, transform: Transform) -> None:
+    model = apply_reuse(kind.build(), PLAN, transform).train()
+    total(model(kind.images())).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@every_kind
+@every_tensor
+def test_consumers_teach_their_producer(kind: Kind, tensor: ReusedTensor) -> None:
+    model = kind.build()
+    producer = blocks_of(model)[1]
+    silence(producer)  # its own way to the output is closed
+    apply_reuse(model, f"4<-1:{tensor}").train()
+    total(model(kind.images())).backward()
+    gradient = producer.attn.qkv.weight.grad
+    third = len(gradient) // 3
+    for part, rows in (("q", slice(third)), ("k", slice(third, 2 * third))):
+        assert gradient[rows].abs().max() > 0, part
+    # with the map, the consumer has values of its own
+    assert bool(gradient[2 * third :].any()) == (tensor == "output")
+
+
+@every_kind
+def test_mixed_precision(kind: Kind) -> None:
+    model, images = apply_reuse(kind.build(), PLAN), kind.images()
+    expected = logits_of(model, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = logits_of(model, images)
+    assert (rough.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_timms_moving_average() -> None:
+    kind = KINDS["vit"]
+    model, images = apply_reuse(kind.build(), PLAN), kind.images()
+    model(images)
+    average = ModelEmaV3(model, decay=0.9)
+    name = "blocks.2.attn.proj.weight"
+    before = model.state_dict()[name].clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    average.update(model)
+    torch.testing.assert_close(average.module.state_dict()[name], before + 0.1)
+    assert average.module(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "layer scale", "attention pool", "lvvit"])
+def test_compiles_as_one_graph(name: str) -> None:
+    kind = KINDS[name]
+    model, images = apply_reuse(kind.build(), PLAN, "linear_own"), kind.images()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(logits_of(compiled, images), logits_of(model, images))
+
+
+@every_kind
+def test_checkpointing_changes_neither_loss_nor_gradients(kind: Kind) -> None:
+    plain, saving = (apply_reuse(kind.build(), PLAN, "block").train() for _ in range(2))
+    set_grad_checkpointing(saving)
+    losses = [total(model(kind.images())) for model in (plain, saving)]
+    assert losses[0] == losses[1]
+    for loss in losses:
+        loss.backward()
+    for (name, one), (_, other) in zip(
+        plain.named_parameters(), saving.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+
+
+def test_checkpointing_survives_applying_and_removing() -> None:
+    model = KINDS["vit"].build()
+    model.set_grad_checkpointing(True)
+    apply_reuse(model, PLAN)
+    assert model.blocks.checkpointing
+    assert not model.grad_checkpointing
+    remove_reuse(model)
+    assert model.grad_checkpointing
+
+
+MASK = torch.zeros(5, 5)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda m, x: m.forward_intermediates(x), id="intermediates"),
+        pytest.param(
+            lambda m, x: m.forward_intermediates(x, indices=[3], stop_early=True), id="stop early"
+        ),
+        pytest.param(lambda m, x: m.get_intermediate_layers(x, n=1), id="layers"),
+        pytest.param(lambda m, x: m(x, attn_mask=MASK), id="mask"),
+        pytest.param(lambda m, x: (m.set_grad_checkpointing(), m(x)), id="timm checkpointing"),
+        pytest.param(lambda m, x: m.blocks[:3](x), id="slice"),
+        pytest.param(lambda m, x: m.blocks[2](torch.zeros(1, 5, 48)), id="one consumer"),
+    ],
+)
+def test_what_cannot_work_says_so(use, request: pytest.FixtureRequest) -> None:
+    kind = KINDS["vit"]
+    model = apply_reuse(kind.build().train(), PLAN)
+    if (
+        "mask" in request.node.name
+        and "attn_mask" not in inspect.signature(model.forward).parameters
+    ):
+        pytest.skip("this timm has no masks")
+    with pytest.raises(ReuseError) as caught:
+        use(model, kind.images())
+    assert "remove_reuse" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_small_patch16_18x2_224", r"vit_small_patch16_18x2_224\.blocks\.0 is a Parallel"),
+        ("vit_base_patch16_rpn_224", r"\.blocks\.0 is a ResPostBlock"),
+        ("vit_giant_patch14_dinov2", r"\.blocks\.0\.mlp is a \w*Glu\w*"),
+        ("test_vit4", r"\.blocks\.0\.norm1 is a RmsNorm"),
+        ("eva02_tiny_patch14_224", r"eva02_tiny_patch14_224 is a Eva"),
+        ("vit_relpos_small_patch16_224", "is a VisionTransformerRelPos"),
+        ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
+        ("resnet18", "is a ResNet"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(name: str, message: str) -> None:
+    model = create(name, device="meta")
+    with pytest.raises(ModelError, match=message):
+        adapter_of(model, name)
+    with pytest.raises(ModelError):
+        apply_reuse(model, "2<-1")
+    assert reuse_of(model) is None
+
+
+def test_a_changed_block_is_refused() -> None:
+    class OtherAttention(type(KINDS["vit"].build().blocks[0].attn)):
+        pass
+
+    model = KINDS["vit"].build()
+    model.blocks[3].attn.__class__ = OtherAttention
+    with pytest.raises(ModelError, match=r"blocks\.3\.attn is a OtherAttention"):
+        apply_reuse(model, "2<-1")
+    model = KINDS["vit"].build()
+    model.blocks[4].attn.gate = nn.Linear(48, 48)
+    with pytest.raises(ModelError, match=r"blocks\.4\.attn\.gate is a Linear"):
+        apply_reuse(model, "2<-1")
+    model = KINDS["vit"].build()
+    del model.blocks[5].ls1
+    with pytest.raises(ModelError, match=r"blocks\.5 has no ls1"):
+        apply_reuse(model, "2<-1")
+
+
+@every_kind
+def test_operations_by_hand(kind: Kind) -> None:
+    model = kind.build()
+    found = architecture_of(model, kind.name)
+    dim, hidden = model.embed_dim, blocks_of(model)[0].mlp.fc1.out_features
+    tokens = model.pos_embed.shape[1] if kind.name == "lvvit_t" else (
+        model.patch_embed.num_patches + model.num_prefix_tokens
+    )  # fmt: skip
+    encoder = tokens * 4 * dim**2 + 2 * tokens**2 * dim + 2 * tokens * dim * hidden
+    inside = sum(op.macs for e in found.encoders for op in e.operations)
+    assert len(found.encoders) == len(blocks_of(model))
+    assert inside == len(found.encoders) * encoder
+    spared = {
+        "output": 3 * tokens * dim**2 + 2 * tokens**2 * dim,
+        "map": 2 * tokens * dim**2 + tokens**2 * dim,
+    }
+    for tensor, transform in itertools.product(REUSED_TENSORS, TRANSFORMS):
+        added = tokens * dim**2 if transform in ("block", "linear_own") else 0
+        work = workload(found, ReusePlan.parse(f"2<-1:{tensor} 5<-3:{tensor}"), transform)
+        assert work.macs == found.macs - 2 * spared[tensor] + 2 * added
+
+
+def test_operations_around_the_encoders_by_hand() -> None:
+    vit = architecture_of(KINDS["vit"].build(), "vit")
+    inside = sum(op.macs for e in vit.encoders for op in e.operations)
+    assert vit.macs - inside == 4 * (3 * 16 * 16) * 48 + 48 * 7
+    distilled = architecture_of(KINDS["distilled"].build(), "deit")
+    inside = sum(op.macs for e in distilled.encoders for op in e.operations)
+    assert distilled.macs - inside == 4 * (3 * 16 * 16) * 48 + 2 * 48 * 7
+
+
+def test_a_reusing_model_is_no_original() -> None:
+    """Measuring or describing a variant as if it were the original must not pass in silence."""
+    model = apply_reuse(KINDS["vit"].build(), PLAN)
+    for ask in (adapter_of, architecture_of):
+        with pytest.raises(ModelError, match="vit reuses attention already") as caught:
+            ask(model, "vit")
+        assert "remove_reuse" in caught.value.hint
+    assert timm.models.group_parameters(model, model.group_matcher())

@@ -1,0 +1,121 @@
+"""Small models of every supported kind, with weights whose every value matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from trex.models.registry import adapter_of
+
+_VIT: dict[str, Any] = {
+    "img_size": 32, "embed_dim": 48, "depth": 6, "num_heads": 3, "num_classes": 7,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of model: what timm is asked for, and what is special about its encoders."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    side: int = 32
+    qkv_bias: bool = True
+    layer_scale: bool = False
+    qk_norm: bool = False
+    output_norm: bool = False
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model in evaluation mode, with random weights far from their usual start."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return randomised(timm.create_model(self.name, **{**_VIT, **self.kwargs}))
+
+    def images(self, number: int = 2) -> Tensor:
+        """Random images."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(number, 3, self.side, self.side, generator=generator)
+
+
+KINDS = {
+    "vit": Kind(name="vit_tiny_patch16_224"),
+    "no qkv bias": Kind(
+        name="vit_tiny_patch16_224", kwargs={"qkv_bias": False}, qkv_bias=False
+    ),
+    "distilled": Kind(name="deit_tiny_distilled_patch16_224"),
+    "layer scale": Kind(name="deit3_small_patch16_224", layer_scale=True),
+    "registers, averaged": Kind(name="vit_base_patch16_reg4_gap_256"),
+    "clip, pre-norm": Kind(name="vit_base_patch16_clip_224"),
+    "qk norm": Kind(name="vit_tiny_patch16_224", kwargs={"qk_norm": True}, qk_norm=True),
+    "output norm": Kind(
+        name="vit_tiny_patch16_224",
+        kwargs={"scale_attn_norm": True, "scale_mlp_norm": True},
+        output_norm=True,
+    ),
+    "attention pool": Kind(name="test_vit3", layer_scale=True),
+    "any image size": Kind(name="test_vit"),
+    "lvvit": Kind(
+        name="lvvit_t", kwargs={"img_size": 64, "stem_width": 8, "skip_lam": 2.0},
+        side=64, qkv_bias=False,
+    ),
+}  # fmt: skip
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Every floating-point value moved away from zeros and ones, in place."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(torch.rand_like(value) - 0.3, alpha=0.2)
+    return model.eval()
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """All encoders of an original in order."""
+    adapter = adapter_of(model)
+    return [
+        block
+        for name in adapter.containers(model)
+        for block in cast(nn.Sequential, model.get_submodule(name))
+    ]
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits, without gradients."""
+    with torch.no_grad():
+        return cast(Tensor, model(images))
+
+
+def total(outputs: Any) -> Tensor:
+    """One number that every output of a model has a part in."""
+    if isinstance(outputs, Tensor):
+        weights = torch.linspace(0.5, 1.5, outputs.numel(), dtype=outputs.dtype)
+        return (outputs.flatten() * weights).sum()
+    if isinstance(outputs, Sequence):
+        return cast(Tensor, sum(total(part) for part in outputs if not isinstance(part, int)))
+    return torch.zeros(())
+
+
+def silence(block: Any) -> None:
+    """Make an encoder pass its input on unchanged; its attention can still be reused."""
+    with torch.no_grad():
+        for layer in (block.attn.proj, block.mlp.fc2):
+            layer.weight.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
+def copy_attention(source: Any, target: Any, *, values: bool) -> None:
+    """Give an encoder another one's first norm, queries and keys, and values where asked."""
+    with torch.no_grad():
+        for name, value in source.state_dict().items():
+            part = name.removeprefix("attn.").split(".")[0]
+            if part in ("norm1", "q_norm", "k_norm") or (part == "norm" and values):
+                target.state_dict()[name].copy_(value)
+            elif part == "qkv":
+                rows = len(value) if values else len(value) * 2 // 3
+                target.state_dict()[name][:rows].copy_(value[:rows])
