@@ -17,7 +17,7 @@ from trex.hardware import ACCOUNTINGS, SCHEDULES
 def _registry(monkeypatch):
     """The command prices any architecture; where it comes from is not its business."""
     registry = ModuleType("trex.models.registry")
-    registry.architecture = lambda name: DEIT_S
+    registry.architecture = lambda name, **_: DEIT_S
     monkeypatch.setitem(sys.modules, "trex.models.registry", registry)
 
 

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from trex.architecture import TRANSFORMS
+from trex.commands import _arguments, _densities
 from trex.commands._arguments import ACCOUNTINGS
 from trex.errors import ChipError
 
@@ -20,7 +21,7 @@ SCHEDULES = ("sequential", "parallel", "pipelined")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("--model", required=True, help="a model's name, e.g. lvvit_s")
+    _arguments.add_model(parser)
     parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
     parser.add_argument("--plan", default="", help='a reuse plan: "5<-4 7<-6"')
     parser.add_argument("--transform", default="none", choices=TRANSFORMS)
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("stage", "component", "layer"),
         help="rows of the table",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _densities.add_arguments(parser)
+    _arguments.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,20 +67,28 @@ def run(args: argparse.Namespace) -> int:
         )
     plan = ReusePlan.parse(args.plan)
     chip = load_chip(args.hw, dict(map(_override, args.set)))
-    model = architecture(args.model)
+    model = architecture(args.model, num_classes=args.num_classes, img_size=args.img_size)
+    measured = _densities.of_arguments(args, chip)
+    densities = measured.planes if measured else None
 
     work, base = (workload(model, p, args.transform) for p in (plan, ReusePlan()))
     if args.schedules:
-        compared = compare_schedules(work, base, chip)
-        lines = [json.dumps(schedules_json(compared))] if args.json else schedules_text(compared)
-        print("\n".join(lines))
-        return 0
-    cost = price(work, chip, args.accounting, schedule=args.schedule)
-    original = price(base, chip, args.accounting, schedule=args.schedule)
-    if args.json:
-        print(json.dumps(as_json(cost, original), ensure_ascii=False))
+        compared = compare_schedules(work, base, chip, densities=densities)
+        cost, result = compared[0].cost, schedules_json(compared)
+        lines = schedules_text(compared)
     else:
-        print("\n".join(as_text(cost, original, args.by)))
+        cost, original = (
+            price(w, chip, args.accounting, schedule=args.schedule, densities=densities)
+            for w in (work, base)
+        )
+        result = as_json(cost, original)
+        lines = as_text(cost, original, args.by)
+    if args.json:
+        result["densities"] = _densities.as_json(measured, cost, chip)
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        lines[2:2] = _densities.as_text(measured, cost, chip)
+        print("\n".join(lines))
     return 0
 
 

@@ -84,6 +84,11 @@ class ArrayModel:
     #: input-bit density where none is measured
     density: float = REFERENCE_DENSITY
 
+    @property
+    def depends_on_density(self) -> bool:
+        """Whether an input bit that is zero saves energy."""
+        return self.passes > 1 and any(term.idle_fraction < 1 for term in self.read)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftmaxModel:
@@ -152,6 +157,11 @@ class Chip:
     assumptions: tuple[str, ...] = ()
     #: what the figures above include or leave out, in words
     notes: tuple[str, ...] = ()
+
+    @property
+    def depends_on_density(self) -> bool:
+        """Whether input-bit densities change any price on this chip."""
+        return self.static_array.depends_on_density or self.dynamic_array.depends_on_density
 
     @property
     def fingerprint(self) -> str:

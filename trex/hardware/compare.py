@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trex.hardware.chip import SCHEDULES, Chip, Schedule
 from trex.hardware.cost import Cost, price
+from trex.hardware.prices import Densities
 from trex.hardware.workload import Workload
 
 
@@ -42,14 +43,19 @@ class ScheduleCosts:
 
 
 def compare_schedules(
-    work: Workload, original: Workload, chip: Chip, schedules: Sequence[Schedule] = SCHEDULES
+    work: Workload,
+    original: Workload,
+    chip: Chip,
+    schedules: Sequence[Schedule] = SCHEDULES,
+    *,
+    densities: Densities | None = None,
 ) -> list[ScheduleCosts]:
     """Price a plan and its original under each schedule, `full` accounting."""
     return [
         ScheduleCosts(
             schedule=schedule,
-            cost=price(work, chip, "full", schedule=schedule),
-            original=price(original, chip, "full", schedule=schedule),
+            cost=price(work, chip, "full", schedule=schedule, densities=densities),
+            original=price(original, chip, "full", schedule=schedule, densities=densities),
         )
         for schedule in schedules
     ]
