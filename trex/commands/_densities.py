@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -124,6 +125,40 @@ def of_arguments(args: argparse.Namespace, chip: Chip) -> MeasuredDensities | No
         args.calib, transform=eval_transform(data_config(args, loaded.model)), labels=False
     )
     return measure(loaded, chip, images, args.calib_images)
+
+
+def settings(chip: Chip) -> dict[str, Any] | None:
+    """What decides a search's densities, beside model and images; None where it needs none."""
+    if not chip.depends_on_density:
+        return None
+    from trex.hardware.densities import PRICED_ENCODING
+
+    return {"images": N_IMAGES, "encoding": PRICED_ENCODING}
+
+
+def of_search(
+    loaded: LoadedModel, chip: Chip, images: ImageSet, out: Path, asked: Mapping[str, Any]
+) -> MeasuredDensities | None:
+    """A search's densities: those in `out` if its run has these settings, else measured now.
+
+    None where the chip does not depend on them. A run goes on with its own figures, since other
+    processors may round an activation to the next code.
+
+    Raises:
+        DataError: no image can be read, or the model's activations are not finite.
+    """
+    import json
+
+    from trex.search.run import Run
+
+    if not chip.depends_on_density:
+        return None
+    if (out / "manifest.json").exists():
+        manifest = Run.open(out).manifest()
+        same = manifest["settings"] == json.loads(json.dumps(asked))
+        if same and manifest.get("densities"):
+            return MeasuredDensities.from_json(manifest["densities"])
+    return measure(loaded, chip, images, N_IMAGES)
 
 
 def as_json(measured: MeasuredDensities | None, cost: Cost, chip: Chip) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments
+from trex.commands import _arguments, _densities
 
 if TYPE_CHECKING:
     from trex.search.engine import Problem, Search
@@ -94,15 +94,15 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     )
     model = architecture_of(loaded.model, loaded.name)
     space = SearchSpace.load(args.space, model)
-    feasible = feasible_plans(model, chip, args.accounting, space, budget)
     config = _arguments.data_config(args, loaded.model)
     classes = getattr(loaded.model, "num_classes", None)
+    images = _arguments.open_calibration(args.calib, args, config, classes)
     problem = Problem(
         loaded=loaded,
         chip=chip,
         accounting=args.accounting,
         space=space,
-        images=_arguments.open_calibration(args.calib, args, config, classes),
+        images=images,
         data_config=config,
         settings=SearchSettings(
             seed=args.seed, evaluations=args.evaluations, final_views=args.final_views
@@ -112,7 +112,13 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     if args.eval:
         evaluated = _arguments.open_labelled(args.eval, args, config, classes)
         measured = _measurement(problem, evaluated, args.out)
-    run_folder = Run.start(args.out, _manifest(args, problem, budget, feasible))
+    settings = _settings(problem, budget)
+    densities = _densities.of_search(loaded, chip, images, args.out, settings)
+    planes = densities.planes if densities else None
+    feasible = feasible_plans(model, chip, args.accounting, space, budget, planes)
+    manifest = _manifest(args, problem, settings, feasible)
+    manifest["densities"] = densities.as_json() if densities else None
+    run_folder = Run.start(args.out, manifest)
     scratch = args.scratch or args.out
     return Search(problem, feasible, run_folder, scratch), measured
 
@@ -127,33 +133,44 @@ def _measurement(problem: Problem, images: Any, out: Path) -> Any:
     return measure
 
 
-def _manifest(
-    args: argparse.Namespace, problem: Problem, budget: Any, feasible: FeasiblePlans
-) -> dict[str, Any]:
-    import sys
+def _settings(problem: Problem, budget: Any) -> dict[str, Any]:
+    """What a run must have been started with to be gone on with."""
     from dataclasses import asdict
 
-    from trex.report.versions import versions
     from trex.training.data import dataset_fingerprint
 
     loaded = problem.loaded
     return {
-        "settings": {
-            "model": loaded.name,
-            "model_args": loaded.arguments,
-            "weights_sha256": loaded.weights_sha256,
-            "chip": problem.chip.name,
-            "chip_sha256": problem.chip.fingerprint,
-            "accounting": problem.accounting,
-            "space": asdict(problem.space),
-            "budget": str(budget),
-            "calibration_sha256": dataset_fingerprint(problem.images),
-            "data": asdict(problem.data_config),
-            "search": asdict(problem.settings),
-        },
+        "model": loaded.name,
+        "model_args": loaded.arguments,
+        "weights_sha256": loaded.weights_sha256,
+        "chip": problem.chip.name,
+        "chip_sha256": problem.chip.fingerprint,
+        "accounting": problem.accounting,
+        "space": asdict(problem.space),
+        "budget": str(budget),
+        "calibration_sha256": dataset_fingerprint(problem.images),
+        "data": asdict(problem.data_config),
+        "search": asdict(problem.settings),
+        "densities": _densities.settings(problem.chip),
+    }
+
+
+def _manifest(
+    args: argparse.Namespace,
+    problem: Problem,
+    settings: dict[str, Any],
+    feasible: FeasiblePlans,
+) -> dict[str, Any]:
+    import sys
+
+    from trex.report.versions import versions
+
+    return {
+        "settings": settings,
         "command": ["trex", *sys.argv[1:]],
         "versions": versions(),
-        "weights_source": loaded.weights_source,
+        "weights_source": problem.loaded.weights_source,
         "calibration": args.calib,
         "calibration_images": len(problem.images),
         "class_map": None if args.class_map is None else str(args.class_map),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture
-from trex.hardware import Accounting, Chip, CostTable, PlanCosts
+from trex.hardware import Accounting, Chip, CostTable, Densities, PlanCosts
 from trex.search.budget import Budget
 from trex.search.space import SearchSpace
 
@@ -47,14 +47,23 @@ def feasible_plans(
     accounting: Accounting,
     space: SearchSpace,
     budget: Budget,
+    densities: Densities | None = None,
 ) -> FeasiblePlans:
     """Cost every plan of the space and keep those within the budget.
+
+    Args:
+        architecture: the model.
+        chip: where.
+        accounting: as in `price`.
+        space: the plans.
+        budget: what they must fit.
+        densities: of the original's inputs, as in `price`.
 
     Raises:
         InfeasibleError: there is none; it names the nearest.
         SpaceError: the space is too large to enumerate.
     """
-    table = CostTable(architecture, chip, accounting, space.forms)
+    table = CostTable(architecture, chip, accounting, space.forms, densities=densities)
     masks = space.masks()
     producers = np.zeros((1, space.num_encoders), dtype=np.intp)
     baseline = table.price(producers)
