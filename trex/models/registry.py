@@ -65,6 +65,8 @@ def create(
             else "timm.list_models() lists names",
         )
     arguments: dict[str, Any] = {}
+    if num_classes is not None and num_classes < 1:  # timm would leave the head out
+        raise ModelError(f"{name} cannot have {num_classes} classes", hint="give at least 1")
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if img_size is not None:

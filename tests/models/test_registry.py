@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny_models import KINDS, randomised
+
+from trex.errors import ModelError, WeightsError
+from trex.hardware import workload
+from trex.models import registry
+from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.vit import VitAdapter
+from trex.models.weights import weights_hash
+from trex.plan import ReusePlan
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("diet_tiny_patch16_224", "did you mean deit_tiny_patch16_224"),
+        ("qqqqqq", "timm.list_models() lists names"),
+        ("", "timm.list_models() lists names"),
+    ],
+)
+def test_unknown_names_are_refused_with_near_ones(name: str, hint: str) -> None:
+    with pytest.raises(ModelError, match="no model is called") as caught:
+        registry.create(name)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("arguments", [{"img_size": 0}, {"img_size": -16}])
+def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(ModelError, match="test_vit"):
+        registry.create("test_vit3", **arguments)
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_a_head_without_classes_is_refused(number: int) -> None:
+    with pytest.raises(ModelError, match=f"{number} classes") as caught:
+        registry.create("test_vit", num_classes=number)
+    assert "at least 1" in caught.value.hint
+
+
+def test_a_model_comes_in_evaluation_mode_of_the_size_asked_for() -> None:
+    model = registry.create("timm/test_vit3", num_classes=3, img_size=32)
+    assert not any(module.training for module in model.modules())
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    on_meta = registry.create("test_vit3", device="meta")
+    assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}
+
+
+def test_every_family_has_its_adapter() -> None:
+    for name, kind in KINDS.items():
+        expected = LvvitAdapter if name == "lvvit" else VitAdapter
+        assert type(registry.adapter_of(kind.build())) is expected
+
+
+def test_a_message_lists_what_is_supported() -> None:
+    with pytest.raises(ModelError, match="resnet18 is a ResNet") as caught:
+        registry.adapter_of(timm.create_model("resnet18"), "resnet18")
+    assert "vit_*" in caught.value.hint
+    assert "LV-ViT" in caught.value.hint
+
+
+def test_weights_of_a_file(tmp_path: Path) -> None:
+    trained = randomised(registry.create("test_vit", num_classes=5, img_size=32))
+    path = tmp_path / "weights.safetensors"
+    save_file(trained.state_dict(), path)
+    loaded = registry.load("test_vit", weights=path, num_classes=5, img_size=32)
+    assert loaded.weights_sha256 == weights_hash(trained)
+    assert loaded.arguments == {"num_classes": 5, "img_size": 32}
+    assert loaded.weights_source == str(path)
+    assert loaded.report is not None
+    assert loaded.report.fits
+    again = registry.create(loaded.name, **loaded.arguments)
+    again.load_state_dict(loaded.model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(images), trained(images))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(registry.create("test_vit", img_size=32).state_dict(), path)
+    for name in ("test_vit2", "deit_tiny_patch16_224", "lvvit_t"):
+        with pytest.raises(WeightsError, match=r"weights\.safetensors"):
+            registry.load(name, weights=path)
+    with pytest.raises(WeightsError):
+        registry.load("test_vit", weights=tmp_path / "missing.safetensors")
+
+
+def test_weights_without_a_file_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, *, pretrained: bool, **arguments: object) -> torch.nn.Module:
+        if pretrained:
+            raise ConnectionError("no network")
+        return create_model(name, **arguments)
+
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(WeightsError, match="test_vit cannot be had: ConnectionError: no net") as e:
+        registry.load("test_vit")
+    assert "--weights" in e.value.hint
+
+
+def test_an_unsupported_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="resnet18 is a ResNet"):
+        registry.load("resnet18", weights=tmp_path / "missing.pth")
+
+
+def test_any_timm_model_has_operations_but_only_families_have_encoders() -> None:
+    resnet = registry.architecture("resnet18", img_size=None)
+    assert resnet.encoders == ()
+    assert resnet.macs == pytest.approx(1.81e9, rel=0.01)
+    assert workload(resnet, ReusePlan()).macs == resnet.macs
+    vit = registry.architecture("test_vit", num_classes=5, img_size=32)
+    assert [encoder.index for encoder in vit.encoders] == list(range(6))
+    assert {encoder.tokens for encoder in vit.encoders} == {2 * 2 + 1}
+    assert vit == registry.architecture_of(
+        registry.create("test_vit", num_classes=5, img_size=32), "test_vit"
+    )
