@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from trex.units import format_quantity
+from typing import Any, Final
 
 Row = Sequence[str]
 
 
-def aligned(head: Row, rows: Sequence[Row], left: int = 1) -> list[str]:
-    """Lines of a table; the first `left` columns stand left, the others right."""
+def aligned(head: Row, rows: Sequence[Row], left: Sequence[int] = (0,)) -> list[str]:
+    """Lines of a table; the columns `left` stand left, the others right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def line(row: Row) -> str:
         cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         return "  ".join(cells).rstrip()
@@ -34,40 +32,40 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
+#: A longer plan is cut, so that a search's table fits 100 columns.
+_PLAN_WIDTH: Final = 32
+
+
 def search_table(result: dict[str, Any]) -> list[str]:
     """The answer of a search."""
     baseline, best = result["baseline"], result["best"]
-    counts = result["candidates"]
-    lines = [
+    counts, selection = result["candidates"], best["selection"]
+    shown = result["pareto"]
+    if best["plan"] not in [record["plan"] for record in shown]:
+        shown = [*shown, best]
+    head = (
+        "", "reuse", "ms", "uJ", "mm2", "EDAP gain", "loss", "agree %", "top-1 %", "plan",
+    )  # fmt: skip
+    original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
+                percent(selection["baseline_top1"]), "no reuse")  # fmt: skip
+    rows = [_plan_row(record, baseline, record["plan"] == best["plan"]) for record in shown]
+    return [
         f"{result['model']} on {result['chip']}, {result['accounting']} accounting, "
         f"budget {result['budget']}",
         f"{counts['space']:,} plans costed, {counts['feasible']:,} within the budget, "
         f"{counts['evaluated']} fitted and measured",
         "",
-    ]
-    shown = result["pareto"]
-    if best["plan"] not in [record["plan"] for record in shown]:
-        shown = [*shown, best]
-    head = (
-        "plan", "reuse", "latency", "energy", "area", "EDAP ratio",
-        "loss (nats)", "agreement %", "top-1 %",
-    )  # fmt: skip
-    rows = [_plan_row(record, baseline, record["plan"] == best["plan"]) for record in shown]
-    selection = best["selection"]
-    original = (
-        "original", "0", *_costs(baseline), "1.00", "0", "100.0",
-        percent(selection["baseline_top1"]),
-    )  # fmt: skip
-    lines += aligned(head, [original, *rows])
-    lines += [
+        *aligned(head, [original, *rows], left=(0, 9)),
         "",
-        f"* the winner. Costs are estimates ({baseline['accounting']} accounting). Loss,",
-        f"  agreement and top-1 are measured on {selection['n']} images not fitted on,",
-        "  without any training.",
+        f"* the winner. ms, uJ, mm2 and EDAP gain are estimates ({baseline['accounting']} "
+        "accounting).",
+        f"  loss (KL from the original, nats), agreement and top-1 are measured on "
+        f"{selection['n']} images",
+        "  that were not fitted on, without any training.",
+        *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
+        "",
+        f"run folder: {result['run']} (the winner is in {result['run']}/best)",
     ]
-    if best["evaluation"] is not None:
-        lines += ["", *evaluation_lines(best["plan"], best["evaluation"])]
-    return [*lines, "", f"run folder: {result['run']} (the winner is in {result['run']}/best)"]
 
 
 def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
@@ -92,22 +90,23 @@ def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
 
 
 def _plan_row(record: dict[str, Any], baseline: dict[str, Any], winner: bool) -> Row:
-    selection, estimate = record["selection"], record["estimate"]
-    gain = baseline["edap_mj_ms_mm2"] / estimate["edap_mj_ms_mm2"]
+    selection = record["selection"]
+    plan = record["plan"] or "no reuse"
     return (
-        ("* " if winner else "  ") + (record["plan"] or "no reuse"),
+        "*" if winner else "",
         str(record["n_reuse"]),
-        *_costs(estimate),
-        f"{gain:.2f}",
+        *_costs(record["estimate"], baseline),
         f"{selection['loss']:.4f}",
         percent(selection["agreement"]),
         percent(selection["top1"]),
+        plan if len(plan) <= _PLAN_WIDTH else plan[: _PLAN_WIDTH - 3] + "...",
     )
 
 
-def _costs(estimate: dict[str, Any]) -> tuple[str, str, str]:
+def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:
     return (
-        format_quantity(estimate["latency_s"], "s", 3),
-        format_quantity(estimate["energy_j"], "J", 3),
-        format_quantity(estimate["area_m2"], "m2", 4),
+        f"{estimate['latency_s'] * 1e3:.4g}",
+        f"{estimate['energy_j'] * 1e6:.4g}",
+        f"{estimate['area_m2'] * 1e6:.4g}",
+        f"{baseline['edap_mj_ms_mm2'] / estimate['edap_mj_ms_mm2']:.2f}",
     )
