@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -125,15 +126,15 @@ class Calibration:
         self.n_fit = self.n_images = 0
         logits = []
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _closed_on_failure(self.entry, *self.targets):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
                     logits.append(self._collect(images, fitted))
                     self.n_images += len(images)
                     self.n_fit += len(images) if fitted else 0
                     progress(len(images))
-        if not self.n_fit:
-            raise DataError("there is no image to fit on", hint="give more calibration images")
+            if not self.n_fit:
+                raise DataError("there is no image to fit on", hint="give more calibration images")
         self.logits = torch.cat(logits)
 
     def _collect(self, images: Tensor, fitted: bool) -> Tensor:
@@ -272,14 +273,15 @@ class PlanFitter:
         adapter, (_, block) = self._adapter, self._calibration.encoders[index]
         moved = TensorFile(self._calibration.scratch)
         offered = {(index, t): TensorFile(self._calibration.scratch) for t in tensors}
-        for start, stop in self._batches(self._fit_rows, self._measure_rows):
-            x = adapter.before(block, stream.read(start, stop))
-            output, kept = adapter.attend(block, x, tensors)
-            x = adapter.after(block, adapter.merge(block, x, output))
-            moved.write(start, adapter.between(self._calibration.model, index, x))
-            for tensor, value in kept.items():
-                offered[index, tensor].write(start, value)
-            self._progress(stop - start)
+        with _closed_on_failure(moved, *offered.values()):
+            for start, stop in self._batches(self._fit_rows, self._measure_rows):
+                x = adapter.before(block, stream.read(start, stop))
+                output, kept = adapter.attend(block, x, tensors)
+                x = adapter.after(block, adapter.merge(block, x, output))
+                moved.write(start, adapter.between(self._calibration.model, index, x))
+                for tensor, value in kept.items():
+                    offered[index, tensor].write(start, value)
+                self._progress(stop - start)
         return moved, offered
 
     def _consume(
@@ -296,10 +298,11 @@ class PlanFitter:
         if transform != "none":
             self._solve(consumer, index, stream, source)
         moved = TensorFile(calibration.scratch)
-        for start, stop in self._batches(self._fit_rows, self._measure_rows):
-            x = consumer(stream.read(start, stop), source.read(start, stop))
-            moved.write(start, adapter.between(calibration.model, index, x))
-            self._progress(stop - start)
+        with _closed_on_failure(moved):
+            for start, stop in self._batches(self._fit_rows, self._measure_rows):
+                x = consumer(stream.read(start, stop), source.read(start, stop))
+                moved.write(start, adapter.between(calibration.model, index, x))
+                self._progress(stop - start)
         originals = {id(p) for p in block.parameters()}
         own = {n: p for n, p in consumer.named_parameters() if id(p) not in originals}
         return moved, {f"{name}.{key}": p.detach().clone() for key, p in own.items()}
@@ -326,3 +329,14 @@ class PlanFitter:
             for start, stop in self._batches(self._measure_rows)
         ]
         return torch.cat(logits) if logits else torch.empty(0)
+
+
+@contextmanager
+def _closed_on_failure(*files: TensorFile) -> Iterator[None]:
+    """Give disk space back at once where what fills it fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.close()
+        raise

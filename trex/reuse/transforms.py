@@ -64,11 +64,12 @@ def transforms_of(plan: ReusePlan, transforms: str | Mapping[int, str]) -> dict[
     named = (
         dict.fromkeys(plan.consumers, transforms) if isinstance(transforms, str) else transforms
     )
-    for consumer, transform in named.items():
+    for transform in (transforms,) if isinstance(transforms, str) else transforms.values():
         if transform not in TRANSFORMS:
             raise PlanError(
                 f"{transform!r} is not a transform", hint=f"choose one of {', '.join(TRANSFORMS)}"
             )
+    for consumer in named:
         if consumer not in plan.consumers:
             raise PlanError(
                 f"encoder {consumer} has a transform but does not reuse",

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trex.reuse.ridge import RidgeSystem
+
+
+def samples(n: int = 60, noise: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (n, 5), targets (n, 3) that depend on them, and weights (n,), in double."""
+    generator = torch.Generator().manual_seed(0)
+    x, true, error = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((n, 5), (5, 3), (n, 3))
+    )
+    weights = torch.rand(n, generator=generator, dtype=torch.float64) * 10
+    return x, x @ true + 2.0 + noise * error, weights
+
+
+def system_of(x: Tensor, y: Tensor, weights: Tensor) -> RidgeSystem:
+    system = RidgeSystem(x.shape[-1], y.shape[-1])
+    system.add(x, y, weights)
+    return system
+
+
+def test_without_a_penalty_it_is_weighted_least_squares() -> None:
+    x, y, weights = samples()
+    root = weights.sqrt()[:, None].numpy()
+    design = np.concatenate([x.numpy(), np.ones((len(x), 1))], axis=1)
+    expected, *_ = np.linalg.lstsq(design * root, y.numpy() * root, rcond=None)
+    weight, bias = system_of(x, y, weights).solve(0.0)
+    np.testing.assert_allclose(weight.T.numpy(), expected[:-1], atol=1e-9)
+    np.testing.assert_allclose(bias.numpy(), expected[-1], atol=1e-9)
+
+
+def test_weights_count_as_repetitions() -> None:
+    x, y, _ = samples(20)
+    counts = torch.arange(20) % 4
+    repeated = system_of(
+        x.repeat_interleave(counts, 0),
+        y.repeat_interleave(counts, 0),
+        torch.ones(int(counts.sum())),
+    )
+    torch.testing.assert_close(system_of(x, y, counts).solve(0.1), repeated.solve(0.1))
+
+
+def test_pieces_are_the_whole() -> None:
+    x, y, weights = samples()
+    pieces = RidgeSystem(5, 3)
+    for start, stop in ((0, 7), (7, 8), (8, 60)):
+        pieces.add(x[start:stop], y[start:stop], weights[start:stop])
+    torch.testing.assert_close(pieces.solve(0.1), system_of(x, y, weights).solve(0.1))
+
+
+def test_leading_dimensions_do_not_matter() -> None:
+    x, y, weights = samples()
+    shaped = system_of(x.view(4, 15, 5), y.view(4, 15, 3), weights.view(4, 15))
+    torch.testing.assert_close(shaped.solve(0.1), system_of(x, y, weights).solve(0.1))
+
+
+def test_a_penalty_shrinks_the_map_and_leaves_more_unexplained() -> None:
+    system = system_of(*samples())
+    ridges = (0.0, 0.01, 0.1, 1.0, 10.0, 1e6)
+    norms = [float(system.solve(ridge)[0].norm()) for ridge in ridges]
+    left = [system.unexplained(ridge) for ridge in ridges]
+    assert norms == sorted(norms, reverse=True)
+    assert norms[-1] == pytest.approx(0, abs=1e-4)
+    assert left == sorted(left)
+    assert 0 <= left[0] < left[-1] <= 1
+
+
+def test_the_bias_is_free() -> None:
+    x, y, weights = samples()
+    weight, bias = system_of(x, y, weights).solve(1e9)
+    mean = (weights[:, None] * y).sum(0) / weights.sum()
+    torch.testing.assert_close(bias, mean, atol=1e-5, rtol=1e-5)
+    moved_weight, moved_bias = system_of(x, y + 100.0, weights).solve(0.3)
+    weight, bias = system_of(x, y, weights).solve(0.3)
+    torch.testing.assert_close(moved_weight, weight)
+    torch.testing.assert_close(moved_bias, bias + 100.0)
+
+
+def test_the_penalty_is_a_share_of_the_features_size() -> None:
+    x, y, weights = samples()
+    weight, bias = system_of(x, y, weights).solve(0.3)
+    scaled_weight, scaled_bias = system_of(1000 * x, y, weights).solve(0.3)
+    torch.testing.assert_close(1000 * scaled_weight, weight)
+    torch.testing.assert_close(scaled_bias, bias)
+    heavier_weight, _ = system_of(x, y, 1000 * weights).solve(0.3)
+    torch.testing.assert_close(heavier_weight, weight)
+
+
+def test_what_an_exact_map_explains() -> None:
+    x, y, weights = samples(noise=0.0)
+    assert system_of(x, y, weights).unexplained(0.0) == pytest.approx(0.0, abs=1e-9)
+    assert system_of(x, torch.zeros_like(y), weights).unexplained(0.0) == pytest.approx(1.0)
+
+
+def test_fewer_samples_than_features_still_have_a_solution() -> None:
+    x, y, weights = samples(3)
+    weight, bias = system_of(x, y, weights).solve(0.1)
+    assert weight.isfinite().all()
+    assert bias.isfinite().all()
