@@ -1,0 +1,110 @@
+"""`trex finetune`: win back what a found variant lost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trex.commands import _arguments
+
+if TYPE_CHECKING:
+    from trex.training.finetune import Job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
+    parser.add_argument(
+        "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
+    )
+    parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")
+    parser.add_argument(
+        "--labels",
+        choices=("none", "hard", "token"),
+        help="which labels are used: none distils; else what the recipe's losses read",
+    )
+    parser.add_argument(
+        "--recipe", default="few_images", metavar="NAME|FILE", help="a shipped recipe, or a path"
+    )
+    parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="is created")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="load images")
+    parser.add_argument("--device", help="cpu, cuda, ...; else the accelerator if there is one")
+    _arguments.add_data(parser)
+    _arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, print."""
+    from trex.report.tables import evaluation_lines
+    from trex.training.finetune import finetune
+    from trex.training.finetune.processes import start_processes
+
+    job = prepare(args)
+    with start_processes(args.device) as processes:
+        records = finetune(job, processes)
+    if not records:
+        return 0
+    if args.json:
+        print(json.dumps({"out": str(args.out), "records": records}))
+        return 0
+    for record in records:
+        print(f"{record['stage']}: {record['plan'] or 'no reuse'}")
+        if record["evaluation"] is not None:
+            print("\n".join(evaluation_lines(record["plan"], record["evaluation"])) + "\n")
+    training = records[-1]["training"]
+    print(f"kept {training['kept']} of {training['steps']} steps; bundle: {args.out / 'bundle'}")
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Job:
+    """Check everything a fine-tuning needs, before any work.
+
+    Raises:
+        TrexError: anything the user gave is missing, malformed or does not fit.
+    """
+    from trex.search.pick import load_original, pick_variant
+    from trex.search.run import Run
+    from trex.training.data import open_dataset
+    from trex.training.finetune import Job, load_recipe
+    from trex.training.transforms import eval_transform
+
+    recipe = load_recipe(args.recipe).with_labels(args.labels)
+    folder = Run.open(args.run_folder)
+    original, config = load_original(folder, args.weights)
+    classes = getattr(original.model, "num_classes", None)
+    if recipe.losses.labels == "none":
+        images = open_dataset(
+            args.data, transform=eval_transform(config), labels=False, strict=args.strict
+        )
+    else:
+        images = _arguments.open_labelled(args.data, args, config, classes)
+    evaluation = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
+    plan, fitted = pick_variant(folder, args.pick, original)
+    return Job(
+        original=original,
+        data_config=config,
+        fitted=fitted,
+        candidate=_candidate(folder.records(), plan),
+        images=images,
+        evaluation=evaluation,
+        recipe=recipe,
+        seed=args.seed,
+        workers=args.workers,
+        out=args.out,
+        origin=str(folder.path),
+    )
+
+
+def _candidate(records: list[dict[str, Any]], plan: str) -> dict[str, Any]:
+    names = ("plan", "transforms", "n_reuse", "transform", "estimate")
+    record = min(
+        (r for r in records if r["plan"] == plan), key=lambda r: float(r["selection"]["loss"])
+    )
+    return {name: record[name] for name in names}

@@ -1,0 +1,83 @@
+"""The whole state of a training, saved so that a kill at any moment loses minutes at most."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trex.errors import StorageError
+from trex.files import write_atomic
+from trex.training.finetune.recipe import Checkpoints
+
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointFolder:
+    """States by step; only the newest few are kept.
+
+    Args:
+        folder: is created with the first state.
+        settings: when and how many.
+    """
+
+    def __init__(self, folder: Path, settings: Checkpoints) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._saved_at = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether the state should be saved after so many steps."""
+        if self._settings.steps is not None and step % self._settings.steps == 0:
+            return True
+        return time.monotonic() - self._saved_at >= 60 * self._settings.minutes
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a state, and remove those that are too many.
+
+        Raises:
+            StorageError: it cannot be written; the earlier ones stay.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder} cannot be created: {error.strerror}",
+                hint="choose another --out folder",
+            ) from error
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self._folder / f"step-{step:09d}.pt", buffer.getvalue())
+        self._saved_at = time.monotonic()
+        for file in self._files()[: -self._settings.keep]:
+            file.unlink(missing_ok=True)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest readable state, or None. Only plain values are read, never code."""
+        for file in reversed(self._files()):
+            try:
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                reason = (str(error).splitlines() or [""])[0]
+                _logger.warning("%s cannot be read (%s): taking the one before", file, reason)
+                continue
+            return state
+        return None
+
+    @property
+    def newest_file(self) -> Path | None:
+        """Where the newest state is."""
+        return files[-1] if (files := self._files()) else None
+
+    def remove(self) -> None:
+        """Remove all states, once what they were for is written."""
+        for file in self._files():
+            file.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*.pt"))

@@ -1,0 +1,252 @@
+"""From a fitted variant to a fine-tuned bundle and two measured records."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from trex.errors import ModelError
+from trex.export.bundle import load_bundle, save_bundle
+from trex.models.lvvit import LVViT
+from trex.models.registry import LoadedModel
+from trex.models.weights import weights_hash
+from trex.report.versions import versions
+from trex.training.data import ImageSet, batches, dataset_fingerprint
+from trex.training.finetune.folder import FinetuneFolder
+from trex.training.finetune.loop import Trainer
+from trex.training.finetune.network import Observed
+from trex.training.finetune.order import Order
+from trex.training.finetune.processes import Processes
+from trex.training.finetune.recipe import Recipe
+from trex.training.finetune.selection import HeldOut
+from trex.training.finetune.task import Outcome, Task, observed_encoders
+from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
+from trex.training.finetune.views import ViewSource, augmentation
+from trex.training.measure import measure_pair
+from trex.training.transforms import DataConfig
+
+_logger = logging.getLogger(__name__)
+
+_HELD_OUT_BATCH = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Everything one fine-tuning needs to know."""
+
+    original: LoadedModel
+    data_config: DataConfig
+    #: the variant as it was fitted
+    fitted: nn.Module
+    #: of the variant, from the search's record: plan, transforms, estimate, ...
+    candidate: dict[str, Any]
+    #: with the model's own preprocessing
+    images: ImageSet
+    #: labelled, or None
+    evaluation: ImageSet | None
+    recipe: Recipe
+    seed: int
+    workers: int
+    out: Path
+    #: where the variant comes from, for people
+    origin: str
+
+
+def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
+    """Train, measure and write; the two records, or none in all processes but the first.
+
+    Going on in a folder repeats nothing that is recorded there.
+
+    Raises:
+        TrexError: something does not fit together, or the training cannot go on.
+    """
+    folder = FinetuneFolder(job.out)
+    with folder.locked() if processes.first else nullcontext():
+        if processes.first:
+            folder.start(_manifest(job, processes))
+        processes.wait()
+        if len(records := folder.records()) == 2:
+            return records if processes.first else []
+        variant = deepcopy(job.fitted)
+        training, taught = _train(job, variant, processes)
+        if not processes.first:
+            return []
+        return _conclude(job, folder, variant, training, taught)
+
+
+def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
+    recipe, original = job.recipe, job.original.model.to(processes.device).eval()
+    if recipe.losses.dense and not isinstance(original, LVViT):
+        raise ModelError(
+            f"{job.original.name} has no classifier of patches, which token labels need",
+            hint="leave losses.dense 0, or fine-tune an LV-ViT",
+        )
+    train, held_out = job.images, None
+    if recipe.selection.share:
+        share = recipe.selection.share
+        train, held = job.images.split((1.0 - share, share), job.seed)
+        pixels = [batch.images for batch in batches(held, _HELD_OUT_BATCH, job.workers)]
+        held_out = HeldOut(original, pixels, processes.device)
+    source = ViewSource(
+        images=train, augment=augmentation(job.data_config, recipe.augment), seed=job.seed
+    )
+    order = Order.of_recipe(recipe, len(train), job.seed, processes.world)
+    started = time.monotonic()
+    teacher = _teacher(job, variant, source, order, processes)
+    taught: dict[str, Any] = {"mode": recipe.teacher.mode if teacher else "none"}
+    if isinstance(teacher, CachedTeacher):
+        taught |= {
+            "stored_bytes": teacher.stored_bytes,
+            "seconds": round(time.monotonic() - started, 1),
+            "images": len(train) * recipe.teacher.views,
+        }
+    _logger.info(
+        "fine-tuning: %d epochs of %d steps of %d images",
+        order.epochs, order.steps_per_epoch, order.batch_size,
+    )  # fmt: skip
+    task = Task(
+        variant=variant,
+        adapter=job.original.adapter,
+        recipe=recipe,
+        source=source,
+        order=order,
+        teacher=teacher,
+        held_out=held_out,
+        folder=job.out,
+        processes=processes,
+        workers=job.workers,
+    )
+    outcome = Trainer(task).run()
+    variant.cpu()
+    original.cpu()
+    if isinstance(teacher, CachedTeacher) and processes.first:
+        taught["images_live"] = outcome.steps * order.batch_size
+        teacher.remove()
+    return outcome, taught
+
+
+def _teacher(
+    job: Job, variant: nn.Module, source: ViewSource, order: Order, processes: Processes
+) -> Teacher | None:
+    recipe = job.recipe
+    if not recipe.losses.distils:
+        return None
+    observed = Observed(
+        job.original.model,
+        job.original.adapter,
+        encoders=observed_encoders(variant, recipe),
+        dense=bool(recipe.losses.dense),
+    )
+    if recipe.teacher.mode == "live":
+        return LiveTeacher(observed)
+    cache = CachedTeacher(
+        job.out,
+        {"settings": _settings(job)},
+        n_images=order.n_images,
+        views=recipe.teacher.views,
+        with_tokens=bool(recipe.losses.tokens or recipe.losses.class_kl),
+    )
+    if processes.first:
+        total = order.n_images * recipe.teacher.views
+        with tqdm(
+            desc="teacher", total=total, unit=" images", file=sys.stderr, disable=None
+        ) as bar:
+            cache.fill(observed.eval(), source, processes.device, bar.update)
+    processes.wait()
+    cache.open()
+    return cache
+
+
+def _conclude(
+    job: Job,
+    folder: FinetuneFolder,
+    variant: nn.Module,
+    training: Outcome,
+    taught: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Write the bundle and read it back, measure both, then drop the checkpoints."""
+    save_bundle(
+        folder.bundle,
+        variant,
+        name=job.original.name,
+        arguments=job.original.arguments,
+        base_weights_sha256=job.original.weights_sha256,
+        data_config=job.data_config,
+        extra={"estimate": job.candidate["estimate"]},
+    )
+    made = load_bundle(folder.bundle)
+    done = {record["stage"] for record in folder.records()}
+    details = {
+        "kept": training.kept,
+        "steps": training.steps,
+        "seconds": round(training.seconds, 1),
+        "images_per_second": training.images / training.seconds if training.seconds else None,
+        "wait_share": training.waited_s / training.seconds if training.seconds else None,
+        "teacher": taught,
+        "held_out": training.history,
+        "recipe": job.recipe.model_dump(),
+        "seed": job.seed,
+    }
+    for record in _measured(job, made):
+        if record["stage"] not in done:
+            extra = {"training": details} if record["stage"] == "finetuned" else {}
+            folder.append({**record, **extra})
+    for file in (folder.path / "checkpoints").glob("step-*.pt"):
+        file.unlink()
+    return folder.records()
+
+
+def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
+    for stage, model in (("fitted", job.fitted), ("finetuned", made)):
+        evaluation = None
+        if job.evaluation is not None:
+            evaluation = measure_pair(
+                model, job.original.model, job.evaluation, workers=job.workers
+            )
+        yield {
+            "stage": stage,
+            **job.candidate,
+            "weights_sha256": weights_hash(model),
+            "evaluation": evaluation,
+        }
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return {
+        "model": job.original.name,
+        "model_args": job.original.arguments,
+        "weights_sha256": job.original.weights_sha256,
+        "fitted_sha256": weights_hash(job.fitted),
+        "plan": job.candidate["plan"],
+        "data": asdict(job.data_config),
+        "images_sha256": dataset_fingerprint(job.images),
+        "evaluation_sha256": None
+        if job.evaluation is None
+        else dataset_fingerprint(job.evaluation),
+        "recipe": job.recipe.model_dump(),
+        "seed": job.seed,
+    }
+
+
+def _manifest(job: Job, processes: Processes) -> dict[str, Any]:
+    return {
+        "settings": _settings(job),
+        "command": ["trex", *sys.argv[1:]],
+        "versions": versions(),
+        "run": job.origin,
+        "images": job.images.origin,
+        "processes": processes.world,
+        "device": str(processes.device),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,246 @@
+"""The loop: step after step, each a function of the state, the recipe and the step's number.
+
+Random numbers are seeded anew for every step, so the state is the weights, the optimiser's and
+the average's values and what was selected so far: a resumed training continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Any, cast
+
+import timm.data
+import timm.utils
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trex.errors import TrainingError
+from trex.training.finetune.checkpoint import CheckpointFolder
+from trex.training.finetune.curve import Curve
+from trex.training.finetune.losses import Loss
+from trex.training.finetune.network import Observed, Outputs
+from trex.training.finetune.order import load_steps
+from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
+from trex.training.finetune.selection import Comparison, Selector
+from trex.training.finetune.task import (
+    Outcome,
+    Task,
+    loss_names,
+    make_mixup,
+    observed_encoders,
+    seed_of,
+)
+from trex.training.finetune.views import Views, drawn_from
+
+
+class Trainer:
+    """One fine-tuning in one process.
+
+    Args:
+        task: what to do.
+
+    Raises:
+        RecipeError: the recipe does not fit the model or the number of processes.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._recipe = recipe = task.recipe
+        self._device = task.processes.device
+        self._model = task.variant.to(self._device).train()
+        self._observed = Observed(
+            self._model,
+            task.adapter,
+            encoders=observed_encoders(self._model, recipe),
+            dense=bool(recipe.losses.dense),
+            checkpointing=recipe.grad_checkpointing,
+        ).train()
+        self._loss = Loss(recipe.losses, self._model, task.adapter)
+        self._optimizer = make_optimizer(self._model, task.adapter, recipe)
+        self._scheduler = make_scheduler(self._optimizer, recipe, task.order.steps_per_epoch)
+        self._average = (
+            timm.utils.ModelEmaV3(self._model, decay=recipe.ema_decay, use_warmup=True)
+            if recipe.ema_decay
+            else None
+        )
+        self._mixup = make_mixup(task)
+        self._selector = Selector(recipe.selection)
+        self._checkpoints = CheckpointFolder(task.folder / "checkpoints", recipe.checkpoints)
+        self._wrapped: nn.Module = self._observed
+        self._step = 0
+
+    def run(self) -> Outcome:
+        """Train to the end, from the newest checkpoint where there is one.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        task, order = self.task, self.task.order
+        self._begin()
+        first = self._step
+        columns = ("epoch", "loss", *loss_names(self._recipe), "lr", "grad_norm", "held_out_loss")
+        curve = Curve(
+            task.folder / "curve.csv" if task.processes.first else None,
+            columns, steps=order.steps, first=first, images=order.batch_size,
+        )  # fmt: skip
+        steps = load_steps(
+            task.source, order, first=first, micro_batch=self._recipe.micro_batch,
+            workers=task.workers, processes=task.processes,
+        )  # fmt: skip
+        try:
+            while self._step < order.steps and not self._selector.exhausted:
+                epoch, within = divmod(self._step, order.steps_per_epoch)
+                if within == 0 or self._step == first:
+                    self._enter(epoch)
+                started = time.perf_counter()
+                parts = next(steps)
+                waited_s = time.perf_counter() - started
+                figures = {"epoch": epoch, **self._update(parts)}
+                self._step += 1
+                if self._step % order.steps_per_epoch == 0:
+                    figures |= self._compare(f"epoch {epoch + 1}")
+                curve.add(figures, waited_s)
+                if self._checkpoints.due(self._step):
+                    self._save()
+        finally:
+            curve.close()
+        self._save()
+        kept = self._keep()
+        return Outcome(
+            kept=kept,
+            history=self._selector.history,
+            steps=self._step,
+            seconds=curve.seconds,
+            waited_s=curve.waited_s,
+            images=(self._step - first) * order.batch_size,
+        )
+
+    def _begin(self) -> None:
+        state = self._checkpoints.newest()
+        if state is None:
+            self._compare("start")
+            return
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        self._selector.restore(state["selector"])
+        self._step = state["step"]
+
+    def _save(self) -> None:
+        if self.task.processes.first:
+            average = self._average.module.state_dict() if self._average is not None else None
+            state = {
+                "step": self._step,
+                "model": self._model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "average": average,
+                "selector": self._selector.state(),
+            }
+            self._checkpoints.save(self._step, state)
+
+    def _enter(self, epoch: int) -> None:
+        """Freeze and thaw; several processes have to agree on what has gradients."""
+        thaw(self._model, stage_at(self._recipe, epoch).train)
+        self._wrapped = self.task.processes.wrap(self._observed)
+
+    def _update(self, parts: list[Views]) -> dict[str, float]:
+        """One optimiser step; the figures of it."""
+        seed, rank = self.task.order.seed, self.task.processes.rank
+        torch.manual_seed(seed_of(seed, self._step, rank))
+        self._scheduler.step_update(self._step)
+        images = sum(len(part.images) for part in parts)
+        totals: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            with self._only_last_synchronises(number == len(parts) - 1):
+                losses = self._losses(part, number)
+                share = len(part.images) / images
+                torch.autograd.backward(torch.stack(list(losses.values())).sum() * share)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() * share
+        figures = self._checked(totals, parts)
+        clip = self._recipe.optimizer.clip_norm
+        learning = [p for p in self._model.parameters() if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(learning, math.inf if clip is None else clip))
+        if not math.isfinite(norm):
+            self._stop("its gradient", norm, parts)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self._model, self._step + 1)
+        return {**figures, "lr": self._lr(), "grad_norm": norm}
+
+    def _lr(self) -> float:
+        group = self._optimizer.param_groups[0]
+        return float(group["lr"] / group["lr_scale"])
+
+    def _losses(self, part: Views, number: int) -> dict[str, Tensor]:
+        images, targets = part.images.to(self._device), part.labels.to(self._device)
+        if self._mixup is not None:
+            order, rank = self.task.order, self.task.processes.rank
+            with drawn_from(order.seed, "mix", self._step, rank, number):
+                images, mixed = self._mixup(images, targets.clamp_min(0))
+            targets = mixed if self._recipe.losses.ce else targets
+        with torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"
+        ):
+            taught = self.task.teacher(part, images) if self.task.teacher else None
+            outputs: Outputs = self._wrapped(images)
+        return self._loss(outputs, taught, targets)
+
+    def _checked(self, totals: dict[str, Tensor], parts: list[Views]) -> dict[str, float]:
+        """The losses' means over the processes, each a finite number."""
+        means = self.task.processes.mean(torch.stack(list(totals.values()))).tolist()
+        if not math.isfinite(sum(means)):
+            self._stop("its loss", sum(means), parts)
+        return {"loss": sum(means), **dict(zip(totals, means, strict=True))}
+
+    def _stop(self, what: str, value: float, parts: list[Views]) -> None:
+        images = self.task.source.images
+        own = [images.name(key.image) for part in parts for key in part.keys]
+        names = self.task.processes.gather(own)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        saved = self._checkpoints.newest_file
+        raise TrainingError(
+            f"step {self._step + 1}: {what} is {value}; its images are {shown}",
+            hint="lower the learning rates in another --out folder"
+            + (f"; the last good state is {saved}" if saved else ""),
+        )
+
+    def _compare(self, name: str) -> dict[str, float]:
+        """Compare the weights with the original on the held-out images."""
+        if self.task.held_out is None:
+            return {}
+        result = self.task.held_out.compare(self._kept_model())
+        agreed = self.task.processes.mean(torch.tensor(result, device=self._device))
+        loss, agreement = agreed.tolist()
+        self._selector.see(
+            name, self._kept_model(), Comparison(loss, agreement), average=name != "start"
+        )
+        return {"held_out_loss": loss}
+
+    def _kept_model(self) -> nn.Module:
+        return self._model if self._average is None else cast(nn.Module, self._average.module)
+
+    def _keep(self) -> str:
+        """Give the variant the weights that are kept; their name."""
+        if self.task.held_out is None:
+            self._model.load_state_dict(self._kept_model().state_dict())
+            self._model.eval()
+            return "last"
+        averaged = self._selector.averaged()
+        names = [entry["weights"] for entry in self._selector.history]
+        if averaged is not None and "average" not in names:
+            self._kept_model().load_state_dict(averaged)
+            self._compare("average")
+        self._selector.load_best(self._model)
+        self._model.eval()
+        return self._selector.best
+
+    def _only_last_synchronises(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return cast("contextlib.AbstractContextManager[Any]", self._wrapped.no_sync())

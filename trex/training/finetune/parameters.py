@@ -1,0 +1,132 @@
+"""Which parameters learn, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import timm.optim
+import timm.scheduler
+import torch
+from torch import nn
+
+from trex.models.adapter import Adapter
+from trex.reuse import consumers_of
+from trex.training.finetune.recipe import Part, Recipe, RecipeError, Stage
+
+
+def new_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters of transforms and of consumers' projections."""
+    new = {
+        id(parameter)
+        for consumer in consumers_of(model).values()
+        for name, module in consumer.named_modules()
+        if module is consumer.projection or name.rpartition(".")[2] == "transform"
+        for parameter in module.parameters()
+    }
+    return {name for name, parameter in model.named_parameters() if id(parameter) in new}
+
+
+def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups for timm's optimisers, with `lr_scale` for its schedulers.
+
+    Norms, biases and what the model names in `no_weight_decay` do not decay.
+    """
+    optimizer, new = recipe.optimizer, new_parameters(model)
+    spared = cast(Callable[[], set[str]], getattr(model, "no_weight_decay", set))()
+    depth_of = _depths(model, adapter)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim > 1 and name not in spared
+        decay = optimizer.weight_decay if decays else 0.0
+        scale = optimizer.lr_new / optimizer.lr if name in new else 1.0
+        scale *= optimizer.layer_decay ** depth_of(name)
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _depths(model: nn.Module, adapter: Adapter) -> Callable[[str], int]:
+    """How many encoders lie between a parameter and the head, by its name."""
+    containers = list(adapter.containers(model))
+    names = [
+        f"{container}.{position}."
+        for container in containers
+        for position in range(len(cast(nn.Sequential, model.get_submodule(container))))
+    ]
+    first = min(name for name, _ in model.named_parameters() if name.startswith(names[0]))
+    order = [name for name, _ in model.named_parameters()]
+    start = order.index(first)
+
+    def depth(name: str) -> int:
+        for index, prefix in enumerate(names):
+            if name.startswith(prefix):
+                return len(names) - index
+        return 0 if order.index(name) > start else len(names) + 1
+
+    return depth
+
+
+def make_optimizer(model: nn.Module, adapter: Adapter, recipe: Recipe) -> torch.optim.Optimizer:
+    """Timm's optimiser of that name.
+
+    Raises:
+        RecipeError: timm does not have it, or cannot make it.
+    """
+    settings = recipe.optimizer
+    takes_betas = not settings.name.startswith(("sgd", "momentum", "nesterov", "rmsprop", "lars"))
+    options: dict[str, Any] = {"betas": settings.betas} if takes_betas else {}
+    try:
+        made = timm.optim.create_optimizer_v2(
+            parameter_groups(model, adapter, recipe), settings.name, lr=settings.lr, **options
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"optimizer.name: timm cannot make {settings.name!r}: {error}",
+            hint="use adamw, or another of timm.optim.list_optimizers()",
+        ) from error
+    return cast(torch.optim.Optimizer, made)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Any:
+    """Timm's cosine schedule, a function of the step alone: `step_update(step)`."""
+    highest = recipe.optimizer.lr
+    scheduler, _ = timm.scheduler.create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=recipe.epochs,
+        min_lr=highest * recipe.schedule.final_share,
+        warmup_lr=highest * 0.01,
+        warmup_epochs=recipe.schedule.warmup_epochs,
+        updates_per_epoch=steps_per_epoch,
+        step_on_epochs=False,
+    )
+    return scheduler
+
+
+def stage_at(recipe: Recipe, epoch: int) -> Stage:
+    """What is trained in an epoch."""
+    return [stage for stage in recipe.stages if stage.from_epoch <= epoch][-1]
+
+
+def thaw(model: nn.Module, part: Part) -> None:
+    """Let a part of the parameters learn and freeze the others.
+
+    Raises:
+        RecipeError: the part has none.
+    """
+    if part == "all":
+        chosen = {name for name, _ in model.named_parameters()}
+    elif part == "new":
+        chosen = new_parameters(model)
+    else:
+        own = {id(p) for block in consumers_of(model).values() for p in block.parameters()}
+        chosen = {name for name, p in model.named_parameters() if id(p) in own}
+    if not chosen:
+        raise RecipeError(
+            f"stages: the model has no {part!r} parameters", hint="an original trains with all"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)

@@ -1,0 +1,100 @@
+"""What one training is given, what it gives back, and what follows from its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import timm.data
+from torch import nn
+
+from trex.models.adapter import Adapter
+from trex.reuse import consumers_of
+from trex.training.finetune.order import Order
+from trex.training.finetune.processes import Processes
+from trex.training.finetune.recipe import Recipe, RecipeError
+from trex.training.finetune.selection import HeldOut
+from trex.training.finetune.teacher import Teacher
+from trex.training.finetune.views import ViewSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is trained, on what."""
+
+    #: is trained in place
+    variant: nn.Module
+    adapter: Adapter
+    recipe: Recipe
+    source: ViewSource
+    order: Order
+    #: None where no loss reads one
+    teacher: Teacher | None
+    #: None keeps the last weights
+    held_out: HeldOut | None
+    folder: Path
+    processes: Processes
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a training went.
+
+    Attributes:
+        kept: the weights that were kept: `start`, `epoch N`, `last` or `average`.
+        history: what the held-out images said of all that were compared.
+        steps: done in all.
+        seconds: of the last process that worked on it, in steps.
+        waited_s: of these, waiting for images.
+        images: that this process trained on, in these seconds.
+    """
+
+    kept: str
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    waited_s: float
+    images: int
+
+
+def observed_encoders(variant: nn.Module, recipe: Recipe) -> frozenset[int]:
+    """The encoders whose outputs the recipe's losses compare: consumers, or none."""
+    return frozenset(consumers_of(variant)) if recipe.losses.encoders else frozenset()
+
+
+def loss_names(recipe: Recipe) -> list[str]:
+    """The losses a recipe uses, in the order of its file."""
+    names = ("ce", "kl", "class_kl", "tokens", "encoders", "dense")
+    return [name for name in names if getattr(recipe.losses, name)]
+
+
+def seed_of(*parts: int) -> int:
+    """A seed for each combination of small numbers."""
+    return hash(parts) & 0x7FFF_FFFF
+
+
+def make_mixup(task: Task) -> Any:
+    """Timm's mixing of images, or None.
+
+    Raises:
+        RecipeError: a part of a batch has an odd number of images.
+    """
+    recipe, augment = task.recipe, task.recipe.augment
+    if not (augment.mixup or augment.cutmix):
+        return None
+    share = task.order.batch_size // task.processes.world
+    micro = min(recipe.micro_batch, share)
+    if micro % 2 or share % micro % 2:
+        raise RecipeError(
+            f"mixing needs batches of an even number, not {micro} of {share} images",
+            hint="choose an even batch_size and micro_batch",
+        )
+    return timm.data.Mixup(
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        prob=augment.mix_probability,
+        label_smoothing=0.0,
+        num_classes=cast(Any, task.variant).num_classes,
+    )

@@ -1,0 +1,118 @@
+"""Random views of training images, each a function of seed, picture and view number alone.
+
+So neither worker processes nor a resumed run change what is trained on, and the same view can be
+shown to a teacher once and to its student later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import transforms
+
+from trex.errors import DataError
+from trex.training.data import CorruptImage, ImageSet
+from trex.training.finetune.recipe import Augment
+from trex.training.transforms import DataConfig, Transform
+
+_logger = logging.getLogger(__name__)
+
+
+class Key(NamedTuple):
+    """Which view of which image."""
+
+    image: int
+    view: int
+
+
+class Views(NamedTuple):
+    """Images (B, channels, height, width), labels (B,), -1 for none, and what they are."""
+
+    images: Tensor
+    labels: Tensor
+    keys: tuple[Key, ...]
+
+
+def augmentation(config: DataConfig, augment: Augment) -> Transform:
+    """Timm's training transform; it draws from the global generators of Python, NumPy, torch."""
+    prepare = timm.data.create_transform(
+        input_size=config.input_size,
+        is_training=True,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        hflip=augment.hflip,
+        color_jitter=augment.color_jitter,
+        auto_augment=augment.auto_augment,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+        re_prob=augment.erasing,
+    )
+    grey = [transforms.Grayscale(1)] if config.input_size[0] == 1 else []
+    return cast(Transform, transforms.Compose([*grey, prepare]))
+
+
+@contextmanager
+def drawn_from(*key: object) -> Iterator[None]:
+    """Inside, every global generator starts from `key`; outside, nothing has happened to them."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed: that would also reseed every accelerator, which is not forked
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewSource(Dataset[tuple[Tensor, int, Key]]):
+    """Views by key, for a loader. An unreadable image is replaced by the next readable one."""
+
+    images: ImageSet
+    augment: Transform
+    seed: int
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, Key]:
+        for ahead in range(len(self.images)):
+            number = (key.image + ahead) % len(self.images)
+            picture = self.images.picture(number)
+            if not isinstance(picture, CorruptImage):
+                return self._view(picture, number, key.view), self.images.label(number), key
+            if self.images.strict:
+                raise DataError(
+                    f"{self.images.origin}: {picture.name} cannot be read: {picture.reason}",
+                    hint="replace or remove the image, or leave --strict out",
+                )
+            _logger.warning("%s cannot be read: the next image stands in for it", picture.name)
+        raise DataError(
+            f"{self.images.origin}: none of its images can be read",
+            hint="check that the files are whole",
+        )
+
+    def _view(self, picture: Image.Image, number: int, view: int) -> Tensor:
+        with drawn_from(self.seed, view, self.images.name(number)):
+            return self.augment(picture)
+
+
+def collate(items: list[tuple[Tensor, int, Key]]) -> Views:
+    """A batch of views."""
+    images, labels, keys = zip(*items, strict=True)
+    return Views(torch.stack(images), torch.tensor(labels), tuple(Key(*key) for key in keys))
