@@ -148,6 +148,7 @@ def values(costs: PlanCosts, quantity: Quantity) -> NDArray[np.float64]:
 def format_cost(quantity: Quantity, value: float) -> str:
     """A cost with its unit, for people."""
     if quantity == "edap":
-        return f"{value * EDAP_MJ_MS_MM2:.4g} mJ*ms*mm2"
+        rounded = float(f"{value * EDAP_MJ_MS_MM2:.4g}")
+        return f"{rounded:.12g} mJ*ms*mm2"
     unit = {"latency": "s", "energy": "J", "area": "m2"}[quantity]
     return format_quantity(value, unit)

@@ -23,7 +23,7 @@ from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
 SCHEMA: Final = 1
 
 #: what a record must hold to be read by later commands
-_RECORD_FIELDS: Final = ("plan", "transforms", "estimate", "selection")
+_RECORD_FIELDS: Final = ("key", "plan", "transforms", "estimate", "selection")
 
 
 class Run:
@@ -50,16 +50,17 @@ class Run:
         if run._manifest_path.exists():
             run._compare(manifest["settings"])
             return run
-        if path.exists() and any(path.iterdir()):
-            raise RunError(
-                f"{path} exists and is not a run folder", hint="choose another --out folder"
-            )
         try:
-            run.candidates.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            if any(not item.name.startswith(".manifest.json.") for item in path.iterdir()):
+                raise RunError(
+                    f"{path} exists and is not a run folder", hint="choose another --out folder"
+                )
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be created: {error.strerror}", hint="choose another --out folder"
             ) from error
+        # The manifest makes it a run: killed before, the same command begins anew.
         write_atomic(
             run._manifest_path, json.dumps({"schema": SCHEMA, **manifest}, indent=2) + "\n"
         )
@@ -157,8 +158,16 @@ class Run:
 
         Raises:
             RunError: another process is searching there.
+            StorageError: the folder cannot be written.
         """
-        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            self.candidates.mkdir(exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be written: {error.strerror}",
+                hint="choose another --out folder",
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

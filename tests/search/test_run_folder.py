@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trex.errors import RunError, StorageError
+from trex.search.run import Run
+
+MANIFEST = {"settings": {"model": "tiny", "budget": "latency <= 0.6x", "seed": 0}, "command": []}
+
+
+def record(key: str, **more: Any) -> dict[str, Any]:
+    return {"key": key, "plan": "", "transforms": {}, "estimate": {}, "selection": {}, **more}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_goes_on_under_the_same_settings(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "deep" / "run", MANIFEST)
+    run.append(record("a"))
+    before = contents(run.path)
+    again = Run.start(run.path, {**MANIFEST, "command": ["another", "time"]})
+    assert again.records() == run.records()
+    assert contents(run.path) == before
+    assert Run.open(run.path).manifest()["settings"] == MANIFEST["settings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed was 0, now it is 1"),
+        ({"model": "other"}, 'model was "tiny", now it is "other"'),
+        ({"more": True}, "more was null, now it is true"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_overwritten(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run = Run.start(tmp_path / "run", MANIFEST)
+    run.append(record("a"))
+    before = contents(run.path)
+    with pytest.raises(RunError, match="holds a run of other settings") as caught:
+        Run.start(run.path, {"settings": {**MANIFEST["settings"], **change}})
+    assert message in caught.value.message
+    assert "nothing was changed" in caught.value.hint
+    assert contents(run.path) == before
+
+
+def test_settings_are_compared_as_json_holds_them(tmp_path: Path) -> None:
+    Run.start(tmp_path / "run", {"settings": {"size": (3, 4), "rate": 0.1}})
+    Run.start(tmp_path / "run", {"settings": {"size": [3, 4], "rate": 0.1}})
+
+
+def test_long_values_are_shortened(tmp_path: Path) -> None:
+    Run.start(tmp_path / "run", {"settings": {"space": "a" * 500}})
+    with pytest.raises(RunError) as caught:
+        Run.start(tmp_path / "run", {"settings": {"space": "b" * 500}})
+    assert len(caught.value.message) < 400
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not a run folder"):
+        Run.start(tmp_path, MANIFEST)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_an_empty_folder_and_what_a_kill_leaves_are_fine(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.0badcafe.tmp").write_text("{")
+    run = Run.start(tmp_path, MANIFEST)
+    with run.locked():
+        assert run.candidates.is_dir()
+
+
+def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(StorageError, match="cannot be created") as caught:
+            Run.start(path, MANIFEST)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "has no manifest.json"),
+        ("{", "cannot be read"),
+        ("[]", "is of schema None"),
+        ("{}", "is of schema None"),
+        ('{"schema": 2, "settings": {}}', "is of schema 2, this TReX reads 1"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match=message) as caught:
+        Run.open(tmp_path)
+    assert caught.value.hint
+    if text is not None:
+        with pytest.raises(RunError, match=message):
+            Run.start(tmp_path, MANIFEST)
+    assert contents(tmp_path) == before
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no manifest\.json"):
+        Run.open(tmp_path / "missing")
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    with pytest.raises(RunError, match=r"has no best/best\.json") as caught:
+        run.read_json("best/best.json")
+    assert "same `trex search` command again" in caught.value.hint
+
+
+def test_records_come_once_and_in_order(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    assert run.records() == []
+    for key in ("b", "a", "b", "c"):
+        run.append(record(key, seconds=len(run.records())))
+    assert [(r["key"], r["seconds"]) for r in run.records()] == [("b", 0), ("a", 1), ("c", 2)]
+
+
+def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    run.append(record("a"))
+    file = tmp_path / "results.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    assert [r["key"] for r in run.records()] == ["a"]
+    with run.locked():
+        assert file.read_bytes() == whole
+        run.append(record("b"))
+    assert [r["key"] for r in run.records()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("not json", r"results\.jsonl:2: is not a JSON object"),
+        ("[1]", r"results\.jsonl:2: is not a JSON object"),
+        ("{}", r"results\.jsonl:2: is not a record this TReX reads"),
+        (json.dumps({"schema": 2, **record("b")}), r"results\.jsonl:2: is not a record"),
+        (json.dumps({"schema": 1, "key": "b", "plan": ""}), r"results\.jsonl:2: is not a record"),
+        (json.dumps({"schema": 1, **record("b")}).replace('"key"', '"kee"'), r"jsonl:2: is not a"),
+    ],
+)
+def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: str) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    run.append(record("a"))
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(RunError, match=message):
+        run.records()
+
+
+def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    script = (
+        "import sys; from pathlib import Path; from trex.search.run import Run\n"
+        "with Run.open(Path(sys.argv[1])).locked(): pass"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with run.locked():
+        refused = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert refused.returncode != 0
+    assert "another process is searching" in refused.stderr
+    assert subprocess.run(command, env=os.environ).returncode == 0
+
+
+def test_a_lock_ends_with_its_search_however_that_ends(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    with pytest.raises(KeyboardInterrupt), run.locked():
+        raise KeyboardInterrupt
+    with run.locked(), pytest.raises(RunError, match="another process"), run.locked():
+        pass

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trex.architecture import Architecture, vit_encoder
+from trex.errors import SpaceError
+from trex.plan import ReusePlan
+from trex.search.space import SearchSpace, shipped_spaces
+
+
+def model(num_encoders: int = 6) -> Architecture:
+    return Architecture(
+        model="tiny",
+        body=tuple(
+            vit_encoder(i, tokens=5, dim=8, heads=2, mlp_hidden=16) for i in range(num_encoders)
+        ),
+    )
+
+
+def space(tmp_path: Path, text: str = "", num_encoders: int = 6) -> SearchSpace:
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: a test\n" + text)
+    return SearchSpace.load(path, model(num_encoders))
+
+
+def plans(found: SearchSpace) -> list[ReusePlan]:
+    return [found.plan(mask, found.forms[0][0]) for mask in found.masks()]
+
+
+@pytest.mark.parametrize("num_encoders", [1, 2, 5, 9, 12])
+def test_the_default_space_is_every_nearest_producer_plan(num_encoders: int) -> None:
+    found = SearchSpace.load("default", model(num_encoders))
+    assert found.size == len(found.masks()) == 2 ** (num_encoders - 1)
+    of_all = plans(found)
+    assert len(set(of_all)) == found.size
+    assert of_all[0] == ReusePlan()
+    for plan in of_all:
+        plan.validate(num_encoders)
+        assert plan == ReusePlan.nearest(plan.consumers)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_longest_run(tmp_path: Path, most: int) -> None:
+    found = space(tmp_path, f"max_run: {most}\n")
+    everything = space(tmp_path)
+    expected = {
+        plan
+        for plan in plans(everything)
+        if all(
+            not set(range(start, start + most + 1)) <= set(plan.consumers) for start in range(1, 6)
+        )
+    }
+    assert set(plans(found)) == expected
+    # without two in a row: the Fibonacci numbers
+    assert len(expected) == {1: 13, 2: 24, 3: 29}[most]
+
+
+@pytest.mark.parametrize(("most", "count"), [(0, 1), (1, 6), (2, 16), (5, 32), (99, 32)])
+def test_the_most_consumers(tmp_path: Path, most: int, count: int) -> None:
+    found = space(tmp_path, f"max_reuse: {most}\n")
+    assert found.size == count
+    assert max(plan.n_reuse for plan in plans(found)) == min(most, 5)
+
+
+def test_chosen_consumers(tmp_path: Path) -> None:
+    found = space(tmp_path, "consumers: [5, 2]\n")
+    assert {str(plan) for plan in plans(found)} == {"", "2<-1", "5<-4", "2<-1 5<-4"}
+
+
+def test_forms_are_every_tensor_with_every_transform(tmp_path: Path) -> None:
+    found = space(tmp_path, "tensors: [output, map]\ntransforms: [none, linear]\n")
+    assert found.forms == (
+        ("output", "none"), ("output", "linear"), ("map", "none"), ("map", "linear"),
+    )  # fmt: skip
+    assert found.size == 1 + 4 * 31  # the plan without reuse is the same in every form
+    candidate = found.candidate(np.array([0, 1, 0, 0, 1, 0], dtype=bool), ("map", "linear"))
+    assert str(candidate.plan) == "1<-0:map 4<-3:map"
+    assert candidate.transforms == {1: "linear", 4: "linear"}
+
+
+def test_reuse_does_not_cross_stages() -> None:
+    encoders = tuple(vit_encoder(i, tokens=5, dim=8, heads=2, mlp_hidden=16) for i in range(4))
+    staged = tuple(replace(e, stage=e.index // 2) for e in encoders)
+    found = SearchSpace.load("default", Architecture(model="staged", body=staged))
+    assert found.may_reuse == (False, True, False, True)
+    assert {str(plan) for plan in plans(found)} == {"", "1<-0", "3<-2", "1<-0 3<-2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message", "hint"),
+    [
+        ("max_runs: 2\n", 2, "max_runs: is not a known field", "did you mean 'max_run'"),
+        ("tensor: [map]\n", 2, "tensor: is not a known field", "did you mean 'tensors'"),
+        ("max_run: '2'\n", 2, "max_run: '2' is text, not a number", ""),
+        ("max_reuse: 1e5\n", 2, "max_reuse: '1e5' is text, not a number", ""),
+        ("max_run: 0\n", 2, "max_run: 0 is not allowed", ""),
+        ("max_reuse: -1\n", 2, "max_reuse: -1 is not allowed", ""),
+        ("max_run: 2.5\n", 2, "max_run: 2.5 is", ""),
+        ("tensors: []\n", 2, "tensors", ""),
+        ("tensors: [maps]\n", 2, "tensors.0: 'maps' is not allowed", ""),
+        ("transforms:\n- linear\n- cubic\n", 4, "transforms.1: 'cubic' is not allowed", ""),
+        ("tensors: [map, map]\n", 2, "tensors: names something twice", "once"),
+        ("source: any\n", 2, "source: 'any' is not allowed", ""),
+        ("max_run: 3\nconsumers: [0, 1]\n", 3, "consumers: names encoder 0", "begin with 1"),
+        ("consumers: [1, 6]\n", 2, "names encoder 6, but tiny has 6 encoders", "0 to 5"),
+        ("consumers: [-1]\n", 2, "consumers.0: -1 is not allowed", ""),
+        ("consumers: 3\n", 2, "consumers", ""),
+        ("max_run: 1\nmax_run: 2\n", 3, "is given twice", "keep one"),
+        ("max_run: [\n", 3, "", "syntax"),
+    ],
+)
+def test_bad_files_are_refused_with_their_line(
+    tmp_path: Path, text: str, line: int, message: str, hint: str
+) -> None:
+    with pytest.raises(SpaceError) as caught:
+        space(tmp_path, text)
+    assert caught.value.message.startswith(f"{tmp_path / 'mine.yaml'}:{line}: ")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.hint
+
+
+def test_a_space_needs_a_description(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("max_run: 2\n")
+    with pytest.raises(SpaceError, match="description: is missing"):
+        SearchSpace.load(tmp_path / "mine.yaml", model())
+
+
+def test_missing_spaces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="no such file"):
+        SearchSpace.load(tmp_path / "none.yaml", model())
+    with pytest.raises(SpaceError, match="neither shipped nor a file") as caught:
+        SearchSpace.load("defualt", model())
+    assert "'default'" in caught.value.hint
+
+
+def test_a_model_without_encoders_has_no_space() -> None:
+    with pytest.raises(SpaceError, match="resnet has no encoders"):
+        SearchSpace.load("default", Architecture(model="resnet", body=()))
+
+
+def test_a_space_too_large_to_enumerate_is_refused() -> None:
+    found = SearchSpace.load("default", model(24))
+    with pytest.raises(SpaceError, match="8,388,608 plans") as caught:
+        found.masks()
+    assert "fewer consumers" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_shipped_spaces_load(name: str) -> None:
+    assert SearchSpace.load(name, model(12)).size > 1
