@@ -113,9 +113,9 @@ class Search:
 
     def _calibrate(self) -> Calibration:
         settings, images = self.problem.settings, self.problem.images
-        # Split by a shuffle: folders are in the order of their classes.
         shares = (1.0 - settings.select_share, settings.select_share)
-        fit, select = images.split(shares, settings.seed)
+        # The surrogate is measured on the first images of both: a class's lie side by side.
+        fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
         measured = batches(select, settings.fit.batch_size)
         labels: list[Tensor] = []
         with _bar("original", len(images)) as advance:

@@ -98,7 +98,7 @@ class ImageSet(Dataset[Example | CorruptImage]):
                 f"{self.origin}: cannot take {n} of {len(self)} images",
                 hint=f"ask for 1 to {len(self)}",
             )
-        return self._choose(_shuffled(len(self), seed)[:n])
+        return self._choose(sorted(_shuffled(len(self), seed)[:n]))
 
     def split(self, fractions: Sequence[float], seed: int) -> tuple[ImageSet, ...]:
         """Random parts without a common image, of these fractions of all images.
@@ -115,7 +115,11 @@ class ImageSet(Dataset[Example | CorruptImage]):
                 hint="give positive fractions of at most 1 together, or more images",
             )
         order = _shuffled(len(self), seed)
-        return tuple(self._choose(order[start:end]) for start, end in bounds)
+        return tuple(self._choose(sorted(order[start:end])) for start, end in bounds)
+
+    def shuffled(self, seed: int) -> ImageSet:
+        """The same images in random order, so that any first part of them is a fair sample."""
+        return self._choose(_shuffled(len(self), seed))
 
     def with_transform(self, transform: Transform) -> ImageSet:
         """The same images for another preprocessing."""
@@ -125,8 +129,7 @@ class ImageSet(Dataset[Example | CorruptImage]):
         """All views of the same images."""
         return ViewSet(images=self, views=views)
 
-    def _choose(self, indices: Sequence[int]) -> ImageSet:
-        kept = sorted(indices)
+    def _choose(self, kept: Sequence[int]) -> ImageSet:
         return replace(
             self,
             positions=tuple(self.positions[i] for i in kept),
@@ -136,7 +139,7 @@ class ImageSet(Dataset[Example | CorruptImage]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewSet(Dataset[Example | CorruptImage]):
-    """View v of image i as number i · views.count + v."""
+    """View v of image i as number i · views.count + v; a mixed view has no label."""
 
     images: ImageSet
     views: FittingViews
@@ -159,8 +162,15 @@ class ViewSet(Dataset[Example | CorruptImage]):
         image = self.images.picture(number)
         if isinstance(image, CorruptImage):
             return image
-        view_of_image = self.views(image, self.images.name(number), view)
-        return Example(image=view_of_image, label=self.images.label(number), index=index)
+        name = self.images.name(number)
+        tensor = self.views(image, name, view)
+        label = self.images.label(number)
+        if self.views.mixes(view):
+            partner = self.images.picture(self.views.partner(name, view, len(self.images)))
+            if isinstance(partner, Image.Image):  # an unreadable one leaves the view unmixed
+                tensor = self.views.mix(tensor, self.views(partner, name, view), name, view)
+                label = -1
+        return Example(image=tensor, label=label, index=index)
 
 
 def open_dataset(

@@ -122,23 +122,56 @@ def eval_transform(config: DataConfig) -> Transform:
 
 @dataclass(frozen=True, slots=True)
 class FittingViews:
-    """Random crops and mirrorings that depend on seed, picture and view alone."""
+    """Random views of pictures that depend on seed, picture and view number alone.
+
+    The first of every four views is a crop, the next two are crops with a part of another
+    picture's crop pasted in, the fourth is the mean of two crops. Targets come from the original
+    model, so a view needs no label; mixing pictures makes class tokens more varied, which measured
+    better than as many plain crops (docs/fitting.md).
+    """
 
     count: int
     seed: int
     _augment: Transform
 
     def __call__(self, image: Image.Image, name: str, view: int) -> Tensor:
-        """View number `view` of a picture."""
-        key = hashlib.sha256(f"{self.seed}/{view}/{name}".encode()).digest()
+        """The crop behind view number `view` of a picture."""
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed: that would also reseed every accelerator, which is not forked
-            torch.default_generator.manual_seed(int.from_bytes(key[:8], "big") >> 1)
+            torch.default_generator.manual_seed(self._key("crop", name, view))
             return self._augment(image)
+
+    def mixes(self, view: int) -> bool:
+        """Whether view number `view` takes in a second picture."""
+        return view % 4 != 0
+
+    def partner(self, name: str, view: int, n: int) -> int:
+        """The number, of `n` pictures, of the one that is mixed in."""
+        return self._key("partner", name, view) % n
+
+    def mix(self, first: Tensor, second: Tensor, name: str, view: int) -> Tensor:
+        """Two crops (channels, height, width) as one."""
+        if view % 4 == 3:
+            return (first + second) / 2
+        generator = torch.Generator().manual_seed(self._key("box", name, view))
+        height, width = first.shape[-2:]
+        side = (PASTED_SHARE[0] + torch.rand(1, generator=generator).item() * (
+            PASTED_SHARE[1] - PASTED_SHARE[0])) ** 0.5  # fmt: skip
+        rows, columns = max(1, int(side * height)), max(1, int(side * width))
+        top = int(torch.randint(height - rows + 1, (1,), generator=generator))
+        left = int(torch.randint(width - columns + 1, (1,), generator=generator))
+        mixed = first.clone()
+        box = (..., slice(top, top + rows), slice(left, left + columns))
+        mixed[box] = second[box]
+        return mixed
+
+    def _key(self, purpose: str, name: str, view: int) -> int:
+        digest = hashlib.sha256(f"{self.seed}/{purpose}/{view}/{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
 
 
 def fitting_views(config: DataConfig, views: int, seed: int) -> FittingViews:
-    """Crops of 35 % of a picture's area at least, half of them mirrored; `views` a picture."""
+    """`views` of every picture, from crops of 35 % of its area at least, half of them mirrored."""
     assert views > 0
     augment = transforms.Compose(
         [
