@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-#: Images that densities are measured on; more change the mean by under a hundredth.
+#: Images that densities are measured on. Four times as many change no product's mean density by
+#: more than 0.02, and the energy by 0.1 % (DeiT-T).
 N_IMAGES = 64
 
 _BATCH_SIZE = 16
@@ -167,6 +168,7 @@ def as_json(measured: MeasuredDensities | None, cost: Cost, chip: Chip) -> dict[
         "source": _source(measured, chip),
         "images": measured.images if measured else 0,
         "dataset": measured.origin if measured else None,
+        "encoding": "two's complement" if measured else None,
         "mean": _means(measured, cost, chip),
         "not_measured": _not_measured(measured, cost),
     }
@@ -182,8 +184,8 @@ def as_text(measured: MeasuredDensities | None, cost: Cost, chip: Chip) -> list[
     means = [m for n, m in _means(measured, cost, chip).items() if n in measured.planes]
     lines = [
         f"input densities: measured on {measured.images} images of {measured.origin}",
-        f"({min(means):.3f} to {max(means):.3f} in {len(means)} products; "
-        f"{assumed} is the chip's assumption)",
+        f"(two's complement; {min(means):.3f} to {max(means):.3f} in {len(means)} products, "
+        f"the chip assumes {assumed})",
     ]
     if missing := _not_measured(measured, cost):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
