@@ -6,6 +6,7 @@ model.safetensors     every parameter of the variant
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +21,17 @@ import trex
 from trex.errors import BundleError, StorageError, TrexError
 from trex.files import write_atomic
 from trex.models.registry import create
-from trex.models.weights import weights_hash
-from trex.reuse import apply_reuse, reuse_of
+from trex.models.weights import state_hash, weights_hash
+from trex.reuse import apply_reuse, remove_reuse, reuse_of
 from trex.training.transforms import DataConfig
 
 SCHEMA: Final = 1
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
+
+#: what decides how the bundle runs; `fingerprint` changes with any of it
+_RUNNING: Final = ("model", "model_args", "plan", "transforms", "weights_sha256", "data")
+_NEEDED: Final = (*_RUNNING, "base_weights_sha256", "fingerprint")
 
 
 def save_bundle(
@@ -67,6 +72,7 @@ def save_bundle(
         "data": asdict(data_config),
         **(extra or {}),
     }
+    config["fingerprint"] = _fingerprint(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,9 +105,13 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"{file} is of schema {found}, this TReX reads {SCHEMA}",
             hint="use the version of TReX that wrote it",
         )
-    needed = ("model", "model_args", "plan", "transforms", "weights_sha256", "data")
-    if missing := [name for name in needed if name not in config]:
+    if missing := [name for name in _NEEDED if name not in config]:
         raise BundleError(f"{file} has no {missing[0]!r}", hint="export it again")
+    if config["fingerprint"] != _fingerprint(config):
+        raise BundleError(
+            f"{file} was changed after it was written",
+            hint=f"export it again; {', '.join(_RUNNING)} belong together",
+        )
     return config
 
 
@@ -126,6 +136,11 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
             hint=f"load the {config['model']} weights of hash {config['base_weights_sha256']}, "
             "or leave base out",
         )
+    if state_hash(state) != config["weights_sha256"]:
+        raise BundleError(
+            f"{folder / WEIGHTS} is not the file that belongs to {CONFIG}",
+            hint="export it again; one of the two was changed",
+        )
     try:
         model = create(config["model"], **config["model_args"]) if base is None else base
         transforms = {int(k): v for k, v in config["transforms"].items()}
@@ -137,23 +152,24 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     expected = {k: v.shape for k, v in model.state_dict().items()}
     found = {k: v.shape for k, v in state.items()}
     if expected != found:
+        remove_reuse(model)
         odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise BundleError(
             f"{folder / WEIGHTS} does not hold this variant's weights; first difference: {odd[0]}",
             hint="export it again",
         )
     model.load_state_dict(state)
-    if weights_hash(model) != config["weights_sha256"]:
-        raise BundleError(
-            f"{folder / WEIGHTS} is not the file that belongs to {CONFIG}",
-            hint="export it again; one of the two was changed",
-        )
     return model.eval()
 
 
 def bundle_data_config(config: dict[str, Any]) -> DataConfig:
     """The preprocessing stored in a bundle's configuration."""
     return DataConfig.from_json(config["data"])
+
+
+def _fingerprint(config: dict[str, Any]) -> str:
+    text = json.dumps([config[name] for name in _RUNNING], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _read_weights(file: Path) -> dict[str, torch.Tensor]:

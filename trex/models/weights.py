@@ -94,8 +94,13 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
 
 def weights_hash(model: nn.Module) -> str:
     """16 hexadecimal digits that change with any name, type, shape or value of a state dict."""
+    return state_hash(model.state_dict())
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """`weights_hash` of a model with this state dict."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
