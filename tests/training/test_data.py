@@ -331,7 +331,19 @@ def test_reading_leaves_the_random_state_alone(folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_views_depend_on_seed_picture_and_view_alone(folder: Path) -> None:
+def test_a_mixed_view_holds_a_part_of_another_picture() -> None:
+    views = fitting_views(CONFIG, 4, 3)
+    assert [views.mixes(view) for view in range(8)] == [False, True, True, True] * 2
+    zeros, ones = torch.zeros(3, 16, 16), torch.ones(3, 16, 16)
+    for view in (1, 2, 5):
+        pasted = views.mix(zeros, ones, "x", view)
+        assert set(pasted.unique().tolist()) == {0.0, 1.0}
+        assert 0.2 < pasted.mean() < 0.76
+    assert torch.equal(views.mix(zeros, ones, "x", 3), torch.full((3, 16, 16), 0.5))
+    assert {views.partner("x", view, 3) for view in range(40)} == {0, 1, 2}
+
+
+def test_crops_depend_on_seed_picture_and_view_alone(folder: Path) -> None:
     images = opened(folder)
     views = images.with_views(fitting_views(CONFIG, 3, 5))
     assert len(views) == 36
@@ -345,18 +357,17 @@ def test_views_depend_on_seed_picture_and_view_alone(folder: Path) -> None:
     )
     for i, position in enumerate(part.positions):
         assert torch.equal(of_part[2 * i], all_views[3 * position])
-        assert torch.equal(of_part[2 * i + 1], all_views[3 * position + 1])
     other_seed = torch.cat(
         [b.images for b in batches(images.with_views(fitting_views(CONFIG, 3, 6)), 9)]
     )
     assert not torch.equal(other_seed, all_views)
 
 
-def test_views_keep_labels_and_numbers(folder: Path) -> None:
+def test_views_keep_numbers_and_only_unmixed_ones_a_label(folder: Path) -> None:
     images = opened(folder)
     (batch,) = batches(images.with_views(fitting_views(CONFIG, 2, 0)), 24)
     assert batch.indices.tolist() == list(range(24))
-    assert batch.labels.tolist() == [label for label in images.labels or () for _ in range(2)]
+    assert batch.labels.tolist() == [each for label in images.labels or () for each in (label, -1)]
 
 
 def test_half_of_the_views_are_mirrored() -> None:

@@ -19,6 +19,8 @@ from trex.errors import DataError
 
 #: Share of a picture's area that a fitting view shows at least.
 VIEW_SCALE: Final = (0.35, 1.0)
+#: Least and most share of a view's area that a second picture covers.
+PASTED_SHARE: Final = (0.25, 0.75)
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -122,7 +124,7 @@ def eval_transform(config: DataConfig) -> Transform:
 
 @dataclass(frozen=True, slots=True)
 class FittingViews:
-    """Random views of pictures that depend on seed, picture and view number alone.
+    """Random views of pictures that depend on seed, picture names and view number alone.
 
     The first of every four views is a crop, the next two are crops with a part of another
     picture's crop pasted in, the fourth is the mean of two crops. Targets come from the original
@@ -155,8 +157,9 @@ class FittingViews:
             return (first + second) / 2
         generator = torch.Generator().manual_seed(self._key("box", name, view))
         height, width = first.shape[-2:]
-        side = (PASTED_SHARE[0] + torch.rand(1, generator=generator).item() * (
-            PASTED_SHARE[1] - PASTED_SHARE[0])) ** 0.5  # fmt: skip
+        least, most = PASTED_SHARE
+        share = least + (most - least) * torch.rand(1, generator=generator).item()
+        side = share**0.5
         rows, columns = max(1, int(side * height)), max(1, int(side * width))
         top = int(torch.randint(height - rows + 1, (1,), generator=generator))
         left = int(torch.randint(width - columns + 1, (1,), generator=generator))
