@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--final-views",
         type=int,
-        default=2,
+        default=4,
         metavar="N",
         help="augmented views of every image in the winner's last fit",
     )
