@@ -154,9 +154,7 @@ class Consumer(nn.Module, ABC):
     def after(self, stream: Tensor) -> Tensor:
         """The rest of the encoder."""
 
-    def forward(
-        self, stream: Tensor, reused: Tensor | None = None, **options: object
-    ) -> Tensor:
+    def forward(self, stream: Tensor, reused: Tensor | None = None, **options: object) -> Tensor:
         """The whole consumer. Without the reused tensor there is nothing it can do.
 
         Raises:
