@@ -1,0 +1,258 @@
+"""Whole searches on a tiny model and images of noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from disks import files_of_at_most
+from small_runs import Inputs, write_images, write_inputs
+
+import trex
+from trex.cli import main
+from trex.export.bundle import load_config
+from trex.reuse import reuse_of
+from trex.search.records import best_record, candidate_of, front_of
+from trex.search.run import Run
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert main(inputs.search(out)) == 0
+    return Run.open(out)
+
+
+def results(run: Run) -> dict[str, dict[str, Any]]:
+    """Every record by its key, but for the time it took."""
+    return {
+        record["key"]: {name: value for name, value in record.items() if name != "seconds"}
+        for record in run.records()
+    }
+
+
+def weights_of_best(run: Run) -> str:
+    return str(load_config(run.best)["weights_sha256"])
+
+
+def test_records_are_complete(undisturbed: Run) -> None:
+    records = undisturbed.records()
+    assert len(records) == 5
+    for record in records:
+        candidate = candidate_of(record)
+        assert candidate.key == record["key"]
+        assert candidate.plan.n_reuse == record["n_reuse"] > 0
+        assert record["transform"] == "linear"
+        assert record["estimate"].keys() == {
+            "chip", "accounting", "latency_s", "energy_j", "area_m2", "edap_mj_ms_mm2",
+        }  # fmt: skip
+        selection = record["selection"]
+        assert selection.keys() == {"loss", "agreement", "top1", "baseline_top1", "n"}
+        assert selection["n"] == 6  # 0.4 of sixteen images
+        assert selection["loss"] >= 0
+        assert record["seconds"] >= 0
+        assert (undisturbed.candidates / f"{record['key']}.safetensors").is_file()
+
+
+def test_every_measured_plan_is_within_the_budget(undisturbed: Run) -> None:
+    limit = 0.8 * undisturbed.manifest()["baseline"]["latency_s"]
+    assert all(r["estimate"]["latency_s"] <= limit * (1 + 1e-9) for r in undisturbed.records())
+
+
+def test_the_winner_loses_least_and_is_what_the_bundle_runs(undisturbed: Run) -> None:
+    winner = best_record(undisturbed.records())
+    assert winner["selection"]["loss"] == min(
+        record["selection"]["loss"] for record in undisturbed.records()
+    )
+    best = undisturbed.read_json("best/best.json")
+    assert (best["key"], best["plan"]) == (winner["key"], winner["plan"])
+    plan, transforms = reuse_of(trex.load(undisturbed.best))
+    candidate = candidate_of(winner)
+    assert (plan, transforms) == (candidate.plan, candidate.transforms)
+    assert winner in front_of(undisturbed.records())
+
+
+def test_the_manifest_says_what_was_asked_of_what(undisturbed: Run, inputs: Inputs) -> None:
+    manifest = undisturbed.manifest()
+    assert manifest["command"][0] == "trex"
+    assert manifest["versions"].keys() >= {"trex", "torch", "timm", "python"}
+    assert manifest["weights_source"] == str(inputs.weights)
+    assert manifest["calibration_images"] == 16
+    assert manifest["space_size"] == 32
+    settings = manifest["settings"]
+    for name in ("weights_sha256", "chip_sha256", "calibration_sha256"):
+        assert len(settings[name]) == 16
+        int(settings[name], 16)
+    assert settings["search"]["seed"] == 0
+
+
+@pytest.mark.parametrize("recorded", [0, 1, 4])
+def test_an_interrupted_search_goes_on_to_the_same_end(
+    recorded: int, inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    append = Run.append
+
+    def interrupted(run: Run, record: dict[str, Any]) -> None:
+        if len(run.records()) == recorded:
+            raise KeyboardInterrupt
+        append(run, record)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append", interrupted)
+        assert main(inputs.search(out)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len(Run.open(out).records()) == recorded
+    assert not (out / "best").exists()
+    assert main(inputs.search(out)) == 0
+    assert results(Run.open(out)) == results(undisturbed)
+    assert weights_of_best(Run.open(out)) == weights_of_best(undisturbed)
+    surrogate = "surrogate.json"
+    assert (out / surrogate).read_bytes() == (undisturbed.path / surrogate).read_bytes()
+
+
+def test_a_finished_search_is_not_repeated(undisturbed: Run, inputs: Inputs, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.path.rglob("*.safetensors")}
+    assert main(inputs.search(undisturbed.path, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"]["evaluated"] == 5
+    after = {path: path.stat().st_mtime_ns for path in undisturbed.path.rglob("*.safetensors")}
+    assert after == before
+
+
+def test_the_winner_can_be_made_again_and_seeds_repeat(
+    undisturbed: Run, inputs: Inputs, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    assert main(inputs.search(out)) == 0
+    again = Run.open(out)
+    assert results(again) == results(undisturbed)
+    for file in again.best.iterdir():
+        file.unlink()
+    again.best.rmdir()
+    assert main(inputs.search(out)) == 0
+    assert weights_of_best(again) == weights_of_best(undisturbed)
+
+
+def test_another_seed_is_another_run(undisturbed: Run, inputs: Inputs, tmp_path, capsys) -> None:
+    before = (undisturbed.path / "results.jsonl").read_bytes()
+    assert main(inputs.search(undisturbed.path, "--seed", "1")) == 2
+    message = capsys.readouterr().err
+    assert "holds a run of other settings: search was" in message
+    assert (undisturbed.path / "results.jsonl").read_bytes() == before
+    assert main(inputs.search(tmp_path / "other", "--seed", "1")) == 0
+    losses = [
+        {key: record["selection"]["loss"] for key, record in results(run).items()}
+        for run in (undisturbed, Run.open(tmp_path / "other"))
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_a_corrupt_image_is_skipped_and_counted(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    calib = write_images(tmp_path / "calib")
+    (calib / "bee" / "2.png").write_bytes(b"\x89PNG no more")
+    flags = ["--calib", str(calib), "--eval", str(calib), "--json"]
+    assert main(inputs.search(tmp_path / "run", *flags)) == 0
+    captured = capsys.readouterr()
+    assert "skipped bee/2.png" in captured.err
+    assert "skipped 1 of 16 images" in captured.err
+    result = json.loads(captured.out)
+    assert result["best"]["evaluation"]["n"] == 15
+    assert result["best"]["evaluation"]["skipped"] == 1
+    assert result["best"]["selection"]["n"] in (5, 6)
+
+
+def test_a_corrupt_image_is_an_error_under_strict(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    calib = write_images(tmp_path / "calib")
+    (calib / "bee" / "2.png").write_bytes(b"")
+    flags = ["--calib", str(calib), "--strict"]
+    assert main(inputs.search(tmp_path / "run", *flags)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "bee/2.png cannot be read" in captured.err
+
+
+def test_calibration_needs_no_labels(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    calib = write_images(tmp_path / "calib")
+    for path in sorted(calib.rglob("*.png")):
+        path.rename(calib / f"{path.parent.name}{path.name}")
+    assert main(inputs.search(tmp_path / "run", "--calib", str(calib), "--json")) == 0
+    captured = capsys.readouterr()
+    assert "labels are not used" in captured.err
+    selection = json.loads(captured.out)["best"]["selection"]
+    assert selection["top1"] is selection["baseline_top1"] is None
+    assert selection["n"] == 6
+    assert main(inputs.search(tmp_path / "run", "--calib", str(calib))) == 0
+    assert " - " in capsys.readouterr().out
+
+
+def test_forms_compete(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    space = tmp_path / "both.yaml"
+    space.write_text(
+        "description: both tensors, two transforms\n"
+        "tensors: [output, map]\ntransforms: [none, linear_own]\nmax_reuse: 2\nmax_run: 1\n"
+    )
+    out = tmp_path / "run"
+    flags = ["--space", str(space), "--evaluations", "12", "--json"]
+    assert main(inputs.search(out, *flags)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["candidates"]["space"] == 1 + 4 * (5 + 6)
+    records = Run.open(out).records()
+    assert len(records) == 12
+    assert len({r["transform"] for r in records} | {":map" in r["plan"] for r in records}) > 2
+    assert reuse_of(trex.load(out / "best")) is not None
+    # the front is in EDAP's order, and its losses fall
+    edaps = [row["estimate"]["edap_mj_ms_mm2"] for row in result["pareto"]]
+    losses = [row["selection"]["loss"] for row in result["pareto"]]
+    assert edaps == sorted(edaps)
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_where_the_original_fits_it_wins(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(inputs.search(out, "--max-latency", "1x", "--evaluations", "3", "--json")) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert (best["plan"], best["n_reuse"], best["selection"]["loss"]) == ("", 0, 0.0)
+    assert reuse_of(trex.load(out / "best")) is None
+
+
+def test_more_evaluations_than_plans(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    flags = ["--max-latency", "0.3x", "--evaluations", "99", "--json"]
+    assert main(inputs.search(tmp_path / "run", *flags)) == 0
+    counts = json.loads(capsys.readouterr().out)["candidates"]
+    assert 0 < counts["evaluated"] == counts["feasible"] < counts["space"] == 32
+
+
+def test_a_full_disk_under_the_activations(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    with files_of_at_most(10_000):
+        assert main(inputs.search(out)) == 1
+    message = capsys.readouterr().err
+    assert "cannot write activations" in message
+    assert "hint:" in message
+    assert main(inputs.search(out)) == 0
+
+
+def test_a_full_disk_under_the_winner(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "run"
+    with files_of_at_most(200_000):
+        assert main(inputs.search(out)) == 1
+    assert "cannot be written: File too large" in capsys.readouterr().err
+    assert len(Run.open(out).records()) == 5
+    assert list((out / "best").iterdir()) == []
+    assert main(inputs.search(out)) == 0
+    assert weights_of_best(Run.open(out)) == weights_of_best(undisturbed)
+
+
+def test_scratch_files_go_elsewhere_where_asked(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    missing = ["--scratch", str(tmp_path / "missing")]
+    assert main(inputs.search(tmp_path / "run", *missing)) == 1
+    assert str(tmp_path / "missing") in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""A small model, synthetic images and the command lines that search on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_models import randomised
+
+from trex.models.registry import create
+
+MODEL = "test_vit"
+CLASSES = ("ant", "bee", "cat", "dog")
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a user has: weights, calibration images, labelled images."""
+
+    weights: Path
+    calib: Path
+    labelled: Path
+
+    def model_flags(self) -> list[str]:
+        """Which model."""
+        size = ["--num-classes", str(len(CLASSES)), "--img-size", str(SIDE)]
+        return ["--model", MODEL, "--weights", str(self.weights), *size]
+
+    def search(self, out: Path, *more: str) -> list[str]:
+        """A search under a latency of 0.8 of the original's, of few plans."""
+        return [
+            "search", *self.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+            "--calib", str(self.calib), "--out", str(out), "--evaluations", "5",
+            "--final-views", "1", *more,
+        ]  # fmt: skip
+
+
+def write_images(folder: Path, each: int = 4, seed: int = 0) -> Path:
+    """`each` images of noise in a folder for every class."""
+    rng = np.random.default_rng(seed)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def write_inputs(folder: Path) -> Inputs:
+    """Weights and images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = randomised(create(MODEL, num_classes=len(CLASSES), img_size=SIDE))
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    return Inputs(
+        weights=folder / "weights.safetensors",
+        calib=write_images(folder / "calib"),
+        labelled=write_images(folder / "labelled", each=3, seed=1),
+    )
