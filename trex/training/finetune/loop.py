@@ -24,6 +24,7 @@ from trex.training.finetune.losses import Loss
 from trex.training.finetune.network import Observed, Outputs
 from trex.training.finetune.order import load_steps
 from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
+from trex.training.finetune.recipe import Stage
 from trex.training.finetune.selection import Comparison, Selector
 from trex.training.finetune.task import (
     Outcome,
@@ -70,6 +71,7 @@ class Trainer:
         self._selector = Selector(recipe.selection)
         self._checkpoints = CheckpointFolder(task.folder / "checkpoints", recipe.checkpoints)
         self._wrapped: nn.Module = self._observed
+        self._stage: Stage | None = None
         self._step = 0
 
     def run(self) -> Outcome:
@@ -144,8 +146,11 @@ class Trainer:
 
     def _enter(self, epoch: int) -> None:
         """Freeze and thaw; several processes have to agree on what has gradients."""
-        thaw(self._model, stage_at(self._recipe, epoch).train)
-        self._wrapped = self.task.processes.wrap(self._observed)
+        stage = stage_at(self._recipe, epoch)
+        if stage != self._stage:
+            self._stage = stage
+            thaw(self._model, stage.train)
+            self._wrapped = self.task.processes.wrap(self._observed)
 
     def _update(self, parts: list[Views]) -> dict[str, float]:
         """One optimiser step; the figures of it."""
@@ -203,6 +208,8 @@ class Trainer:
         own = [images.name(key.image) for part in parts for key in part.keys]
         names = self.task.processes.gather(own)
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        if all(bool(value.isfinite().all()) for value in self._model.parameters()):
+            self._save()
         saved = self._checkpoints.newest_file
         raise TrainingError(
             f"step {self._step + 1}: {what} is {value}; its images are {shown}",

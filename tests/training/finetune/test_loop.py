@@ -1,0 +1,209 @@
+"""What training does to a variant, and that nothing is lost on the way."""
+
+import csv
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import finetune_cases as cases
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trex.errors import ModelError, RunError, TrainingError
+from trex.export.bundle import load_bundle
+from trex.models.registry import LoadedModel
+from trex.training.data import ImageSet
+from trex.training.finetune import finetune, loop
+from trex.training.finetune.processes import Processes
+
+ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def train(tmp_path: Path, images: ImageSet, loaded: LoadedModel):
+    """Fine-tune in a folder of this name; its records, curve and weights."""
+
+    def run(
+        name: str, **changes: Any
+    ) -> tuple[list[dict[str, Any]], list[dict[str, str]], nn.Module]:
+        job = cases.job(tmp_path / name, images, loaded, **changes)
+        records = finetune(job, ALONE)
+        with (job.out / "curve.csv").open(newline="") as file:
+            curve = list(csv.DictReader(file))
+        return records, curve, load_bundle(job.out / "bundle")
+
+    return run
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def losses(curve: list[dict[str, str]]) -> list[float]:
+    return [float(row["loss"]) for row in curve]
+
+
+def test_a_variant_comes_closer_to_its_original(train, images, loaded) -> None:
+    recipe = cases.recipe(
+        epochs=6,
+        losses={"kl": 1.0, "tokens": 1.0, "encoders": 1.0, "class_kl": 0.5},
+        selection={"share": 0.2, "average": 2},
+        ema_decay=0.8,
+    )
+    before = deepcopy(loaded.model.state_dict())
+    records, curve, tuned = train("a", recipe=recipe, evaluation=images)
+    assert [record["stage"] for record in records] == ["fitted", "finetuned"]
+    fitted, finetuned = records
+    assert "training" not in fitted
+    assert fitted["weights_sha256"] != finetuned["weights_sha256"]
+    held_out = finetuned["training"]["held_out"]
+    assert [entry["weights"] for entry in held_out] == [
+        "start", *(f"epoch {n}" for n in range(1, 7)), "average",
+    ]  # fmt: skip
+    kept = next(e for e in held_out if e["weights"] == finetuned["training"]["kept"])
+    assert kept["loss"] == min(entry["loss"] for entry in held_out) < 0.7 * held_out[0]["loss"]
+    assert losses(curve)[-1] < 0.7 * losses(curve)[0]
+    assert finetuned["training"]["recipe"] == recipe.model_dump(mode="json")
+    assert finetuned["evaluation"]["n"] == fitted["evaluation"]["n"] == 40
+    assert all(torch.equal(v, before[k]) for k, v in loaded.model.state_dict().items())
+
+
+def test_finished_is_finished(train) -> None:
+    first, _, _ = train("a")
+    again, _, _ = train("a")
+    assert again == first
+
+
+def test_other_settings_need_another_folder(train) -> None:
+    train("a")
+    with pytest.raises(RunError, match="other settings: seed is another"):
+        train("a", seed=1)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("stop_after", "workers"), [(1, 0), (4, 0), (7, 0), (7, 1)])
+def test_resuming_gives_the_same_weights(train, monkeypatch, stop_after, workers) -> None:
+    recipe = cases.recipe(
+        epochs=3,
+        losses={"kl": 1.0, "tokens": 0.5},
+        augment={"mixup": 0.5, "auto_augment": "rand-m5"},
+        selection={"share": 0.2, "average": 2},
+        ema_decay=0.8,
+        checkpoints={"steps": 2},
+        stages=[{"from_epoch": 0, "train": "new"}, {"from_epoch": 1, "train": "all"}],
+    )
+    records, curve, whole = train("whole", recipe=recipe)
+    real, done = loop.Trainer._update, []
+
+    def update(self, parts):
+        if len(done) == stop_after:
+            raise Interrupted
+        done.append(1)
+        return real(self, parts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "_update", update)
+        with pytest.raises(Interrupted):
+            train("torn", recipe=recipe, workers=workers)
+    resumed_records, resumed_curve, resumed = train("torn", recipe=recipe, workers=workers)
+    assert same(whole, resumed)
+    assert losses(resumed_curve) == losses(curve)
+    assert resumed_records[1]["training"]["held_out"] == records[1]["training"]["held_out"]
+
+
+def test_parts_of_a_batch_add_up(train) -> None:
+    whole = train("whole", recipe=cases.recipe(micro_batch=8))
+    parts = train("parts", recipe=cases.recipe(micro_batch=3))
+    assert losses(parts[1]) == pytest.approx(losses(whole[1]), rel=1e-3)
+
+
+def test_frozen_parts_stay(train, loaded) -> None:
+    fitted = cases.variant_of(loaded).state_dict()
+    recipe = cases.recipe(stages=[{"from_epoch": 0, "train": "new"}])
+    _, _, tuned = train("a", recipe=recipe)
+    changed = {k for k, v in tuned.state_dict().items() if not torch.equal(v, fitted[k])}
+    new = {f"blocks.{i}.attn.proj.{part}" for i in (3, 4, 7) for part in ("weight", "bias")}
+    assert changed == new
+
+
+def test_a_cached_teacher_teaches_the_same(train, tmp_path) -> None:
+    options = {"losses": {"kl": 1.0, "tokens": 1.0}, "epochs": 2}
+    live = train("live", recipe=cases.recipe(**options))
+    cached = train(
+        "cached", recipe=cases.recipe(**options, teacher={"mode": "cached", "views": 2})
+    )
+    assert losses(cached[1]) == pytest.approx(losses(live[1]), rel=1e-2)
+    taught = cached[0][1]["training"]["teacher"]
+    assert (taught["images"], taught["images_live"]) == (80, 80)
+    assert not (tmp_path / "cached" / "teacher.f16").exists()
+
+
+def test_labels_are_learnt(train) -> None:
+    recipe = cases.recipe(epochs=4, losses={"ce": 1.0}, optimizer={"lr": 3e-3, "lr_new": 3e-3})
+    records, curve, _ = train("a", recipe=recipe)
+    assert losses(curve)[-1] < losses(curve)[0]
+    assert records[1]["training"]["teacher"] == {"mode": "none"}
+
+
+def test_patience_ends_a_training_that_gets_worse(train) -> None:
+    recipe = cases.recipe(
+        epochs=9,
+        optimizer={"lr": 1.0, "lr_new": 1.0},
+        selection={"share": 0.2, "patience": 2},
+    )
+    records, curve, tuned = train("a", recipe=recipe)
+    assert records[1]["training"]["kept"] == "start"
+    assert len(curve) == 2 * 4
+    assert records[1]["weights_sha256"] == records[0]["weights_sha256"]
+
+
+def test_a_loss_that_is_no_number_stops_with_its_images(train, monkeypatch, tmp_path) -> None:
+    real, calls = loop.Trainer._losses, []
+
+    def broken(self, part, number):
+        calls.append(1)
+        parts: dict[str, Tensor] = real(self, part, number)
+        return {k: v * torch.nan for k, v in parts.items()} if len(calls) == 4 else parts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "_losses", broken)
+        with pytest.raises(TrainingError) as raised:
+            train("a")
+    assert "step 4: its loss is nan; its images are " in raised.value.message
+    assert raised.value.message.count(".png") == 8
+    state = tmp_path / "a" / "checkpoints" / "step-000000003.pt"
+    assert str(state) in raised.value.hint
+    assert torch.load(state, weights_only=True)["step"] == 3
+    # what was no number is a number now: the training goes on from the last good state
+    _, resumed, tuned = train("a")
+    _, expected, whole = train("b")
+    assert losses(resumed) == losses(expected)
+    assert same(tuned, whole)
+
+
+def test_bf16_and_checkpointing_train_too(train) -> None:
+    full = train("full", recipe=cases.recipe())
+    recipe = cases.recipe(precision="bf16", grad_checkpointing=True)
+    half = train("half", recipe=recipe)
+    assert losses(half[1]) == pytest.approx(losses(full[1]), rel=0.2)
+
+
+def test_token_labels_need_patch_classifiers(train) -> None:
+    with pytest.raises(ModelError, match="no classifier of patches"):
+        train("a", recipe=cases.recipe(losses={"dense": 0.2}))
+
+
+def test_the_manifest_says_everything(train, tmp_path) -> None:
+    train("a")
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["settings"]["recipe"] == cases.recipe().model_dump(mode="json")
+    assert {"weights_sha256", "fitted_sha256", "images_sha256", "seed"} <= set(
+        manifest["settings"]
+    )
+    assert manifest["processes"] == 1
