@@ -106,6 +106,8 @@ def test_cost_measures_and_says_so(capsys, files, accounting):
     assert result["energy_j"] == pytest.approx(again.energy_j)
     assumed = price(workload(MODEL), SRAM, accounting)
     assert result["latency_s"] == assumed.latency_s
+    dropped = set(assumed.assumptions) - set(result["assumptions"])
+    assert [line.partition(" = ")[0] for line in dropped] == ["arrays.sram.input_bit_density"]
     assert result["energy_j"] != assumed.energy_j
     layers = {row["layer"]: row["energy_j"] for row in result["by_layer"]}
     for name, mean in told["mean"].items():

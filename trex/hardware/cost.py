@@ -212,7 +212,7 @@ def price(
         macs=sum(p.operation.macs for item in items for p in item),
         original_macs=_original_macs(work, accounting),
         not_modelled=not_modelled(work, pricer),
-        assumptions=used_assumptions(pricer),
+        assumptions=used_assumptions(work, pricer),
         notes=chip.notes,
     )
 

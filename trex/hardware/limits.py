@@ -60,9 +60,11 @@ def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:
     )
 
 
-def used_assumptions(pricer: Pricer) -> tuple[str, ...]:
-    """The chip's assumptions that enter this accounting's numbers."""
+def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
+    """The chip's assumptions that enter the numbers of this workload under this accounting."""
     unused = [".device."]
+    if all(op.name in (pricer.densities or {}) for op in work if op.macs):
+        unused.append(".input_bit_density")
     if pricer.accounting != "full":
         unused += [f"{pricer.chip.periphery.name}.", ".leakage_w_per_m2", ".area_per_unit_m2"]
     return tuple(
