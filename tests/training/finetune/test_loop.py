@@ -54,7 +54,7 @@ def test_a_variant_comes_closer_to_its_original(train, images, loaded) -> None:
         ema_decay=0.8,
     )
     before = deepcopy(loaded.model.state_dict())
-    records, curve, tuned = train("a", recipe=recipe, evaluation=images)
+    records, curve, _ = train("a", recipe=recipe, evaluation=images)
     assert [record["stage"] for record in records] == ["fitted", "finetuned"]
     fitted, finetuned = records
     assert "training" not in fitted
@@ -157,7 +157,7 @@ def test_patience_ends_a_training_that_gets_worse(train) -> None:
         optimizer={"lr": 1.0, "lr_new": 1.0},
         selection={"share": 0.2, "patience": 2},
     )
-    records, curve, tuned = train("a", recipe=recipe)
+    records, curve, _ = train("a", recipe=recipe)
     assert records[1]["training"]["kept"] == "start"
     assert len(curve) == 2 * 4
     assert records[1]["weights_sha256"] == records[0]["weights_sha256"]
