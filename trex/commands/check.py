@@ -48,10 +48,12 @@ def _is_space(thing: str) -> bool:
     from trex.search.space import shipped_spaces
 
     path = Path(thing)
-    return thing in shipped_spaces() or (
-        path.is_file() and path.suffix in (".yaml", ".yml") and path.name != "chip.yaml"
-        and "tensors:" in path.read_text(encoding="utf-8", errors="replace")
-    )  # fmt: skip
+    if thing in shipped_spaces():
+        return True
+    if not path.is_file() or path.suffix not in (".yaml", ".yml") or path.name == "chip.yaml":
+        return False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return not any(line.startswith("kind:") for line in lines)  # every chip file has its kind
 
 
 def _plan(text: str, model: str | None) -> list[str]:

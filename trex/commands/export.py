@@ -26,15 +26,14 @@ def run(args: argparse.Namespace) -> int:
     """Write the bundle and read it back."""
     from trex.errors import BundleError
     from trex.export.bundle import load_bundle, save_bundle
-    from trex.search.pick import load_original, pick_variant
+    from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
 
-    if args.out.exists() and any(args.out.iterdir()):
-        raise BundleError(f"{args.out} is not empty", hint="choose another --out folder")
+    if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
+        raise BundleError(f"{args.out} is not an empty folder", hint="choose another --out folder")
     folder = Run.open(args.run_folder)
     original, config = load_original(folder, args.weights)
     plan, variant = pick_variant(folder, args.pick, original)
-    record = next(record for record in folder.records() if record["plan"] == plan)
     save_bundle(
         args.out,
         variant,
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         arguments=original.arguments,
         base_weights_sha256=original.weights_sha256,
         data_config=config,
-        extra={"estimate": record["estimate"]},
+        extra={"estimate": pick_record(folder, args.pick)["estimate"]},
     )
     load_bundle(args.out)
     if args.json:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trex.errors import RunError, WeightsError
-from trex.export.bundle import load_bundle, load_config
+from trex.export.bundle import load_bundle
 from trex.models.registry import LoadedModel, load
 from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
-from trex.search.records import candidate_of
+from trex.search.records import best_record, candidate_of
 from trex.search.run import Run
 from trex.training.transforms import DataConfig
 
@@ -45,11 +45,14 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, D
 
 
 def pick_record(run: Run, pick: str) -> dict[str, Any]:
-    """The record of a plan, given in text.
+    """The record of the winner, `best`, or of a plan in text; of its forms the best.
 
     Raises:
-        RunError: the run has not measured it.
+        RunError: the run has no winner yet, or has not measured the plan.
     """
+    if pick == "best":
+        key = run.read_json("best/best.json")["key"]
+        return next(record for record in run.records() if record["key"] == key)
     plan = str(ReusePlan.parse(pick))
     records = [record for record in run.records() if record["plan"] == plan]
     if not records:
@@ -57,7 +60,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
             f'{run.path} has not measured the plan "{plan}"',
             hint=f"it holds {len(run.records())} plans; see {run.path / 'results.jsonl'}",
         )
-    return min(records, key=lambda record: float(record["selection"]["loss"]))
+    return best_record(records)
 
 
 def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Module]:
@@ -71,10 +74,9 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
     Raises:
         RunError: the run has no winner yet, or has not measured the plan.
     """
-    if pick == "best":
-        run.read_json("best/best.json")
-        return str(load_config(run.best)["plan"]), load_bundle(run.best)
     record = pick_record(run, pick)
+    if pick == "best":
+        return record["plan"], load_bundle(run.best)
     file = run.candidates / f"{record['key']}.safetensors"
     if not file.exists():
         raise RunError(f"{file} is missing", hint="run the search again in another folder")

@@ -1,0 +1,225 @@
+"""What programs read: every command's JSON, in-process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import CLASSES, MODEL, Inputs, write_images, write_inputs
+
+import trex
+from trex.cli import main
+from trex.search.run import Run
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(inputs.search(out, "--eval", str(inputs.labelled))) == 0
+    return out
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+COST = ("cost", "--model", "deit_tiny_patch16_224", "--hw", "trex_fefet_32nm")
+
+COST_KEYS = {
+    "model", "chip", "accounting", "plan", "n_reuse", "latency_s", "energy_j", "area_m2",
+    "edap_mj_ms_mm2", "macs", "tops_per_w", "tops_per_mm2", "by_layer", "by_component",
+    "not_modelled",
+}  # fmt: skip
+SEARCH_KEYS = {"run", "baseline", "best", "pareto", "candidates", "seconds"}
+EVALUATE_KEYS = {
+    "plan", "top1", "top5", "baseline_top1", "difference", "ci95", "n", "images_per_second",
+}  # fmt: skip
+
+
+def test_cost(capsys) -> None:
+    found = answer(capsys, *COST, "--plan", "3<-2 1<-0")
+    assert found.keys() >= COST_KEYS
+    assert (found["model"], found["chip"]) == ("deit_tiny_patch16_224", "trex_fefet_32nm")
+    assert (found["accounting"], found["plan"], found["n_reuse"]) == ("paper", "1<-0 3<-2", 2)
+    assert found["edap_mj_ms_mm2"] == pytest.approx(
+        found["latency_s"] * found["energy_j"] * found["area_m2"] * 1e12
+    )
+    for name in ("latency_s", "energy_j", "area_m2"):
+        assert sum(row[name] for row in found["by_layer"]) == pytest.approx(found[name])
+        assert sum(row[name] for row in found["by_component"].values()) == pytest.approx(
+            found[name]
+        )
+    original = answer(capsys, *COST)
+    assert original["n_reuse"] == 0
+    assert original["macs"] > found["macs"]
+    assert original["latency_s"] > found["latency_s"]
+
+
+def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
+    found = answer(capsys, *inputs.search(run_folder, "--eval", str(inputs.labelled)))
+    assert found.keys() == SEARCH_KEYS | {"model", "chip", "accounting", "budget"}
+    assert found["run"] == str(run_folder)
+    assert found["budget"] == "latency <= 0.8x"
+    best = found["best"]
+    assert best.keys() >= {"plan", "n_reuse", "transform", "estimate", "selection", "evaluation"}
+    assert best["selection"].keys() >= {"top1", "n"}
+    assert best["evaluation"].keys() >= {"top1", "baseline_top1", "n"}
+    assert best["evaluation"]["n"] == 12
+    assert best["estimate"].keys() == found["baseline"].keys()
+    assert best["estimate"]["latency_s"] <= 0.8 * found["baseline"]["latency_s"]
+    assert found["candidates"] == {"space": 32, "feasible": 26, "evaluated": 5}
+    assert found["pareto"]
+    assert all(row.keys() == best.keys() - {"evaluation"} for row in found["pareto"])
+    assert found["seconds"] >= 0
+    stored = json.loads((run_folder / "summary.json").read_text())
+    assert stored.keys() == found.keys() | {"schema"}
+    without = answer(capsys, *inputs.search(run_folder))
+    assert without["best"]["evaluation"] is None
+
+
+def test_evaluate(inputs: Inputs, run_folder: Path, capsys) -> None:
+    flags = ("evaluate", str(run_folder), "--data", str(inputs.labelled))
+    found = answer(capsys, *flags)
+    assert found.keys() >= EVALUATE_KEYS
+    assert found["n"] == 12
+    low, high = found["ci95"]
+    assert low <= found["difference"] <= high
+    assert found["difference"] == pytest.approx(found["top1"] - found["baseline_top1"])
+    records = Run.open(run_folder).records()
+    assert found["plan"] == Run.open(run_folder).read_json("best/best.json")["plan"]
+    other = next(record["plan"] for record in records if record["plan"] != found["plan"])
+    assert answer(capsys, *flags, "--pick", other)["plan"] == other
+
+
+def test_export(inputs: Inputs, run_folder: Path, tmp_path: Path, capsys) -> None:
+    run = Run.open(run_folder)
+    found = answer(capsys, "export", str(run_folder), "--out", str(tmp_path / "bundle"))
+    assert found["bundle"] == str(tmp_path / "bundle")
+    images = torch.randn(2, 3, 32, 32)
+    exported, best = trex.load(tmp_path / "bundle"), trex.load(run.best)
+    assert torch.equal(exported(images), best(images))
+    other = next(r for r in run.records() if r["plan"] != found["plan"])
+    again = answer(
+        capsys, "export", str(run_folder), "--out", str(tmp_path / "other"),
+        "--pick", other["plan"],
+    )  # fmt: skip
+    assert again["plan"] == other["plan"]
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert config["estimate"] == other["estimate"]
+
+
+@pytest.mark.parametrize("forms", ["block, linear", "linear, block"])
+def test_export_takes_the_estimate_of_the_form_it_exports(
+    forms: str, inputs: Inputs, tmp_path: Path, capsys
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "description: two transforms of one plan\n"
+        f"transforms: [{forms}]\nconsumers: [3]\nmax_reuse: 1\n"
+    )
+    flags = ["--accounting", "full", "--space", str(space), "--max-latency", "1.5x"]
+    assert main(inputs.search(tmp_path / "run", *flags)) == 0
+    run = Run.open(tmp_path / "run")
+    forms = {r["transform"]: r for r in run.records() if r["plan"] == "3<-2"}
+    assert set(forms) == {"block", "linear"}
+    answer(capsys, "export", str(run.path), "--pick", "3<-2", "--out", str(tmp_path / "bundle"))
+    config = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    assert config["estimate"] == forms[config["transforms"]["3"]]["estimate"]
+
+
+@pytest.mark.parametrize(
+    ("thing", "kind"),
+    [
+        ("1<-0 3<-2", "plan"),
+        ("default", "search space"),
+        ("trex_fefet_32nm", "chip"),
+        ("RUN", "run folder"),
+        ("RUN/best", "bundle"),
+    ],
+)
+def test_check(thing: str, kind: str, run_folder: Path, capsys) -> None:
+    found = answer(capsys, "check", thing.replace("RUN", str(run_folder)))
+    assert found.keys() == {"kind", "ok", "details"}
+    assert (found["kind"], found["ok"]) == (kind, True)
+    assert found["details"]
+
+
+def test_check_against_a_model(capsys) -> None:
+    assert answer(capsys, "check", "3<-2", "--model", MODEL)["ok"]
+    (_, size) = answer(capsys, "check", "default", "--model", MODEL)["details"]
+    assert size == f"32 plans for {MODEL}"
+
+
+def test_check_knows_a_space_by_its_fields(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: strided only\nmax_run: 1\n")
+    assert answer(capsys, "check", str(path))["kind"] == "search space"
+
+
+def test_class_maps_number_the_folders(inputs: Inputs, run_folder: Path, tmp_path, capsys) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(CLASSES) + "\n")
+    only = write_images(tmp_path / "all")
+    for name in CLASSES[:3]:
+        for path in (only / name).iterdir():
+            path.unlink()
+        (only / name).rmdir()
+    flags = ("evaluate", str(run_folder), "--data", str(only), "--class-map", str(names))
+    assert answer(capsys, *flags)["n"] == 4
+
+
+def test_people_get_tables_of_100_columns(inputs: Inputs, run_folder: Path, capsys) -> None:
+    for arguments in (
+        inputs.search(run_folder, "--eval", str(inputs.labelled)),
+        ["evaluate", str(run_folder), "--data", str(inputs.labelled)],
+        ["check", "trex_fefet_32nm"],
+        [*COST, "--plan", "1<-0", "--by", "layer"],
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        wide = [line for line in lines if len(line) > 100 and str(run_folder.parent) not in line
+                and str(inputs.labelled) not in line and "assumption" not in line]  # fmt: skip
+        assert wide == []
+
+
+def test_results_alone_are_on_stdout() -> None:
+    command = [sys.executable, "-W", "error", "-m", "trex", *COST, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    assert json.loads(done.stdout).keys() >= COST_KEYS
+    assert done.stderr == ""
+
+
+# needs no torch, so that starting it is quick
+CHECK = [sys.executable, "-W", "error", "-m", "trex", "check", "1<-0 3<-2"]
+
+
+def test_a_full_stdout_is_a_failure_not_a_traceback() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(CHECK, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") <= 2
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    done = subprocess.run(
+        f"{shlex.join(CHECK)} | true", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
