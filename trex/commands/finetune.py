@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from trex.commands import _arguments
 
 if TYPE_CHECKING:
     from trex.training.finetune import Job
+
+#: what is taken over from the search's record
+_CANDIDATE: Final = ("plan", "transforms", "n_reuse", "transform", "estimate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ def prepare(args: argparse.Namespace) -> Job:
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
-    from trex.search.pick import load_original, pick_variant
+    from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
     from trex.training.data import open_dataset
     from trex.training.finetune import Job, load_recipe
@@ -86,12 +89,13 @@ def prepare(args: argparse.Namespace) -> Job:
     else:
         images = _arguments.open_labelled(args.data, args, config, classes)
     evaluation = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
-    plan, fitted = pick_variant(folder, args.pick, original)
+    _, fitted = pick_variant(folder, args.pick, original)
+    record = pick_record(folder, args.pick)
     return Job(
         original=original,
         data_config=config,
         fitted=fitted,
-        candidate=_candidate(folder.records(), plan),
+        candidate={name: record[name] for name in _CANDIDATE},
         images=images,
         evaluation=evaluation,
         recipe=recipe,
@@ -100,11 +104,3 @@ def prepare(args: argparse.Namespace) -> Job:
         out=args.out,
         origin=str(folder.path),
     )
-
-
-def _candidate(records: list[dict[str, Any]], plan: str) -> dict[str, Any]:
-    names = ("plan", "transforms", "n_reuse", "transform", "estimate")
-    record = min(
-        (r for r in records if r["plan"] == plan), key=lambda r: float(r["selection"]["loss"])
-    )
-    return {name: record[name] for name in names}

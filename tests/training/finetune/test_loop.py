@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError, RunError, TrainingError
 from trex.export.bundle import load_bundle
-from trex.models.registry import LoadedModel
+from trex.models.registry import LoadedModel, adapter_of, create
+from trex.models.weights import weights_hash
 from trex.training.data import ImageSet
 from trex.training.finetune import finetune, loop
 from trex.training.finetune.processes import Processes
@@ -207,3 +208,28 @@ def test_the_manifest_says_everything(train, tmp_path) -> None:
         manifest["settings"]
     )
     assert manifest["processes"] == 1
+
+
+def test_lvvit_learns_its_own_token_labels(image_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"num_classes": 10, "img_size": 32}
+    model = create("lvvit_t", **options)
+    loaded = LoadedModel(
+        name="lvvit_t", arguments=options, model=model, adapter=adapter_of(model),
+        weights_source="random", weights_sha256=weights_hash(model), report=None,
+    )  # fmt: skip
+    recipe = cases.recipe(losses={"dense": 0.2, "label_smoothing": 0.1})
+    job = cases.job(
+        tmp_path / "a",
+        cases.open_images(image_folder, loaded),
+        loaded,
+        fitted=cases.variant_of(loaded),
+        recipe=recipe,
+    )
+    records = finetune(job, ALONE)
+    with (job.out / "curve.csv").open(newline="") as file:
+        curve = list(csv.DictReader(file))
+    assert losses(curve)[-1] < losses(curve)[0]
+    assert losses(curve) == [float(row["dense"]) for row in curve]
+    assert records[1]["training"]["kept"] == "last"
+    assert not load_bundle(job.out / "bundle").training
