@@ -71,14 +71,18 @@ def parse_quantity(text: str, dimension: str) -> float:
     return value
 
 
+def significant(value: float, digits: int = 4) -> str:
+    """A number to so many digits, large ones without an exponent: `12345.6` is `12350`."""
+    return f"{float(f'{value:.{digits}g}'):.12g}"
+
+
 def format_quantity(value: float, unit: str, digits: int = 4) -> str:
     """An SI value with the prefix that leaves 1 to 999 before it: `0.0031, "J"` is `3.1 mJ`.
 
     Areas (`"m2"`) are always printed in mm², as the field does.
     """
     if unit == "m2":
-        rounded = float(f"{value * 1e6:.{digits}g}")
-        return f"{rounded:.12g} mm²"
+        return f"{significant(value * 1e6, digits)} mm²"
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
     exponent = min(max(math.floor(math.log10(abs(value)) / 3) * 3, -15), 12)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from trex.units import significant
+
 Row = Sequence[str]
 
 
@@ -41,14 +43,14 @@ def search_table(result: dict[str, Any]) -> list[str]:
     baseline, best = result["baseline"], result["best"]
     counts, selection = result["candidates"], best["selection"]
     shown = result["pareto"]
-    if best["plan"] not in [record["plan"] for record in shown]:
+    if not any(_is(record, best) for record in shown):
         shown = [*shown, best]
     head = (
         "", "reuse", "ms", "uJ", "mm2", "EDAP gain", "loss", "agree %", "top-1 %", "plan",
     )  # fmt: skip
     original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
                 percent(selection["baseline_top1"]), "no reuse")  # fmt: skip
-    rows = [_plan_row(record, baseline, record["plan"] == best["plan"]) for record in shown]
+    rows = [_plan_row(record, baseline, _is(record, best)) for record in shown]
     return [
         f"{result['model']} on {result['chip']}, {result['accounting']} accounting, "
         f"budget {result['budget']}",
@@ -89,6 +91,11 @@ def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
     ]
 
 
+def _is(record: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records are of one candidate: a plan may stand there with two transforms."""
+    return all(record[name] == other[name] for name in ("plan", "transform"))
+
+
 def _plan_row(record: dict[str, Any], baseline: dict[str, Any], winner: bool) -> Row:
     selection = record["selection"]
     plan = record["plan"] or "no reuse"
@@ -105,8 +112,8 @@ def _plan_row(record: dict[str, Any], baseline: dict[str, Any], winner: bool) ->
 
 def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:
     return (
-        f"{estimate['latency_s'] * 1e3:.4g}",
-        f"{estimate['energy_j'] * 1e6:.4g}",
-        f"{estimate['area_m2'] * 1e6:.4g}",
+        significant(estimate["latency_s"] * 1e3),
+        significant(estimate["energy_j"] * 1e6),
+        significant(estimate["area_m2"] * 1e6),
         f"{baseline['edap_mj_ms_mm2'] / estimate['edap_mj_ms_mm2']:.2f}",
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trex.errors import BudgetError, InfeasibleError, UnitError
 from trex.hardware import PlanCosts
-from trex.units import EDAP_MJ_MS_MM2, UNITS, format_quantity, parse_quantity
+from trex.units import EDAP_MJ_MS_MM2, UNITS, format_quantity, parse_quantity, significant
 
 Quantity = Literal["latency", "energy", "area", "edap"]
 QUANTITIES: Final[tuple[Quantity, ...]] = get_args(Quantity)
@@ -148,7 +148,6 @@ def values(costs: PlanCosts, quantity: Quantity) -> NDArray[np.float64]:
 def format_cost(quantity: Quantity, value: float) -> str:
     """A cost with its unit, for people."""
     if quantity == "edap":
-        rounded = float(f"{value * EDAP_MJ_MS_MM2:.4g}")
-        return f"{rounded:.12g} mJ*ms*mm2"
+        return f"{significant(value * EDAP_MJ_MS_MM2)} mJ*ms*mm2"
     unit = {"latency": "s", "energy": "J", "area": "m2"}[quantity]
     return format_quantity(value, unit)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trex.report.tables import aligned, evaluation_lines, percent, points, search_table
+
+WORDS = st.text("abcxyz0189.-+%<", max_size=12)
+
+
+@given(st.integers(1, 5).flatmap(
+    lambda n: st.lists(st.lists(WORDS, min_size=n, max_size=n), min_size=1, max_size=6)
+))  # fmt: skip
+def test_columns_stand_below_each_other(rows: list[list[str]]) -> None:
+    head, rule, *body = aligned(rows[0], rows[1:])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    assert set(rule) <= {"-"}
+    assert len(rule) == sum(widths) + 2 * (len(widths) - 1)
+    for line, row in zip([head, *body], rows, strict=True):
+        assert len(line) <= len(rule)
+        at = 0
+        for cell, width in zip(row, widths, strict=True):
+            assert line[at : at + width].strip() == cell
+            at += width + 2
+
+
+def test_the_first_column_stands_left_and_numbers_right() -> None:
+    assert aligned(("name", "n"), [("a", "10"), ("long name", "9")]) == [
+        "name        n",
+        "-------------",
+        "a          10",
+        "long name   9",
+    ]
+
+
+def test_numbers_in_words() -> None:
+    assert percent(0.8175) == "81.8"
+    assert percent(1.0) == "100.0"
+    assert percent(None) == "-"
+    assert percent(0.12345, 3) == "12.345"
+    assert (points(0.0123), points(-0.05), points(0.0)) == ("+1.2", "-5.0", "+0.0")
+
+
+def record(plan: str, latency_s: float, loss: float, top1: float | None = 0.75) -> dict[str, Any]:
+    return {
+        "plan": plan,
+        "n_reuse": len(plan.split()),
+        "transform": "linear",
+        "estimate": estimate(latency_s),
+        "predicted_loss": loss,
+        "selection": {
+            "loss": loss, "agreement": 0.9, "top1": top1,
+            "baseline_top1": None if top1 is None else 0.8125, "n": 48,
+        },
+    }  # fmt: skip
+
+
+def estimate(latency_s: float) -> dict[str, Any]:
+    energy_j, area_m2 = 2e-3, 5e-4
+    return {
+        "chip": "a_chip",
+        "accounting": "paper",
+        "latency_s": latency_s,
+        "energy_j": energy_j,
+        "area_m2": area_m2,
+        "edap_mj_ms_mm2": latency_s * energy_j * area_m2 * 1e12,
+    }
+
+
+MEASURED = {
+    "data": "some/images", "top1": 0.7, "top5": 0.9, "baseline_top1": 0.75, "baseline_top5": 0.95,
+    "difference": -0.05, "ci95": [-0.08, -0.02], "p_value": 0.0123, "agreement": 0.9, "n": 200,
+    "skipped": 0, "images_per_second": 12.34, "baseline_images_per_second": 10.0, "speedup": 1.2,
+}  # fmt: skip
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    best = record("3<-2", 0.008, 0.1)
+    return {
+        "run": "runs/mine",
+        "model": "a_model",
+        "chip": "a_chip",
+        "accounting": "paper",
+        "budget": "latency <= 0.8x",
+        "baseline": estimate(0.010),
+        "best": {**best, "evaluation": None},
+        "pareto": [record("1<-0 3<-2", 0.006, 0.4), best],
+        "candidates": {"space": 2048, "feasible": 1200, "evaluated": 32},
+        **changes,
+    }
+
+
+def rows_of(lines: list[str], *plans: str) -> list[str]:
+    return [next(line for line in lines if line.endswith(plan)) for plan in plans]
+
+
+def test_a_search_in_a_table() -> None:
+    lines = search_table(result())
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert "a_model on a_chip, paper accounting, budget latency <= 0.8x" in text
+    assert "2,048 plans costed, 1,200 within the budget, 32 fitted and measured" in text
+    assert "48 images" in text
+    assert "runs/mine/best" in text
+    original, winner, other = rows_of(lines, "no reuse", "  3<-2", "1<-0 3<-2")
+    assert winner.split()[0] == "*"
+    assert "*" not in other + original
+    # reuse, ms, uJ, mm2, EDAP gain, loss, agreement, top-1
+    assert original.split()[:5] == ["0", "10", "2000", "500", "1.00"]
+    assert winner.split()[1:6] == ["1", "8", "2000", "500", "1.25"]
+    assert winner.split()[6:9] == ["0.1000", "90.0", "75.0"]
+    assert original.split()[7] == "81.2"
+
+
+def test_a_winner_off_the_front_is_shown_too() -> None:
+    best = record("5<-4", 0.009, 0.2)
+    lines = search_table(result(best={**best, "evaluation": None}))
+    assert rows_of(lines, "  5<-4")[0].split()[0] == "*"
+
+
+def test_of_one_plan_in_two_forms_only_the_winner_is_marked() -> None:
+    best = record("3<-2", 0.008, 0.1)
+    other = {**record("3<-2", 0.007, 0.3), "transform": "none"}
+    lines = search_table(result(best={**best, "evaluation": None}, pareto=[other, best]))
+    assert sum(line.lstrip().startswith("* ") and line.endswith("3<-2") for line in lines) == 1
+
+
+def test_without_labels_there_is_no_accuracy() -> None:
+    best = record("3<-2", 0.008, 0.1, top1=None)
+    lines = search_table(result(best={**best, "evaluation": None}, pareto=[best]))
+    for line in rows_of(lines, "no reuse", "3<-2"):
+        assert "  -  " in line
+
+
+def test_long_plans_do_not_widen_the_table() -> None:
+    plan = " ".join(f"{i}<-0" for i in range(1, 24))
+    best = record(plan, 0.004, 0.9)
+    lines = search_table(result(best={**best, "evaluation": dict(MEASURED)}, pareto=[best]))
+    table = [line for line in lines if "<-" in line and line.startswith("*")]
+    assert len(table) == 1
+    assert len(table[0]) <= 100
+
+
+def test_a_measurement_in_words() -> None:
+    lines = evaluation_lines("3<-2", dict(MEASURED))
+    assert lines[0] == "measured on 200 images of some/images: 3<-2"
+    original, variant = (
+        next(x for x in lines if x.startswith(w)) for w in ("original", "variant")
+    )
+    assert original.split() == ["original", "75.0", "95.0", "10.0"]
+    assert variant.split() == ["variant", "70.0", "90.0", "12.3"]
+    assert "difference -5.0 points, 95 % interval -8.0 to -2.0" in lines[-1]
+    assert "p = 0.012" in lines[-1]
+
+
+def test_left_out_images_are_told() -> None:
+    lines = evaluation_lines("", {**MEASURED, "skipped": 3})
+    assert (
+        lines[0] == "measured on 200 images of some/images, 3 unreadable ones left out: no reuse"
+    )
