@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from trex.commands import _arguments
 
 if TYPE_CHECKING:
+    from trex.training.data import ImageSet
     from trex.training.finetune import Job
 
 #: what is taken over from the search's record
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")
+    parser.add_argument("--extra", metavar="DATASET", help="more images, without labels")
     parser.add_argument(
         "--labels",
         choices=("none", "hard", "token"),
@@ -82,10 +84,14 @@ def prepare(args: argparse.Namespace) -> Job:
     folder = Run.open(args.run_folder)
     original, config = load_original(folder, args.weights)
     classes = getattr(original.model, "num_classes", None)
-    if recipe.losses.labels == "none":
-        images = open_dataset(
-            args.data, transform=eval_transform(config), labels=False, strict=args.strict
+
+    def unlabelled(source: str) -> ImageSet:
+        return open_dataset(
+            source, transform=eval_transform(config), labels=False, strict=args.strict
         )
+
+    if recipe.losses.labels == "none":
+        images = unlabelled(args.data)
     else:
         images = _arguments.open_labelled(args.data, args, config, classes)
     evaluation = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
@@ -97,6 +103,7 @@ def prepare(args: argparse.Namespace) -> Job:
         fitted=fitted,
         candidate={name: record[name] for name in _CANDIDATE},
         images=images,
+        extra=unlabelled(args.extra) if args.extra else None,
         evaluation=evaluation,
         recipe=recipe,
         seed=args.seed,

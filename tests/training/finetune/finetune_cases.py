@@ -88,6 +88,7 @@ def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job
             "estimate": {"latency_s": 1.0},
         },
         "images": images,
+        "extra": None,
         "evaluation": None,
         "recipe": recipe(),
         "seed": 0,

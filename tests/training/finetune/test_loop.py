@@ -16,7 +16,7 @@ from trex.export.bundle import load_bundle
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
 from trex.training.data import ImageSet
-from trex.training.finetune import finetune, loop
+from trex.training.finetune import RecipeError, finetune, loop
 from trex.training.finetune.processes import Processes
 
 ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
@@ -143,6 +143,14 @@ def test_a_cached_teacher_teaches_the_same(train, tmp_path) -> None:
     taught = cached[0][1]["training"]["teacher"]
     assert (taught["images"], taught["images_live"]) == (80, 80)
     assert not (tmp_path / "cached" / "teacher.f16").exists()
+
+
+def test_more_images_without_labels(train, images) -> None:
+    options = {"epochs": 1, "selection": {"share": 0.5}}
+    records, curve, _ = train("a", recipe=cases.recipe(**options), extra=images)
+    assert records[1]["training"]["steps"] == len(curve) == (20 + 40) // 8
+    with pytest.raises(RecipeError, match="has no labels, which the recipe's losses read"):
+        train("b", recipe=cases.recipe(losses={"ce": 1.0}), extra=images)
 
 
 def test_labels_are_learnt(train) -> None:

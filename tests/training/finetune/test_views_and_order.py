@@ -15,7 +15,7 @@ from trex.training.data import ImageSet
 from trex.training.finetune.order import Order, load_steps
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Augment, RecipeError
-from trex.training.finetune.views import Key, ViewSource, augmentation, drawn_from
+from trex.training.finetune.views import Key, Pool, ViewSource, augmentation, drawn_from
 from trex.training.transforms import DataConfig
 
 STRONG = Augment(auto_augment="rand-m9-mstd0.5-inc1", erasing=0.5, color_jitter=0.3)
@@ -111,3 +111,13 @@ def test_a_batch_nobody_can_share() -> None:
     with pytest.raises(RecipeError, match="a batch of 8 images cannot be shared by 3"):
         Order.of_recipe(cases.recipe(), 100, 0, 3)
     assert Order.of_recipe(cases.recipe(), 5, 0, 2).batch_size == 4
+
+
+def test_a_pool_is_its_sets_one_after_another(images: ImageSet) -> None:
+    first, second = images.split((0.25, 0.75), seed=0)
+    pool = Pool(first, second)
+    assert len(pool) == 40
+    expected = [s.name(i) for s in (first, second) for i in range(len(s))]
+    assert [pool.name(i) for i in range(40)] == expected
+    assert [pool.label(i) for i in (9, 10)] == [first.label(9), second.label(0)]
+    assert pool.picture(10).tobytes() == second.picture(0).tobytes()

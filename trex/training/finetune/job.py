@@ -28,11 +28,11 @@ from trex.training.finetune.loop import Trainer
 from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
 from trex.training.finetune.processes import Processes
-from trex.training.finetune.recipe import Recipe
+from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
 from trex.training.finetune.task import Outcome, Task, observed_encoders
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
-from trex.training.finetune.views import ViewSource, augmentation
+from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import measure_pair
 from trex.training.transforms import DataConfig
 
@@ -53,6 +53,8 @@ class Job:
     candidate: dict[str, Any]
     #: with the model's own preprocessing
     images: ImageSet
+    #: more images without labels, none of them held out
+    extra: ImageSet | None
     #: labelled, or None
     evaluation: ImageSet | None
     recipe: Recipe
@@ -98,10 +100,17 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
         train, held = job.images.split((1.0 - share, share), job.seed)
         pixels = [batch.images for batch in batches(held, _HELD_OUT_BATCH, job.workers)]
         held_out = HeldOut(original, pixels, processes.device)
+    if job.extra is not None and recipe.losses.labels != "none":
+        raise RecipeError(
+            f"{job.extra.origin} has no labels, which the recipe's losses read",
+            hint="train with --labels none, or leave --extra out",
+        )
     source = ViewSource(
-        images=train, augment=augmentation(job.data_config, recipe.augment), seed=job.seed
+        images=train if job.extra is None else Pool(train, job.extra),
+        augment=augmentation(job.data_config, recipe.augment),
+        seed=job.seed,
     )
-    order = Order.of_recipe(recipe, len(train), job.seed, processes.world)
+    order = Order.of_recipe(recipe, len(source.images), job.seed, processes.world)
     started = time.monotonic()
     teacher = _teacher(job, variant, source, order, processes)
     taught: dict[str, Any] = {"mode": recipe.teacher.mode if teacher else "none"}
@@ -109,7 +118,7 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
         taught |= {
             "stored_bytes": teacher.stored_bytes,
             "seconds": round(time.monotonic() - started, 1),
-            "images": len(train) * recipe.teacher.views,
+            "images": order.n_images * recipe.teacher.views,
         }
     _logger.info(
         "fine-tuning: %d epochs of %d steps of %d images",
@@ -231,6 +240,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "plan": job.candidate["plan"],
         "data": asdict(job.data_config),
         "images_sha256": dataset_fingerprint(job.images),
+        "extra_sha256": None if job.extra is None else dataset_fingerprint(job.extra),
         "evaluation_sha256": None
         if job.evaluation is None
         else dataset_fingerprint(job.evaluation),
@@ -246,6 +256,7 @@ def _manifest(job: Job, processes: Processes) -> dict[str, Any]:
         "versions": versions(),
         "run": job.origin,
         "images": job.images.origin,
+        "extra": None if job.extra is None else job.extra.origin,
         "processes": processes.world,
         "device": str(processes.device),
         "threads": torch.get_num_threads(),

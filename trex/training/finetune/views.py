@@ -6,7 +6,9 @@ shown to a teacher once and to its student later.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import logging
 import random
 from collections.abc import Iterator
@@ -82,11 +84,47 @@ def drawn_from(*key: object) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+class Pool:
+    """Several sets of images as one.
+
+    Args:
+        sets: one after another.
+    """
+
+    def __init__(self, *sets: ImageSet) -> None:
+        self._sets = sets
+        self._ends = list(itertools.accumulate(map(len, sets)))
+        self.strict = any(images.strict for images in sets)
+        self.origin = " and ".join(images.origin for images in sets)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def picture(self, number: int) -> Image.Image | CorruptImage:
+        """An image before any transform."""
+        images, own = self._find(number)
+        return images.picture(own)
+
+    def name(self, number: int) -> str:
+        """An image's name within its set."""
+        images, own = self._find(number)
+        return images.name(own)
+
+    def label(self, number: int) -> int:
+        """The class of an image, -1 where it has none."""
+        images, own = self._find(number)
+        return images.label(own)
+
+    def _find(self, number: int) -> tuple[ImageSet, int]:
+        place = bisect.bisect_right(self._ends, number)
+        return self._sets[place], number - (self._ends[place - 1] if place else 0)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewSource(Dataset[tuple[Tensor, int, Key]]):
     """Views by key, for a loader. An unreadable image is replaced by the next readable one."""
 
-    images: ImageSet
+    images: ImageSet | Pool
     augment: Transform
     seed: int
 
