@@ -131,19 +131,19 @@ def exact_product(
         part = converter(sums, read.s).sum(dim=-3).mul_(counted)
         total = part if total is None else total.add_(part)
     assert total is not None
-    return total - excess(inputs, weight_code, physics)
+    # known exactly, so subtracted digitally
+    return total - inputs.sum(dim=-1, keepdim=True) * excess_each(weight_code, physics)
 
 
-def excess(inputs: Tensor, code: WeightCode, physics: Physics) -> Tensor | float:
-    """What offset storage adds to every output, (…, V, 1): known exactly, subtracted digitally."""
+def excess_each(code: WeightCode, physics: Physics) -> float:
+    """What offset storage adds to every weight, in the integers' units."""
     if code.encoding != "offset":
         return 0.0
-    each = code.offset + physics.pedestal * sum(code.weights)
-    return inputs.sum(dim=-1, keepdim=True) * each
+    return code.offset + physics.pedestal * sum(code.weights)
 
 
 def _matrix_tiles(matrix: Tensor, rows: int) -> Tensor:
     """(…, I, O) to (…, R, rows, O)."""
     missing = -matrix.shape[-2] % rows
     padded = torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
-    return padded.unflatten(-2, (-1, rows))
+    return torch.unflatten(padded, -2, (-1, rows))

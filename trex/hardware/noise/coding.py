@@ -128,4 +128,4 @@ def to_tiles(inputs: Tensor, rows: int) -> Tensor:
     """(…, V, I) to (…, V, tiles, rows), zeros in the last tile's rest."""
     missing = -inputs.shape[-1] % rows
     padded = torch.nn.functional.pad(inputs, (0, missing)) if missing else inputs
-    return padded.unflatten(-1, (-1, rows))
+    return torch.unflatten(padded, -1, (-1, rows))

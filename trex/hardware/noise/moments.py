@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trex.hardware.noise.array import Cells, Converter, reads, store
+from trex.hardware.noise.array import Cells, Converter, excess_each, reads, store
 from trex.hardware.noise.coding import InputCode, WeightCode, to_tiles
 from trex.hardware.noise.physics import Physics
 from trex.hardware.noise.source import NoiseSource
@@ -30,12 +30,19 @@ class Moments:
     """What the converters make of a layer's reads.
 
     Attributes:
+        gain: (S,), the share of a slice's sums behind the converter: below one where small
+            sums round to zero.
         passed: (S,), the share of the read noise's power behind the converter.
         floor: (K, O) or (K, 1), error power a fed row tile, in the integers' units squared.
     """
 
+    gain: Tensor
     passed: Tensor
     floor: Tensor
+
+    def to(self, device: torch.device) -> Moments:
+        """The same on a device."""
+        return Moments(self.gain.to(device), self.passed.to(device), self.floor.to(device))
 
 
 def estimate(
@@ -53,37 +60,50 @@ def estimate(
     bits, slices = len(input_code.weights), len(weight_code.weights)
     device, columns = inputs.device, cells.levels.shape[-1]
     fed = input_code.active_bits(to_tiles(inputs, physics.rows)).flatten(0, -2).sum(0)
-    errors = torch.zeros(slices, bits, columns, device=device, dtype=torch.float64)
-    noises = torch.zeros_like(errors)
+    #: sums over reads of the read noise's power before, and of all error's behind the converter
+    totals = torch.zeros(2, slices, bits, columns, device=device, dtype=torch.float64)
     slope = torch.zeros(slices, 2, device=device, dtype=torch.float64)
+    clean = torch.zeros(slices, *inputs.shape[:-1], columns, device=device)
+    error = torch.zeros_like(clean[0])
     for read in reads(inputs, cells, input_code, physics):
-        noise = read.power * physics.read_sigma**2
-        sums = read.sums + noise.sqrt() * normal(noise.shape, device) if _noisy(physics) else None
-        error = (converter(read.sums if sums is None else sums, read.s) - read.sums).square_()
-        errors[read.s, read.k] = error.flatten(0, -2).sum(0, dtype=torch.float64)
-        noises[read.s, read.k] = noise.flatten(0, -2).sum(0, dtype=torch.float64)
-        slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, error)
+        noise, sums = read.power * physics.read_sigma**2, read.sums
+        noisy = sums + noise.sqrt() * normal(noise.shape, device) if physics.read_sigma else sums
+        off = converter(noisy, read.s).sub_(sums)
+        for i, square in enumerate((noise, off * off)):
+            totals[i, read.s, read.k] = square.flatten(0, -2).sum(0, dtype=torch.float64)
+        slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
+        counted = input_code.weights[read.k] * weight_code.weights[read.s]
+        clean[read.s] += sums.sum(dim=-3) * counted
+        error += off.sum(dim=-3) * counted
+    extra = _least_squares(clean.flatten(1).double(), error.flatten().double())
     passed = (slope[:, 0] / slope[:, 1].clamp_min(1e-30)).clamp_(0, 1)
-    own = errors - passed[:, None, None] * noises
     s_weights = torch.tensor(weight_code.weights, device=device, dtype=torch.float64).square()
     k_weights = torch.tensor(input_code.weights, device=device, dtype=torch.float64).square()
-    reads_each = fed.clamp_min(1).double()
-    if not by_column:
-        own = own.mean(dim=-1, keepdim=True)
-    floor = (own * s_weights[:, None, None]).sum(0) * (k_weights / reads_each)[:, None]
-    return Moments(passed.float(), floor.float())
+    noises, squares = totals if by_column else totals.mean(-1, keepdim=True)
+    passed_noise = torch.einsum("s,k,sko->ko", s_weights * passed, k_weights, noises)
+    own = torch.einsum("s,k,sko->ko", s_weights, k_weights, squares) - passed_noise
+    # That took reads to err independently; the outputs show what they come to together.
+    together = (error - torch.tensordot(extra.float(), clean, dims=1)).double().square()
+    together = together.flatten(0, -2).sum(0)
+    measured = (together if by_column else together.mean()) - passed_noise.sum(0)
+    floor = own * (measured / own.sum(0)).nan_to_num_(0, 0, 0) / fed.clamp_min(1).double()[:, None]
+    return Moments((1 + extra).float(), passed.float(), floor.float())
 
 
-def _noisy(physics: Physics) -> bool:
-    return physics.read_sigma > 0
+def _least_squares(clean: Tensor, error: Tensor) -> Tensor:
+    """The share of each slice's sums (S, n) that the error (n) amounts to; zero where no sum."""
+    gram = clean @ clean.T
+    ridge = 1e-6 * gram.diagonal().max().clamp_min(1e-30)
+    share: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), clean @ error)
+    return share
 
 
-def _regression(x: Tensor, y: Tensor) -> Tensor:
-    """Covariance of x and y, variance of x, over the reads in which there is noise."""
-    some = x > 0
-    x, y = x[some].double(), y[some].double()
+def _regression(noise: Tensor, error: Tensor) -> Tensor:
+    """Covariance of noise power and error², variance of noise power, where there is noise."""
+    some = noise > 0
+    x, y = noise[some].double(), error[some].double().square()
     if len(x) < 2:
-        return torch.zeros(2, device=x.device, dtype=torch.float64)
+        return torch.zeros(2, device=noise.device, dtype=torch.float64)
     x = x - x.mean()
     return torch.stack([(x * y).mean(), x.square().mean()])
 
@@ -91,16 +111,15 @@ def _regression(x: Tensor, y: Tensor) -> Tensor:
 def power_of(cells: Cells, weight_code: WeightCode, passed: Tensor) -> Tensor:
     """Σ_s passed_s · weight_s² · G_s², (…, I, O)."""
     weights = torch.tensor(weight_code.weights, device=passed.device).square() * passed
-    return torch.tensordot(weights, cells.power, dims=1)
+    power: Tensor = torch.tensordot(weights, cells.power, dims=1)
+    return power
 
 
-def value_of(cells: Cells, weight_code: WeightCode, physics: Physics) -> Tensor:
-    """The matrix the cells amount to, in the integers' units, write noise included; (…, I, O)."""
-    weights = torch.tensor(weight_code.weights, device=cells.levels.device).float()
-    value = torch.tensordot(weights, cells.levels, dims=1)
-    if weight_code.encoding == "offset":
-        value = value - (weight_code.offset + physics.pedestal * float(weights.sum()))
-    return value
+def value_of(cells: Cells, weight_code: WeightCode, physics: Physics, gain: Tensor) -> Tensor:
+    """The matrix the cells amount to behind the converters, in the integers' units, (…, I, O)."""
+    weights = torch.tensor(weight_code.weights, device=gain.device) * gain
+    value: Tensor = torch.tensordot(weights, cells.levels, dims=1)
+    return value - excess_each(weight_code, physics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +127,33 @@ class WriteTables:
     """By integer, −limit first: what writing it does on average.
 
     Attributes:
-        deviation: standard deviation of the stored value, in the integers' units.
+        value: mean of the stored value behind the converters, in the integers' units.
+        deviation: its standard deviation.
         power: mean of Σ_s passed_s · weight_s² · G_s².
     """
 
+    value: Tensor
     deviation: Tensor
     power: Tensor
 
+    def to(self, device: torch.device) -> WriteTables:
+        """The same on a device."""
+        if self.value.device == device:
+            return self
+        return WriteTables(self.value.to(device), self.deviation.to(device), self.power.to(device))
+
     @classmethod
-    def of(cls, physics: Physics, code: WeightCode, passed: Tensor) -> WriteTables:
+    def of(cls, physics: Physics, code: WeightCode, moments: Moments) -> WriteTables:
         """The tables of an array whose matrix is written anew for every image."""
+        passed, gain = moments.passed, moments.gain
         integers = code.all_integers(passed.device)
         cells = store(integers, physics, code, None)
         levels = code.slices(integers).abs()
         variance = physics.write_sigma**2 * levels * physics.top_level
         written = Cells(cells.levels, cells.power + variance)
-        weights = torch.tensor(code.weights, device=passed.device).float().square()
+        weights = (torch.tensor(code.weights, device=gain.device) * gain).square()
         return cls(
+            value=value_of(cells, code, physics, gain),
             deviation=torch.tensordot(weights, variance, dims=1).sqrt(),
             power=power_of(written, code, passed),
         )

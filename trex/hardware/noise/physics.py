@@ -15,6 +15,8 @@ Encoding = Literal["differential", "offset"]
 ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
 AdcRange = Literal["calibrated", "worst_case"]
 ADC_RANGES: Final[tuple[AdcRange, ...]] = get_args(AdcRange)
+MapStep = Literal["row", "layer"]
+MAP_STEPS: Final[tuple[MapStep, ...]] = get_args(MapStep)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,28 +27,34 @@ class NoiseSettings:
         encoding: how signs are stored and fed. `differential`: a weight's magnitude on one of a
             pair of columns whose currents are subtracted before the converter, an input's
             magnitude bit by bit with the line driven by its sign. `offset`: 2^(b-1) added to
-            every weight, inputs in two's complement, the excess subtracted digitally.
-        adc_range: `calibrated`: a converter spans the largest partial sum of its layer and slice
-            on the calibration images, in steps of at least one level of a cell. `worst_case`:
-            it spans what a full array of full cells would give.
+            every weight, inputs in two's complement, the excess subtracted digitally. None:
+            offset where cells are bits of a memory (SRAM, eDRAM), differential elsewhere.
+        adc_range: `calibrated`: a converter spans what gives the least squared error for its
+            layer and slice on the calibration images, in steps of at least one level of a cell.
+            `worst_case`: it spans what a full array of full cells would give.
+        map_step: the step of the attention probabilities where they enter the array. `row`: the
+            largest of every row is the greatest integer, which is what the exponents are before
+            the softmax divides them; the division follows SV. `layer`: one step for all rows.
         write_gain: γ in G' = G + γ·√((G−Gmin)(Gmax−Gmin))·N(0, σ²) (ClipFormer, arXiv
             2402.02586). Assumption: one; the paper prints no value.
     """
 
-    encoding: Encoding = "differential"
+    encoding: Encoding | None = None
     adc_range: AdcRange = "calibrated"
+    map_step: MapStep = "row"
     write_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.encoding not in ENCODINGS:
-            raise ChipError(
-                f"{self.encoding!r} is not an encoding", hint=f"choose {' or '.join(ENCODINGS)}"
-            )
-        if self.adc_range not in ADC_RANGES:
-            raise ChipError(
-                f"{self.adc_range!r} is not an ADC range",
-                hint=f"choose {' or '.join(ADC_RANGES)}",
-            )
+        for field, known in (
+            ("encoding", ENCODINGS),
+            ("adc_range", ADC_RANGES),
+            ("map_step", MAP_STEPS),
+        ):
+            if getattr(self, field) not in (*known, None):
+                raise ChipError(
+                    f"{getattr(self, field)!r} is not a value of {field}",
+                    hint=f"choose {' or '.join(known)}",
+                )
         if not (math.isfinite(self.write_gain) and self.write_gain >= 0):
             raise ChipError(
                 f"a write gain of {self.write_gain} cannot be", hint="give zero or more"
@@ -74,6 +82,7 @@ class Physics:
     pedestal: float
     encoding: Encoding
     adc_range: AdcRange
+    map_step: MapStep
 
     @property
     def top_level(self) -> int:
@@ -112,9 +121,14 @@ class Physics:
             read_sigma=read,
             write_sigma=write * settings.write_gain,
             pedestal=_pedestal(device, where, needed=read > 0 or write > 0),
-            encoding=settings.encoding,
+            encoding=settings.encoding or _usual_encoding(array),
             adc_range=settings.adc_range,
+            map_step=settings.map_step,
         )
+
+
+def _usual_encoding(array: ArrayModel) -> Encoding:
+    return "offset" if array.cell in ("SRAM", "eDRAM") else "differential"
 
 
 def _variation(device: Device, field: str, where: str) -> float:

@@ -1,0 +1,165 @@
+"""Attention whose two products run on arrays that are written for every image and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trex.errors import ModelError
+from trex.hardware.noise.array import exact_product, store
+from trex.hardware.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
+from trex.hardware.noise.coding import WeightCode, to_tiles
+from trex.hardware.noise.linear import Instance, fake_quantise
+from trex.hardware.noise.moments import WriteTables
+from trex.hardware.noise.physics import Physics
+from trex.hardware.noise.source import NoiseSource
+from trex.models.vit import Products, attention_output
+
+
+class NonIdealProduct(nn.Module):
+    """Vectors times a matrix that is written into the array for every image.
+
+    Args:
+        physics: of the dynamic array.
+        instance: of the chip.
+        by_vector: every vector has an input step of its own.
+    """
+
+    def __init__(self, physics: Physics, instance: Instance, *, by_vector: bool = False) -> None:
+        super().__init__()
+        self.physics, self.instance, self.by_vector = physics, instance, by_vector
+        self.code = WeightCode.of(physics)
+        self.seen: Sample | None = Sample()
+        self.calibration: LayerCalibration | None = None
+        self._matrix_step = torch.ones(())
+        self._tables: WriteTables | None = None
+
+    def calibrate(self) -> None:
+        """From the samples seen to ranges and moments; forgets the samples."""
+        assert self.seen is not None
+        self._matrix_step = signed_scale(self.seen.matrices.magnitude, self.code.limit)
+        vectors, matrices = self.seen.pairs()
+        integers = (matrices / self._matrix_step).round_()
+        cells = store(integers, self.physics, self.code, NoiseSource(0, 0))
+        self.calibration = calibrate_layer(
+            self.seen.inputs, vectors, cells, self.physics, by_vector=self.by_vector
+        )
+        self._tables = WriteTables.of(self.physics, self.code, self.calibration.moments)
+        self.seen = None
+
+    def forward(self, vectors: Tensor, matrix: Tensor) -> Tensor:
+        """(…, V, I) times (…, I, O)."""
+        if self.calibration is None:
+            if self.seen is not None:
+                self.seen.see(vectors, matrix)
+            return vectors @ matrix
+        known = self.calibration.to(vectors.device)
+        self._matrix_step = self._matrix_step.to(vectors.device)
+        limit = self.code.limit
+        step = known.step_of(vectors)
+        integers = fake_quantise(vectors, step, known.input_code.limits)
+        stored = fake_quantise(matrix, self._matrix_step, (-limit, limit))
+        scale = step * self._matrix_step
+        if self.instance.mode == "exact":
+            with torch.no_grad():
+                output = self._read(integers, stored)
+            if not torch.is_grad_enabled():
+                return output * scale
+            ideal = integers @ stored
+            return (ideal + (output - ideal.detach())) * scale
+        with torch.no_grad():
+            error, power = self._write(stored)
+            noise = self._deviation(integers, power)
+            noise.mul_(self.instance.noise(noise.shape, noise.device))
+        return (integers @ (stored + error) + noise) * scale
+
+    def _write(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """What writing adds to the integers, and their read noise power."""
+        assert self._tables is not None
+        tables = self._tables.to(stored.device)
+        self._tables = tables
+        index = (stored + self.code.limit).to(torch.int32).flatten()
+        shape = stored.shape
+        error = tables.value.index_select(0, index).view(shape) - stored
+        if self.physics.write_sigma:
+            deviation = tables.deviation.index_select(0, index).view(shape)
+            error.addcmul_(deviation, self.instance.noise(shape, stored.device))
+        return error, tables.power.index_select(0, index).view(shape)
+
+    def _deviation(self, integers: Tensor, power: Tensor) -> Tensor:
+        assert self.calibration is not None
+        known = self.calibration
+        fed = known.input_code.active_bits(to_tiles(integers, self.physics.rows))
+        variance = fed @ known.moments.floor
+        if self.physics.read_sigma:
+            read = known.input_power(integers) @ power
+            variance = read.mul_(self.physics.read_sigma**2).add_(variance)
+        return variance.expand(*integers.shape[:-1], power.shape[-1]).clamp_min(0).sqrt_()
+
+    def _read(self, integers: Tensor, stored: Tensor) -> Tensor:
+        assert self.calibration is not None
+        return exact_product(
+            integers,
+            store(stored, self.physics, self.code, self.instance.noise),
+            input_code=self.calibration.input_code,
+            weight_code=self.code,
+            physics=self.physics,
+            converter=self.calibration.converter,
+            normal=self.instance.noise,
+        )
+
+
+class NonIdealProducts(Products):
+    """QKᵀ and SV on the chip's dynamic arrays, Kᵀ and V written for every image and head."""
+
+    def __init__(self, physics: Physics, instance: Instance, *, own_scores: bool = True) -> None:
+        super().__init__()
+        if own_scores:
+            self.qk = NonIdealProduct(physics, instance)
+        self.sv = NonIdealProduct(physics, instance, by_vector=physics.map_step == "row")
+
+    def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:
+        """QKᵀ of queries that are scaled already, (B, H, N, N)."""
+        scores: Tensor = self.qk(query_BHNE, key_BHNE.transpose(-2, -1))
+        return scores
+
+    def context(self, map_BHNN: Tensor, value_BHNE: Tensor) -> Tensor:
+        """The attention probabilities' mean of the values, (B, H, N, E)."""
+        context: Tensor = self.sv(map_BHNN, value_BHNE)
+        return context
+
+
+class NonIdealAttention(nn.Module):
+    """timm's `Attention` with its children, its two products computed by `products`."""
+
+    def __init__(
+        self, attention: Any, qkv: nn.Linear, proj: nn.Linear, products: Products
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.scale = attention.scale
+        self.qkv = qkv
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.attn_drop = attention.attn_drop
+        self.norm = attention.norm
+        self.proj, self.proj_drop = proj, attention.proj_drop
+        self.products = products
+        self.training = attention.training
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """(B, N, D) to (B, N, D).
+
+        Raises:
+            ModelError: a mask is given.
+        """
+        if attn_mask is not None or is_causal:
+            raise ModelError(
+                "non-ideal attention takes no mask", hint="evaluate without attention masks"
+            )
+        output, _ = attention_output(self, x, frozenset())
+        projected: Tensor = self.proj_drop(self.proj(output))
+        return projected
