@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,21 @@ class Search:
                 f"{len(self.feasible.masks):,}",
             )
             done = {record["key"] for record in self.run.records()}
-            calibration = self._calibrate()
             try:
-                chosen = self._choose(self._surrogates(calibration))
+                chosen = self._choose(self._surrogates())
                 open_ones = [c for c in chosen if c.key not in done]
                 if len(open_ones) < len(chosen):
                     _logger.info("%d candidates are recorded", len(chosen) - len(open_ones))
-                self._evaluate(calibration, open_ones)
+                if open_ones:
+                    self._evaluate(open_ones)
             finally:
-                calibration.close()
+                if "_calibration" in self.__dict__:
+                    self._calibration.close()
             return self._finish()
 
-    def _calibrate(self) -> Calibration:
+    @cached_property
+    def _calibration(self) -> Calibration:
+        """The original's pass, made when something has to be measured."""
         settings, images = self.problem.settings, self.problem.images
         shares = (1.0 - settings.select_share, settings.select_share)
         # The surrogate is measured on the first images of both: a class's lie side by side.
@@ -131,10 +135,11 @@ class Search:
         self._labels = torch.cat(labels)
         return calibration
 
-    def _surrogates(self, calibration: Calibration) -> list[Surrogate]:
+    def _surrogates(self) -> list[Surrogate]:
         if (self.run.path / "surrogate.json").exists():
             stored = self.run.read_json("surrogate.json")
             return [Surrogate.from_json(item) for item in stored["forms"]]
+        calibration = self._calibration
         share = self.problem.settings.surrogate_images / calibration.n_images
         rows = [
             range(start, start + max(1, min(round(size * share), size)))
@@ -181,7 +186,8 @@ class Search:
             self._predicted[candidate.key] = (float(predicted[row]), row)
         return chosen
 
-    def _evaluate(self, calibration: Calibration, candidates: Sequence[Candidate]) -> None:
+    def _evaluate(self, candidates: Sequence[Candidate]) -> None:
+        calibration = self._calibration
         original = calibration.logits[calibration.n_fit :]
         started = time.monotonic()
         for fitted in self._fit(calibration, candidates, "candidates"):
