@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from trex.commands import _arguments, _densities
 
 if TYPE_CHECKING:
-    from trex.search.engine import Problem, Search
+    from trex.search.engine import Search
     from trex.search.feasible import FeasiblePlans
+    from trex.search.problem import Problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +76,9 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, load
     from trex.search.budget import QUANTITIES, Budget
-    from trex.search.engine import Problem, Search, SearchSettings
+    from trex.search.engine import Search
     from trex.search.feasible import feasible_plans
+    from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
 

@@ -139,7 +139,7 @@ def apply_reuse(
         (name, _reusing(model.get_submodule(name), first, plan, chosen, adapter, keep_originals))
         for name, first in _containers(model, adapter)
     ]
-    checkpointing = bool(getattr(model, "grad_checkpointing", False))
+    checkpointing = any(switch.grad_checkpointing for switch in _checkpoint_switches(model))
     for name, blocks in replaced:
         blocks.train(model.training)
         _set_submodule(model, name, blocks)
@@ -174,7 +174,8 @@ def remove_reuse(model: nn.Module) -> nn.Module:
         plain.train(model.training)
         _set_submodule(model, name, plain)
         if blocks.checkpointing:
-            cast(Any, model).grad_checkpointing = True
+            for switch in _checkpoint_switches(model):
+                switch.grad_checkpointing = True
     return model
 
 
@@ -206,8 +207,8 @@ def set_grad_checkpointing(model: nn.Module, enable: bool = True) -> None:
     """
     for _, blocks in reusing_containers(model):
         blocks.checkpointing = enable
-    if hasattr(model, "grad_checkpointing"):
-        cast(Any, model).grad_checkpointing = False
+    for switch in _checkpoint_switches(model):
+        switch.grad_checkpointing = False
 
 
 def check_plan(plan: ReusePlan, model: nn.Module, adapter: Adapter) -> None:
@@ -226,6 +227,11 @@ def check_plan(plan: ReusePlan, model: nn.Module, adapter: Adapter) -> None:
                 f"{reuse.source} (stage {stages[reuse.source]}): their shapes differ",
                 hint="choose a source of the same stage",
             )
+
+
+def _checkpoint_switches(model: nn.Module) -> list[Any]:
+    """What carries timm's switch: the model, or each of its stages."""
+    return [module for module in model.modules() if hasattr(module, "grad_checkpointing")]
 
 
 def _containers(model: nn.Module, adapter: Adapter) -> list[tuple[str, int]]:

@@ -7,12 +7,9 @@ all plans costed ─> budget ─> surrogate on some images ─> the likeliest fi
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,59 +18,20 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from trex.export.bundle import save_bundle
 from trex.files import write_atomic
-from trex.hardware import Accounting, Chip
-from trex.models.registry import LoadedModel
-from trex.reuse.fit import (
-    Calibration,
-    Candidate,
-    FitSettings,
-    FittedPlan,
-    PlanFitter,
-    apply_fitted,
-)
+from trex.reuse.fit import Calibration, Candidate, FittedPlan, PlanFitter
 from trex.search.feasible import FeasiblePlans
 from trex.search.pareto import pareto_front
+from trex.search.problem import Problem, progress_bar
 from trex.search.records import best_record, candidate_of, describe, mean_kl, selection_metrics
 from trex.search.run import Run
-from trex.search.space import SearchSpace
 from trex.search.surrogate import Surrogate, build, probes
-from trex.training.data import Batch, ImageSet, ViewSet, batches
-from trex.training.transforms import DataConfig, fitting_views
+from trex.search.winner import fit_winner
+from trex.training.data import Batch, batches
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchSettings:
-    """How much work a search does, and how it is spread."""
-
-    seed: int = 0
-    #: candidates fitted and measured
-    evaluations: int = 32
-    #: the share of the calibration images that candidates are compared on
-    select_share: float = 0.4
-    #: images the surrogate is measured with, fitted and compared ones together
-    surrogate_images: int = 300
-    #: augmented views of every image in the winner's final fit, beside the image itself
-    final_views: int = 4
-    fit: FitSettings = field(default_factory=FitSettings)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """Everything one search needs to know."""
-
-    loaded: LoadedModel
-    chip: Chip
-    accounting: Accounting
-    space: SearchSpace
-    images: ImageSet
-    data_config: DataConfig
-    settings: SearchSettings
 
 
 class Search:
@@ -122,7 +80,7 @@ class Search:
         fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
         measured = batches(select, settings.fit.batch_size)
         labels: list[Tensor] = []
-        with _bar("original", len(images)) as advance:
+        with progress_bar("original", len(images)) as advance:
             calibration = Calibration(
                 self.problem.loaded.model,
                 self.problem.loaded.adapter,
@@ -215,9 +173,8 @@ class Search:
             if stored["key"] == record["key"]:
                 return stored
         candidate = candidate_of(record)
-        fitted = self._final_fit(candidate)
         loaded = self.problem.loaded
-        variant = apply_fitted(deepcopy(loaded.model), fitted)
+        variant, rounds = fit_winner(self.problem, candidate, self.scratch)
         save_bundle(
             self.run.best,
             variant,
@@ -228,34 +185,9 @@ class Search:
             extra={"estimate": record["estimate"]},
         )
         best = {k: record[k] for k in ("key", "plan", "transforms", "n_reuse", "transform")}
+        best["refinement"] = [asdict(done) for done in rounds]
         self.run.write_json("best/best.json", best)
         return best
-
-    def _final_fit(self, candidate: Candidate) -> FittedPlan:
-        """Fit the winner once more, on all images and augmented views of them."""
-        settings, images = self.problem.settings, self.problem.images
-
-        parts: list[ImageSet | ViewSet] = [images]
-        if settings.final_views:
-            views = fitting_views(self.problem.data_config, settings.final_views, settings.seed)
-            parts.append(images.with_views(views))
-        pixels = (
-            batch.images for part in parts for batch in batches(part, settings.fit.batch_size)
-        )
-        with _bar("final fit: original", sum(map(len, parts))) as advance:
-            calibration = Calibration(
-                self.problem.loaded.model,
-                self.problem.loaded.adapter,
-                pixels,
-                settings=settings.fit,
-                scratch=self.scratch,
-                progress=advance,
-            )
-        try:
-            (fitted,) = self._fit(calibration, [candidate], "final fit")
-        finally:
-            calibration.close()
-        return fitted
 
     def _fit(
         self,
@@ -266,7 +198,7 @@ class Search:
         measure_rows: range | None = None,
     ) -> Iterator[FittedPlan]:
         counter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=measure_rows)
-        with _bar(label, counter.steps(candidates), "encoder steps") as advance:
+        with progress_bar(label, counter.steps(candidates), "encoder steps") as advance:
             yield from PlanFitter(
                 calibration, fit_rows=fit_rows, measure_rows=measure_rows, progress=advance
             ).fit(candidates)
@@ -277,12 +209,3 @@ def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:
     for batch in parts:
         labels.append(batch.labels)
         yield batch.images
-
-
-@contextmanager
-def _bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], object]]:
-    _logger.info("%s: %s%s", label, f"{total:,} ", unit)
-    with tqdm(
-        total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
-    ) as bar:
-        yield bar.update

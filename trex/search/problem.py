@@ -1,0 +1,64 @@
+"""What is searched for, and with how much work."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from trex.hardware import Accounting, Chip
+from trex.models.registry import LoadedModel
+from trex.reuse.fit import FitSettings
+from trex.reuse.refine import RefineSettings
+from trex.search.space import SearchSpace
+from trex.training.data import ImageSet
+from trex.training.transforms import DataConfig
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """How much work a search does, and how it is spread."""
+
+    seed: int = 0
+    #: candidates fitted and measured
+    evaluations: int = 32
+    #: the share of the calibration images that candidates are compared on
+    select_share: float = 0.4
+    #: images the surrogate is measured with, fitted and compared ones together
+    surrogate_images: int = 300
+    #: augmented views of every image in the winner's final fit, beside the image itself
+    final_views: int = 4
+    fit: FitSettings = field(default_factory=FitSettings)
+    #: of the winner
+    refine: RefineSettings = field(default_factory=RefineSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Everything one search needs to know."""
+
+    loaded: LoadedModel
+    chip: Chip
+    accounting: Accounting
+    space: SearchSpace
+    images: ImageSet
+    data_config: DataConfig
+    settings: SearchSettings
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: int, unit: str = "images"
+) -> Iterator[Callable[[int], object]]:
+    """A log line and, in a terminal, a progress bar; yields what advances it."""
+    _logger.info("%s: %s%s", label, f"{total:,} ", unit)
+    with tqdm(
+        total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
+    ) as bar:
+        yield bar.update

@@ -1,0 +1,67 @@
+"""The winner's last fit: all calibration images, augmented views of them, and the refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+from torch import nn
+
+from trex.reuse.fit import Calibration, Candidate, PlanFitter, apply_fitted
+from trex.reuse.refine import Batch, Round, refine
+from trex.search.problem import Problem, progress_bar
+from trex.training.data import ImageSet, ViewSet, batches
+from trex.training.transforms import fitting_views
+
+
+def fit_winner(
+    problem: Problem, candidate: Candidate, scratch: Path
+) -> tuple[nn.Module, list[Round]]:
+    """The running variant of a candidate, and what its refinement did; the original stays."""
+    settings, loaded = problem.settings, problem.loaded
+    parts: list[ImageSet | ViewSet] = [problem.images]
+    if settings.final_views:
+        views = fitting_views(problem.data_config, settings.final_views, settings.seed)
+        parts.append(problem.images.with_views(views))
+    total = sum(map(len, parts))
+    pixels = (batch.images for part in parts for batch in batches(part, settings.fit.batch_size))
+    with progress_bar("final fit: original", total) as advance:
+        calibration = Calibration(
+            loaded.model,
+            loaded.adapter,
+            pixels,
+            settings=settings.fit,
+            scratch=scratch,
+            progress=advance,
+        )
+    try:
+        steps = PlanFitter(calibration).steps([candidate])
+        with progress_bar("final fit", steps, "encoder steps") as advance:
+            (fitted,) = PlanFitter(calibration, progress=advance).fit([candidate])
+    finally:
+        calibration.close()
+
+    def original_logits() -> Iterator[Batch]:
+        """All images once more, each with the original's answer and its picture's number."""
+        start = 0
+        for part in parts:
+            per_picture = part.views.count if isinstance(part, ViewSet) else 1
+            for batch in batches(part, settings.fit.batch_size):
+                stop = start + len(batch.images)
+                yield batch.images, calibration.logits[start:stop], batch.indices // per_picture
+                start = stop
+
+    variant = apply_fitted(deepcopy(loaded.model), fitted)
+    most = min(total, settings.refine.most_images) * settings.refine.rounds
+    with progress_bar("refinement", most) as advance:
+        rounds = refine(
+            variant,
+            loaded.adapter,
+            original_logits,
+            settings=settings.refine,
+            scratch=scratch,
+            seed=settings.seed,
+            progress=advance,
+        )
+    return variant, rounds
