@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--final-views",
         type=int,
-        default=4,
+        default=2,
         metavar="N",
         help="augmented views of every image in the winner's last fit",
     )

@@ -33,7 +33,7 @@ class SearchSettings:
     #: images the surrogate is measured with, fitted and compared ones together
     surrogate_images: int = 300
     #: augmented views of every image in the winner's final fit, beside the image itself
-    final_views: int = 4
+    final_views: int = 2
     fit: FitSettings = field(default_factory=FitSettings)
     #: of the winner
     refine: RefineSettings = field(default_factory=RefineSettings)
