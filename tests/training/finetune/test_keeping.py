@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from trex.training.data import Batch
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.curve import Curve
 from trex.training.finetune.recipe import Checkpoints, Selection
@@ -67,7 +68,9 @@ def test_the_best_weights_and_the_mean_of_the_last() -> None:
 def test_the_original_loses_nothing_on_held_out_images() -> None:
     torch.manual_seed(0)
     original, variant = nn.Linear(4, 3).eval(), nn.Linear(4, 3).train()
-    held_out = HeldOut(original, [torch.randn(5, 4), torch.randn(2, 4)], torch.device("cpu"))
+    pixels = torch.randn(7, 4)
+    parts = [Batch(x, torch.zeros(len(x)), torch.arange(len(x))) for x in pixels.split(5)]
+    held_out = HeldOut(original, parts, torch.device("cpu"))
     assert held_out.compare(original) == (0.0, 1.0)
     worse = held_out.compare(variant)
     assert worse.loss > 0 > worse.agreement - 1

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ from trex.training.transforms import DataConfig
 
 _logger = logging.getLogger(__name__)
 
-_HELD_OUT_BATCH = 50
+_HELD_OUT_BATCH: Final = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +98,7 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
     if recipe.selection.share:
         share = recipe.selection.share
         train, held = job.images.split((1.0 - share, share), job.seed)
-        pixels = [batch.images for batch in batches(held, _HELD_OUT_BATCH, job.workers)]
-        held_out = HeldOut(original, pixels, processes.device)
+        held_out = HeldOut(original, batches(held, _HELD_OUT_BATCH, job.workers), processes.device)
     if job.extra is not None and recipe.losses.labels != "none":
         raise RecipeError(
             f"{job.extra.origin} has no labels, which the recipe's losses read",

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trex.training.data import Batch
 from trex.training.finetune.recipe import Selection
 
 State = dict[str, Tensor]
@@ -24,7 +25,7 @@ class HeldOut:
     """
 
     def __init__(
-        self, original: nn.Module, batches: Iterable[Tensor], device: torch.device
+        self, original: nn.Module, batches: Iterable[Batch], device: torch.device
     ) -> None:
         self._batches, self._device = batches, device
         self._answers = self._logits(original).log_softmax(-1)
@@ -41,7 +42,7 @@ class HeldOut:
         model.eval()
         try:
             with torch.no_grad():
-                parts = [model(images.to(self._device)).double() for images in self._batches]
+                parts = [model(batch.images.to(self._device)).double() for batch in self._batches]
         finally:
             model.train(training)
         return torch.cat(parts)
