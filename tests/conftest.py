@@ -1,6 +1,8 @@
 """What every test shares: one thread, and the way to the real data."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set TREX_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _untouched_logging() -> Iterator[None]:
+    """A command sets up logging for its process; the next test has it as it was."""
+    yield
+    logger = logging.getLogger("trex")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
