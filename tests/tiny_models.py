@@ -33,7 +33,8 @@ class Kind:
         """The model in evaluation mode, with random weights far from their usual start."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return randomised(timm.create_model(self.name, **{**_VIT, **self.kwargs}))
+            model = randomised(timm.create_model(self.name, **{**_VIT, **self.kwargs}))
+            return settled(model, torch.randn(16, 3, self.side, self.side))
 
     def images(self, number: int = 2) -> Tensor:
         """Random images."""
@@ -41,7 +42,7 @@ class Kind:
         return torch.randn(number, 3, self.side, self.side, generator=generator)
 
 
-KINDS = {
+VIT_KINDS = {
     "vit": Kind(name="vit_tiny_patch16_224"),
     "no qkv bias": Kind(
         name="vit_tiny_patch16_224", kwargs={"qkv_bias": False}, qkv_bias=False
@@ -63,6 +64,27 @@ KINDS = {
         side=64, qkv_bias=False,
     ),
 }  # fmt: skip
+#: convolutional encoders in stages, the first of which holds encoders 0 to 5
+STAGED_KINDS = {
+    "uniform": Kind(
+        name="uniform_t",
+        kwargs={
+            "img_size": 96, "embed_dim": (16, 24, 32), "depth": (6, 1, 2),
+            "num_heads": (4, 3, 2),
+        },
+        side=96,
+    ),
+    "shvit": Kind(
+        name="shvit_s1",
+        kwargs={
+            "img_size": None, "num_heads": None, "embed_dim": (16, 24, 32, 40),
+            "partial_dim": (4, 6, 8, 10), "qk_dim": (4,) * 4, "depth": (1, 6, 2, 1),
+            "types": ("i", "s", "s", "i"),
+        },
+        side=96,
+    ),
+}  # fmt: skip
+KINDS = {**VIT_KINDS, **STAGED_KINDS}
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -71,6 +93,20 @@ def randomised(model: nn.Module) -> nn.Module:
         for value in model.state_dict().values():
             if value.is_floating_point():
                 value.add_(torch.rand_like(value) - 0.3, alpha=0.2)
+    return model.eval()
+
+
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """Batch normalisations with the statistics of some images, so that no stream explodes."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train()(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return model.eval()
 
 
@@ -103,6 +139,10 @@ def total(outputs: Any) -> Tensor:
 def silence(block: Any) -> None:
     """Make an encoder pass its input on unchanged; its attention can still be reused."""
     with torch.no_grad():
+        if not hasattr(block, "attn"):
+            for branch in (part for part in block.children() if hasattr(part, "m")):
+                _silence_branch(branch)
+            return
         for layer in (block.attn.proj, block.mlp.fc2):
             layer.weight.zero_()
             if layer.bias is not None:
@@ -110,8 +150,14 @@ def silence(block: Any) -> None:
 
 
 def copy_attention(source: Any, target: Any, *, values: bool) -> None:
-    """Give an encoder another one's first norm, queries and keys, and values where asked."""
+    """Give an encoder another one's first norm, queries and keys, and values where asked.
+
+    A convolutional encoder's steps before its attention are silenced.
+    """
     with torch.no_grad():
+        if not hasattr(target, "attn"):
+            _copy_staged_attention(source, target, values=values)
+            return
         for name, value in source.state_dict().items():
             part = name.removeprefix("attn.").split(".")[0]
             if part in ("norm1", "q_norm", "k_norm") or (part == "norm" and values):
@@ -119,3 +165,25 @@ def copy_attention(source: Any, target: Any, *, values: bool) -> None:
             elif part == "qkv":
                 rows = len(value) if values else len(value) * 2 // 3
                 target.state_dict()[name][:rows].copy_(value[:rows])
+
+
+def _silence_branch(branch: nn.Module) -> None:
+    """The last normalisation of a residual branch makes nothing of everything."""
+    last = [m for m in branch.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+def _copy_staged_attention(source: Any, target: Any, *, values: bool) -> None:
+    for name, branch in target.named_children():
+        if name == "mixer":
+            break
+        _silence_branch(branch)
+    own = target.mixer.state_dict()
+    for name, value in source.mixer.state_dict().items():
+        if ".proj." in name or (".mix." in name and not values):
+            continue
+        rows: Any = ...
+        if ".qkv." in name and value.ndim and not values:
+            rows = slice(2 * source.mixer.m.qk_dim)
+        own[name][rows] = value[rows]

@@ -19,9 +19,10 @@ Transform = Literal["none", "linear", "block", "linear_own"]
 TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
 
 #: What each reused tensor spares its consumer, by `Operation.part` (TReX §III; PSViT).
+#: `map_input`: what else only the map needs, such as a convolution of the queries.
 PARTS_SPARED: Final[dict[ReusedTensor, frozenset[str]]] = {
-    "output": frozenset({"norm1", "q", "k", "v", "scores", "softmax", "context"}),
-    "map": frozenset({"q", "k", "scores", "softmax"}),
+    "output": frozenset({"norm1", "q", "k", "v", "map_input", "scores", "softmax", "context"}),
+    "map": frozenset({"q", "k", "map_input", "scores", "softmax"}),
 }
 
 

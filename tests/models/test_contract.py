@@ -10,7 +10,16 @@ import pytest
 import timm
 import torch
 from timm.utils import ModelEmaV3
-from tiny_models import KINDS, Kind, blocks_of, copy_attention, logits_of, silence, total
+from tiny_models import (
+    KINDS,
+    VIT_KINDS,
+    Kind,
+    blocks_of,
+    copy_attention,
+    logits_of,
+    silence,
+    total,
+)
 from torch import Tensor, nn
 
 from trex.architecture import TRANSFORMS, Transform
@@ -29,6 +38,8 @@ from trex.reuse import (
 PLAN = "2<-1 3<-1:map 5<-4:map"
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+#: sizes by hand and single layers are of ViTs; other families have tests of their own
+every_vit = pytest.mark.parametrize("kind", VIT_KINDS.values(), ids=VIT_KINDS.keys())
 every_tensor = pytest.mark.parametrize("tensor", REUSED_TENSORS)
 every_transform = pytest.mark.parametrize("transform", TRANSFORMS)
 
@@ -104,7 +115,7 @@ def test_reuse_changes_what_it_should(kind: Kind, tensor: ReusedTensor) -> None:
     assert not torch.allclose(changed, expected, atol=1e-4)
 
 
-@every_kind
+@every_vit
 @every_tensor
 @every_transform
 def test_parameters_leave_for_real(kind: Kind, tensor: ReusedTensor, transform: Transform) -> None:
@@ -243,7 +254,7 @@ def test_every_parameter_gets_a_gradient(kind: Kind, transform: Transform) -> No
     assert without == []
 
 
-@every_kind
+@every_vit
 @every_tensor
 def test_consumers_teach_their_producer(kind: Kind, tensor: ReusedTensor) -> None:
     model = kind.build()
@@ -386,7 +397,7 @@ def test_a_changed_block_is_refused() -> None:
         apply_reuse(model, "2<-1")
 
 
-@every_kind
+@every_vit
 def test_operations_by_hand(kind: Kind) -> None:
     model = kind.build()
     found = architecture_of(model, kind.name)

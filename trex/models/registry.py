@@ -18,11 +18,18 @@ from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
 from trex.models.adapter import Adapter, Consumer
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.shvit import ShvitAdapter
 from trex.models.trace import trace_architecture
+from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.weights import KeyReport, load_weights, weights_hash
 
-_ADAPTERS: Final[tuple[Adapter, ...]] = (VitAdapter(), LvvitAdapter())
+_ADAPTERS: Final[tuple[Adapter, ...]] = (
+    VitAdapter(),
+    LvvitAdapter(),
+    UniformAdapter(),
+    ShvitAdapter(),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,9 +80,7 @@ class SharedMapAttention(nn.Module):
 
     def values(self, x_BCRR: Tensor) -> Tensor:
         """The heads' values, concatenated (B, C, n)."""
-        shares = x_BCRR.chunk(self.num_heads, dim=1)
-        heads = [conv(share) for conv, share in zip(self.mix, shares, strict=True)]
-        return torch.cat(heads, dim=1).flatten(2)
+        return head_values(self.mix, x_BCRR)
 
     def context(self, values_BCn: Tensor, map_Bnn: Tensor) -> Tensor:
         """The heads' outputs, concatenated (B, C, R, R). What `output` reuse hands on.
@@ -111,26 +109,45 @@ class WindowAttention(nn.Module):
 
     def partition(self, x_BCHW: Tensor) -> Tensor:
         """From feature maps to their windows, (B·windows, C, R, R), those of an image together."""
-        side = self.attn.window
-        height, width = x_BCHW.shape[-2:]
-        if height % side or width % side:
-            x_BCHW = F.pad(x_BCHW, (0, -width % side, 0, -height % side))
-        batch, channels, height, width = x_BCHW.shape
-        x = x_BCHW.reshape(batch, channels, height // side, side, width // side, side)
-        return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        return to_windows(x_BCHW, self.attn.window)
 
     def merge(self, windows_BCRR: Tensor, height: int, width: int) -> Tensor:
         """Back from windows to feature maps of `height` rows and `width` columns."""
-        side = self.attn.window
-        rows, columns = -(-height // side), -(-width // side)
-        x = windows_BCRR.reshape(-1, rows, columns, windows_BCRR.shape[1], side, side)
-        x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-        return x[:, :, :height, :width]
+        return from_windows(windows_BCRR, height, width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Feature maps (B, C, H, W) in and out."""
         height, width = x_BCHW.shape[-2:]
         return self.merge(self.attn(self.partition(x_BCHW)), height, width)
+
+
+def head_values(mix: nn.ModuleList, x_BCRR: Tensor) -> Tensor:
+    """Every head's convolution on its share of the channels, concatenated (B, C, n)."""
+    shares = x_BCRR.chunk(len(mix), dim=1)
+    heads = [conv(share) for conv, share in zip(mix, shares, strict=True)]
+    return torch.cat(heads, dim=1).flatten(2)
+
+
+def to_windows(x_BCHW: Tensor, side: int) -> Tensor:
+    """Windows of `side` rows and columns (B·windows, C, side, side), those of an image together.
+
+    What is missing to whole windows is filled up with zeros.
+    """
+    height, width = x_BCHW.shape[-2:]
+    if height % side or width % side:
+        x_BCHW = F.pad(x_BCHW, (0, -width % side, 0, -height % side))
+    batch, channels, height, width = x_BCHW.shape
+    x = x_BCHW.reshape(batch, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def from_windows(windows_BCRR: Tensor, height: int, width: int) -> Tensor:
+    """Back from windows to feature maps of `height` rows and `width` columns."""
+    side = windows_BCRR.shape[-1]
+    rows, columns = -(-height // side), -(-width // side)
+    x = windows_BCRR.reshape(-1, rows, columns, windows_BCRR.shape[1], side, side)
+    x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return x[:, :, :height, :width]
 
 
 def _distances(window: int) -> Tensor:

@@ -1,0 +1,244 @@
+"""What UniForm and SHViT share: convolutional encoders in stages, streams of feature maps.
+
+Both are a `patch_embed`, `stages` of `downsample` and `blocks`, and a head; both project the
+attention's output by a ReLU and a 1×1 convolution with batch normalisation. A consumer's
+projection is a linear layer into which the normalisation is folded as it is in evaluation.
+
+Letters: B images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from trex.architecture import Architecture, Encoder, Operation
+from trex.models.adapter import Adapter, Consumer
+from trex.models.trace import trace_architecture
+from trex.plan import ReusedTensor
+
+#: A prefix of an operation's name in its block -> what it is, or what it is made of: parts with
+#: the outputs that belong to each.
+Parts = Sequence[tuple[str, str | tuple[tuple[str, int], ...]]]
+
+
+class StagedAdapter(Adapter):
+    """Stages of encoders; a stage whose blocks have no attention is passed through.
+
+    Encoders are numbered over the blocks of the other stages. A plain stage belongs to the step
+    before the next encoder, or to the head where none follows.
+    """
+
+    @abstractmethod
+    def attends(self, stage: nn.Module) -> bool:
+        """Whether the blocks of a stage are encoders; they are all alike."""
+
+    @abstractmethod
+    def projecting(self, block: nn.Module) -> nn.Sequential:
+        """An encoder's ReLU and 1×1 convolution."""
+
+    @abstractmethod
+    def parts(self, block: nn.Module) -> Parts:
+        """The parts of an encoder's operations; the first prefix that fits decides."""
+
+    @abstractmethod
+    def heads(self, block: nn.Module) -> int:
+        """An encoder's attention heads."""
+
+    @abstractmethod
+    def input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+
+    def containers(self, model: nn.Module) -> Sequence[str]:
+        """The blocks of every stage with attention."""
+        return [f"stages.{i}.blocks" for i in self._attending(model)]
+
+    def stem(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Everything before the first encoder."""
+        stream = cast(Any, model).patch_embed(images)
+        return self._to_next_encoder(model, stream, 0)
+
+    def between(self, model: nn.Module, encoder: int, stream: Tensor) -> Tensor:
+        """From a stage's last encoder to the next stage with attention."""
+        last = -1
+        attending = self._attending(model)
+        for stage in attending:
+            last += len(cast(Any, model).stages[stage].blocks)
+            if encoder == last and stage != attending[-1]:
+                return self._to_next_encoder(model, stream, stage + 1)
+        return stream
+
+    def head(self, model: nn.Module, stream: Tensor) -> Tensor:
+        """Stages without attention at the end, pooling, classifier."""
+        stream = self._to_next_encoder(model, stream, self._attending(model)[-1] + 1)
+        return cast(Tensor, cast(Any, model).forward_head(stream))
+
+    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
+        """ReLU, projection, residual."""
+        return stream + cast(Tensor, self.projecting(block)(output))
+
+    def projection(self, block: nn.Module) -> nn.Linear:
+        """A linear layer that does what the convolution and its normalisation do."""
+        return folded_projection(self.projecting(block)[1])
+
+    def vectors(self, stream: Tensor) -> Tensor:
+        """(B, C, H, W) as (B, H, W, C)."""
+        return stream.movedim(1, -1)
+
+    def architecture(self, model: nn.Module, name: str) -> Architecture:
+        """The traced operations; those of an encoder's block together."""
+        traced = trace_architecture(model, self.input_size(model), name)
+        blocks: dict[str, tuple[int, nn.Module]] = {}
+        for container in self.containers(model):
+            for i, block in enumerate(cast(nn.Sequential, model.get_submodule(container))):
+                blocks[f"{container}.{i}"] = (int(container.split(".")[1]), block)
+        numbers = {name: number for number, name in enumerate(blocks)}
+
+        def block_of(item: Operation | Encoder) -> str:
+            where = ".".join(item.name.split(".")[:4]) if isinstance(item, Operation) else ""
+            return where if where in blocks else ""
+
+        body: list[Operation | Encoder] = []
+        for where, items in groupby(traced.body, key=block_of):
+            if not where:
+                body.extend(items)
+                continue
+            stage, block = blocks[where]
+            operations = tuple(_labelled(cast("Iterable[Operation]", items), where, self, block))
+            body.append(
+                Encoder(
+                    index=numbers[where],
+                    # the residual addition at the end puts out the stream
+                    tokens=operations[-1].vectors,
+                    dim=operations[-1].out_features,
+                    heads=self.heads(block),
+                    operations=operations,
+                    stage=stage,
+                )
+            )
+        return replace(traced, body=tuple(body))
+
+    def _attending(self, model: nn.Module) -> list[int]:
+        stages = enumerate(cast(Any, model).stages)
+        return [i for i, stage in stages if len(stage.blocks) and self.attends(stage)]
+
+    def _to_next_encoder(self, model: nn.Module, stream: Tensor, first: int) -> Tensor:
+        """Run stages from `first` on, up to the first encoder."""
+        attending = self._attending(model)
+        for i, stage in enumerate(cast(Any, model).stages):
+            if i < first:
+                continue
+            stream = stage.downsample(stream)
+            if i in attending:
+                break
+            stream = stage.blocks(stream)
+        return stream
+
+
+class StagedConsumer(Consumer):
+    """A convolutional encoder that reuses.
+
+    The transform stands behind the ReLU, right before the projection: only there does a linear
+    map fold into it.
+    """
+
+    def __init__(
+        self,
+        projecting: nn.Sequential,
+        tensor: ReusedTensor,
+        transform: nn.Module,
+        *,
+        own_input: bool,
+    ) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.own_input = own_input
+        self.act = projecting[0]
+        self.transform = transform
+        self.proj = folded_projection(projecting[1], own_input=own_input)
+
+    @abstractmethod
+    def context(self, stream: Tensor, reused: Tensor) -> Tensor:
+        """What the ReLU reads, (B, C, H, W): made from the reused tensor."""
+
+    @abstractmethod
+    def own(self, stream: Tensor) -> Tensor:
+        """The consumer's own input as its attention would read it, (B, C, H, W)."""
+
+    @property
+    def projection(self) -> nn.Linear:
+        """The projection, its batch normalisation folded in."""
+        return self.proj
+
+    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
+        """The transformed reused output, or reused map on the own values: (B, C, H, W).
+
+        With `own_input`, the own input stands behind it: (B, 2·C, H, W).
+        """
+        context_BCHW = self.act(self.context(stream, reused))
+        features = self.transform(context_BCHW.movedim(1, -1)).movedim(-1, 1)
+        if self.own_input:
+            features = torch.cat((features, self.own(stream)), dim=1)
+        return cast(Tensor, features)
+
+    def merge(self, stream: Tensor, features: Tensor) -> Tensor:
+        """Projection and residual."""
+        return stream + cast(Tensor, self.proj(features.movedim(1, -1)).movedim(-1, 1))
+
+
+def conv_and_norm(module: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
+    """A convolution and the batch normalisation behind it; None where it is folded already."""
+    if isinstance(module, nn.Conv2d):
+        return module, None
+    convolution, norm = module.children()
+    return cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)
+
+
+@torch.no_grad()
+def folded_projection(module: nn.Module, *, own_input: bool = False) -> nn.Linear:
+    """A 1×1 convolution with its normalisation in evaluation, as one linear layer.
+
+    Args:
+        module: the convolution, alone or with its normalisation.
+        own_input: make room for as many inputs again, with weights of zero.
+    """
+    convolution, norm = conv_and_norm(module)
+    weight, bias = convolution.weight, convolution.bias
+    if norm is not None:
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        weight, bias = fuse_conv_bn_weights(
+            weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
+    outputs, inputs = weight.shape[:2]
+    linear = nn.Linear(
+        inputs * (2 if own_input else 1), outputs, device=weight.device, dtype=weight.dtype
+    )
+    linear.weight.zero_()
+    linear.weight[:, :inputs] = weight.flatten(1)
+    linear.bias.copy_(torch.zeros_like(linear.bias) if bias is None else bias)
+    return linear
+
+
+def _labelled(
+    operations: Iterable[Operation], where: str, adapter: StagedAdapter, block: nn.Module
+) -> Iterable[Operation]:
+    """A block's operations by their parts; one that makes several parts becomes several."""
+    parts = adapter.parts(block)
+    for op in operations:
+        name = op.name.removeprefix(f"{where}.")
+        part = next((p for prefix, p in parts if f"{name}.".startswith(f"{prefix}.")), op.part)
+        if isinstance(part, str):
+            yield replace(op, part=part)
+            continue
+        assert op.out_features == sum(width for _, width in part)
+        for each, width in part:
+            yield replace(op, name=f"{op.name}.{each}", part=each, out_features=width)

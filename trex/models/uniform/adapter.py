@@ -1,0 +1,191 @@
+"""Reuse on UniForm: encoders of one stage exchange the maps of their windows, or their outputs.
+
+Letters: B images, C channels, H rows, W columns, V windows of an image, R rows and columns of a
+window, n = R·R tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from torch import Tensor, nn
+
+from trex.errors import ModelError
+from trex.models.adapter import Consumer
+from trex.models.staged import Parts, StagedAdapter, StagedConsumer
+from trex.models.uniform.attention import (
+    SharedMapAttention,
+    WindowAttention,
+    from_windows,
+    head_values,
+    to_windows,
+)
+from trex.models.uniform.layers import ConvBN, Ffn, Residual
+from trex.models.uniform.model import UniForm, UniFormBlock
+from trex.models.vit import check_children
+from trex.plan import ReusedTensor
+
+#: convolutions have their normalisations, or are fused with them
+_CONV: Final = (ConvBN, nn.Conv2d)
+_CHILDREN: Final[dict[str, dict[str, tuple[type[nn.Module], ...]]]] = {
+    "": dict.fromkeys(("dw0", "ffn0", "mixer", "dw1", "ffn1"), (Residual,)),
+    "dw0": {"m": _CONV},
+    "ffn0": {"m": (Ffn,)},
+    "mixer": {"m": (WindowAttention,)},
+    "mixer.m": {"attn": (SharedMapAttention,)},
+    "mixer.m.attn": {
+        "qkvs": _CONV, "dws": _CONV, "mix": (nn.ModuleList,), "proj": (nn.Sequential,),
+    },
+    "mixer.m.attn.proj": {"0": (nn.ReLU,), "1": _CONV},
+    "dw1": {"m": _CONV},
+    "ffn1": {"m": (Ffn,)},
+}  # fmt: skip
+
+
+class UniformConsumer(StagedConsumer):
+    """A UniForm encoder that reuses: without `qkvs`, `dws` and biases, for `output` also `mix`."""
+
+    def __init__(
+        self, block: Any, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
+    ) -> None:
+        attention = block.mixer.m.attn
+        super().__init__(attention.proj, tensor, transform, own_input=own_input)
+        self.window: int = attention.window
+        self.dw0 = block.dw0
+        self.ffn0 = block.ffn0
+        if tensor == "map":
+            self.mix = attention.mix
+        self.dw1 = block.dw1
+        self.ffn1 = block.ffn1
+
+    def before(self, stream: Tensor) -> Tensor:
+        """The first depth-wise convolution and FFN."""
+        return cast(Tensor, self.ffn0(self.dw0(stream)))
+
+    def context(self, stream: Tensor, reused: Tensor) -> Tensor:
+        """The reused output, or the reused maps (B, V, n, n) on the own values."""
+        if self.tensor == "output":
+            return reused
+        values_BCn = head_values(self.mix, to_windows(stream, self.window))
+        context_BCn = values_BCn @ reused.flatten(0, 1).mT
+        context_BCRR = context_BCn.reshape(*context_BCn.shape[:2], self.window, self.window)
+        return from_windows(context_BCRR, *stream.shape[-2:])
+
+    def own(self, stream: Tensor) -> Tensor:
+        """The stream: UniForm's attention has no norm in front of it."""
+        return stream
+
+    def after(self, stream: Tensor) -> Tensor:
+        """The second depth-wise convolution and FFN."""
+        return cast(Tensor, self.ffn1(self.dw1(stream)))
+
+
+class UniformAdapter(StagedAdapter):
+    """UniForm t, s, m and l.
+
+    A map is (B, V, n, n), one for each window. An output is the heads' outputs before ReLU and
+    projection, put together from the windows: (B, C, H, W).
+    """
+
+    family = "UniForm (uniform_t, uniform_s, uniform_m, uniform_l)"
+
+    def owns(self, model: nn.Module) -> bool:
+        """TReX's own class."""
+        return type(model) is UniForm
+
+    def check(self, model: nn.Module, name: str) -> None:
+        """Every block must be a `UniFormBlock` with the children listed above."""
+        for i, stage in enumerate(cast(UniForm, model).stages):
+            for j, block in enumerate(cast(Any, stage).blocks):
+                where = f"{name}.stages.{i}.blocks.{j}"
+                if type(block) is not UniFormBlock:
+                    raise ModelError(
+                        f"{where} is a {type(block).__name__}, which TReX does not understand",
+                        hint="only plain UniForm blocks can reuse attention",
+                    )
+                for child, understood in _CHILDREN.items():
+                    path = f"{where}.{child}".rstrip(".")
+                    check_children(block.get_submodule(child), understood, path)
+
+    def attends(self, stage: nn.Module) -> bool:
+        """All stages do."""
+        return True
+
+    def projecting(self, block: nn.Module) -> nn.Sequential:
+        """The attention's `proj`."""
+        return _attention(block).proj
+
+    def heads(self, block: nn.Module) -> int:
+        """The heads that share the map."""
+        return _attention(block).num_heads
+
+    def before(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """The first depth-wise convolution and FFN."""
+        parts = cast(Any, block)
+        return cast(Tensor, parts.ffn0(parts.dw0(stream)))
+
+    def attend(
+        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
+    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        """Attention in each window by the attention's own steps."""
+        attention = _attention(block)
+        windows = to_windows(stream, attention.window)
+        map_Bnn = attention.attention_map(windows)
+        context = attention.context(attention.values(windows), map_Bnn)
+        output = from_windows(context, *stream.shape[-2:])
+        kept: dict[ReusedTensor, Tensor] = {}
+        if "map" in tensors:
+            kept["map"] = map_Bnn.reshape(len(stream), -1, *map_Bnn.shape[1:])
+        if "output" in tensors:
+            kept["output"] = output
+        return output, kept
+
+    def after(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """The second depth-wise convolution and FFN."""
+        parts = cast(Any, block)
+        return cast(Tensor, parts.ffn1(parts.dw1(stream)))
+
+    def make_consumer(
+        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
+    ) -> Consumer:
+        """The projection's batch normalisation is folded into the consumer's projection."""
+        return UniformConsumer(block, tensor, transform, own_input=own_input)
+
+    def parts(self, block: nn.Module) -> Parts:
+        """Q and K come from one convolution; their normalisation goes with what the map needs."""
+        quarter = _attention(block).dim // 4
+        query_key = (("q", quarter), ("k", quarter))
+        return (
+            ("mixer.m.attn.qkvs.bn", "map_input"),
+            ("mixer.m.attn.qkvs", query_key),
+            ("mixer.m.attn.dws", "map_input"),
+            ("mixer.m.attn.scale", "map_input"),
+            ("mixer.m.attn.scores", "scores"),
+            ("mixer.m.attn.add", "map_input"),
+            ("mixer.m.attn.softmax", "softmax"),
+            ("mixer.m.attn.mix", "v"),
+            ("mixer.m.attn.context", "context"),
+            ("mixer.m.attn.proj.0", "context_activation"),
+            ("mixer.m.attn.proj.1", "proj"),
+            ("mixer", "residual1"),
+            ("dw0", "depthwise"),
+            ("ffn0.m.pw1", "fc1"),
+            ("ffn0.m.act", "activation"),
+            ("ffn0.m.pw2", "fc2"),
+            ("ffn0", "residual2"),
+            ("dw1", "depthwise"),
+            ("ffn1.m.pw1", "fc1"),
+            ("ffn1.m.act", "activation"),
+            ("ffn1.m.pw2", "fc2"),
+            ("ffn1", "residual2"),
+        )
+
+    def input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        """What the model was built for."""
+        uniform = cast(UniForm, model)
+        first = next(m for m in uniform.modules() if isinstance(m, nn.Conv2d))
+        return (first.in_channels, *uniform.img_size)
+
+
+def _attention(block: nn.Module) -> SharedMapAttention:
+    return cast(SharedMapAttention, cast(Any, block).mixer.m.attn)
