@@ -1,8 +1,9 @@
-"""Closed-form refinement: what the output feels, one ridge regression for all consumers at once.
+"""Closed-form refinement by what the output feels: one ridge regression for all projections.
 
 A fit in sequence (`reuse.fit`) makes every consumer imitate its original, all of its error alike.
 But most directions of that error leave the output as it is. Linearised around the variant as it
-stands, the logits change by J·d when all consumers' projections change by d, and to second order
+stands, the logits change by J·d when all projections from the first consumer on change by d (the
+producers' too: on the chip that costs nothing), and to second order
 
     KL(original || variant) = 1/2 · E[(h · (logits − original's logits + J·d))²]
 
@@ -22,8 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trex.models.adapter import Adapter, Consumer
-from trex.reuse.apply import consumers_of, reuse_of
+from trex.models.adapter import Adapter
+from trex.reuse.apply import consumers_of, reuse_of, reusing_containers
 from trex.reuse.fit import Progress
 from trex.reuse.scratch import TensorFile
 
@@ -33,7 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefineSettings:
-    """How far consumers are refined.
+    """How far a variant is refined.
 
     Attributes:
         rounds: linearisations, each around what the one before found.
@@ -75,10 +76,10 @@ def refine(
     seed: int = 0,
     progress: Progress = lambda images: None,
 ) -> list[Round]:
-    """Refine the projections of all consumers of a fitted variant, in place.
+    """Refine the projections of a fitted variant from its first consumer on, in place.
 
     A round that would not lower the error of images left out changes nothing and is the last.
-    Consumers with the transform `none` stay as they are.
+    Where no consumer was fitted (all transforms are `none`) nothing is refined.
 
     Args:
         variant: a fitted, reusing model.
@@ -89,19 +90,19 @@ def refine(
         seed: of the drawn labels.
         progress: called with the number of images done.
     """
-    _, transforms = reuse_of(variant) or (None, {})
-    consumers = [c for i, c in consumers_of(variant).items() if transforms[i] != "none"]
-    size = sum(c.projection.weight.numel() + c.projection.bias.numel() for c in consumers)
+    projections = _projections(variant, adapter)
+    size = sum(p.weight.numel() + p.out_features for p in projections)
     most = min(settings.most_images, settings.most_scratch_bytes // (4 * max(size, 1)))
     rounds: list[Round] = []
     variant.eval()
-    for number in range(settings.rounds if consumers and most else 0):
-        equations = _Equations(scratch)
+    for number in range(settings.rounds if projections and most else 0):
+        equations = _Equations(len(projections), scratch)
         try:
             generator = torch.Generator().manual_seed(seed + number)
             for images, original, pictures in _first(batches(), most):
                 equations.add(
-                    *_linearise(variant, adapter, consumers, images, original, generator), pictures
+                    *_linearise(variant, adapter, projections, images, original, generator),
+                    pictures,
                 )
                 progress(len(images))
             solution, done = equations.solve(settings.dampings)
@@ -109,33 +110,52 @@ def refine(
             equations.close()
         if done.predicted >= done.before:
             break
-        _apply(consumers, solution)
+        _apply(projections, solution)
         rounds.append(done)
     return rounds
 
 
+def _projections(variant: nn.Module, adapter: Adapter) -> list[nn.Linear]:
+    """The projections from the first fitted consumer on, in order."""
+    _, transforms = reuse_of(variant) or (None, {})
+    consumers = consumers_of(variant)
+    fitted = [index for index, transform in transforms.items() if transform != "none"]
+    found = []
+    for _, blocks in reusing_containers(variant):
+        for index, block in enumerate(blocks, start=blocks.first):
+            if fitted and index >= min(fitted) and (index in fitted or index not in consumers):
+                consumer = consumers.get(index)
+                found.append(consumer.projection if consumer else adapter.projection(block))
+    return found
+
+
 class _Equations:
-    """One equation an image: gradient · change = residual. Gradients lie on disk."""
+    """One equation an image: gradient · change = residual. Gradients lie on disk.
 
-    #: gradients read at once, in images
-    _CHUNK = 500
+    Args:
+        parts: into how many parts the parameters are divided; one is read at a time.
+        scratch: where to.
+    """
 
-    def __init__(self, scratch: Path) -> None:
-        self._gradients = TensorFile(scratch)
+    def __init__(self, parts: int, scratch: Path) -> None:
+        self._gradients = [TensorFile(scratch) for _ in range(parts)]
         self._residuals: list[Tensor] = []
         self._pictures: list[Tensor] = []
         self._count = 0
 
-    def add(self, gradients: Tensor, residuals: Tensor, pictures: Tensor) -> None:
-        """Gradients (B, parameters), residuals (B,) and picture numbers (B,)."""
-        self._gradients.write(self._count, gradients)
+    def add(self, gradients: Sequence[Tensor], residuals: Tensor, pictures: Tensor) -> None:
+        """Gradients (B, parameters) of every part, residuals (B,), picture numbers (B,)."""
+        for file, gradient in zip(self._gradients, gradients, strict=True):
+            file.write(self._count, gradient)
         self._residuals.append(residuals.double())
         self._pictures.append(pictures)
         self._count += len(residuals)
 
-    def solve(self, dampings: Sequence[float]) -> tuple[Tensor, Round]:
-        """The change (parameters,) with the damping that predicts left-out pictures best."""
-        kernel = self._kernel()
+    def solve(self, dampings: Sequence[float]) -> tuple[list[Tensor], Round]:
+        """Every part's change, with the damping that predicts left-out pictures best."""
+        kernel = torch.zeros(self._count, self._count, dtype=torch.float64)
+        for part in self._parts():
+            kernel += part @ part.T
         residuals = torch.cat(self._residuals)
         groups = _groups(torch.cat(self._pictures))
         mean = kernel.diagonal().mean()
@@ -148,37 +168,21 @@ class _Equations:
                 best = (left_out, damping, dual)
         assert best is not None
         predicted, damping, dual = best
-        parts = [
-            self._gradients.read(start, stop).T @ dual[start:stop].float()
-            for start, stop in self._chunks()
-        ]
-        return torch.stack(parts).sum(0), Round(
+        change = [part.T @ dual.float() for part in self._parts()]
+        return change, Round(
             images=self._count,
             damping=damping,
             before=float(residuals.square().mean()),
             predicted=predicted,
         )
 
-    def _kernel(self) -> Tensor:
-        """Products of all pairs of gradients, (images, images)."""
-        kernel = torch.empty(self._count, self._count, dtype=torch.float64)
-        for start, stop in self._chunks():
-            rows = self._gradients.read(start, stop)
-            for other, end in self._chunks():
-                if other > start:
-                    break
-                block = rows @ self._gradients.read(other, end).T
-                kernel[start:stop, other:end] = block
-                kernel[other:end, start:stop] = block.T
-        return kernel
-
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, self._count, self._CHUNK):
-            yield start, min(start + self._CHUNK, self._count)
+    def _parts(self) -> Iterator[Tensor]:
+        return (file.read(0, self._count) for file in self._gradients)
 
     def close(self) -> None:
         """Give the disk space back."""
-        self._gradients.close()
+        for file in self._gradients:
+            file.close()
 
 
 def _groups(pictures: Tensor) -> list[Tensor]:
@@ -203,46 +207,42 @@ def _left_out_square(inverse: Tensor, dual: Tensor, groups: Sequence[Tensor]) ->
 def _linearise(
     variant: nn.Module,
     adapter: Adapter,
-    consumers: Sequence[Consumer],
+    projections: Sequence[nn.Linear],
     images: Tensor,
     original: Tensor,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Gradients (B, parameters) and residuals (B,) of one batch."""
-    with torch.enable_grad(), _recording(consumers) as seen:
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients (B, parameters) of every projection and residuals (B,) of one batch."""
+    with torch.enable_grad(), _recording(projections) as seen:
         logits = variant(images)
         probabilities = logits.detach().softmax(-1)
         labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
         direction = -probabilities
         direction[torch.arange(len(labels)), labels] += 1.0
-        outputs = [seen[consumer][1] for consumer in consumers]
+        outputs = [seen[projection][1] for projection in projections]
         felt = torch.autograd.grad((logits * direction).sum(), outputs)
-    with torch.no_grad():
-        residuals = -(direction * (logits.detach() - original)).sum(-1)
-        parts = []
-        for consumer, gradient in zip(consumers, felt, strict=True):
-            inputs = adapter.vectors(seen[consumer][0]).flatten(1, -2)
-            upstream = adapter.vectors(gradient).flatten(1, -2)
-            with_bias = torch.cat((inputs, torch.ones_like(inputs[..., :1])), dim=-1)
-            parts.append(torch.einsum("bnd,bne->bde", upstream, with_bias).flatten(1))
-    return torch.cat(parts, dim=1), residuals
+    residuals = -(direction * (logits.detach() - original)).sum(-1)
+    parts = []
+    for projection, gradient in zip(projections, felt, strict=True):
+        inputs = adapter.vectors(seen[projection][0]).flatten(1, -2)
+        upstream = adapter.vectors(gradient).flatten(1, -2)
+        if projection.bias is not None:
+            inputs = torch.cat((inputs, torch.ones_like(inputs[..., :1])), dim=-1)
+        parts.append(torch.einsum("bnd,bne->bde", upstream, inputs).flatten(1))
+    return parts, residuals
 
 
 @contextmanager
 def _recording(
-    consumers: Sequence[Consumer],
-) -> Iterator[dict[Consumer, tuple[Tensor, Tensor]]]:
-    """What goes into and comes out of every consumer's projection, in the next forward."""
-    seen: dict[Consumer, tuple[Tensor, Tensor]] = {}
-    handles = []
-    for consumer in consumers:
+    projections: Sequence[nn.Linear],
+) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """What goes into and comes out of every projection in the next forward."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-        def note(
-            _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, of: Consumer = consumer
-        ) -> None:
-            seen[of] = (inputs[0].detach(), output)
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[module] = (inputs[0].detach(), output)
 
-        handles.append(consumer.projection.register_forward_hook(note))
+    handles = [projection.register_forward_hook(note) for projection in projections]
     try:
         yield seen
     finally:
@@ -250,17 +250,14 @@ def _recording(
             handle.remove()
 
 
-def _apply(consumers: Sequence[Consumer], change: Tensor) -> None:
-    """Add the change to the projections."""
-    offset = 0
+def _apply(projections: Sequence[nn.Linear], changes: Sequence[Tensor]) -> None:
+    """Add the changes to the projections."""
     with torch.no_grad():
-        for consumer in consumers:
-            projection = consumer.projection
-            rows, columns = projection.weight.shape
-            part = change[offset : offset + rows * (columns + 1)].view(rows, columns + 1)
-            projection.weight.add_(part[:, :-1].to(projection.weight))
-            projection.bias.add_(part[:, -1].to(projection.bias))
-            offset += part.numel()
+        for projection, change in zip(projections, changes, strict=True):
+            part = change.view(projection.out_features, -1).to(projection.weight)
+            projection.weight.add_(part[:, : projection.in_features])
+            if projection.bias is not None:
+                projection.bias.add_(part[:, -1])
 
 
 def _first(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
