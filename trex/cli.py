@@ -25,6 +25,8 @@ VERBS: Final = {
     "finetune": "win back what a found variant lost",
     "evaluate": "measure a found variant against its original",
     "export": "write a bundle that runs anywhere TReX is installed",
+    "report": "one page, figures and tables of what runs found",
+    "runs": "list, show, compare and prune run folders",
     "check": "validate a chip, space, plan, bundle or run folder",
 }
 

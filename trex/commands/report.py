@@ -1,0 +1,49 @@
+"""`trex report`: what runs found, as one page, figures and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from trex.commands import _arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders that `trex search` wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"
+    )
+    _arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the runs, write the page and say where it is."""
+    from trex.errors import RunError
+    from trex.report.facts import read_all
+    from trex.report.page import write_report
+
+    runs = read_all(args.runs)
+    if args.out is None and len(runs) > 1:
+        raise RunError(
+            f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
+        )
+    written = write_report(runs, args.out or args.runs[0] / "report")
+    if args.json:
+        files = [str(file) for file in written.files]
+        result = {
+            "page": str(written.page),
+            "runs": [str(facts.path) for facts in runs],
+            "files": files,
+        }
+        print(json.dumps(result))
+    else:
+        figures = sum(file.suffix == ".png" for file in written.files)
+        tables = sum(file.suffix in (".csv", ".md", ".tex") for file in written.files)
+        size = written.page.stat().st_size / 1e6
+        print(f"page: {written.page} ({size:.2f} MB, needs no network)")
+        print(f"beside it: {figures} figures as PNG and SVG, {tables} tables as CSV, MD or TeX")
+    return 0

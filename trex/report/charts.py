@@ -1,0 +1,232 @@
+"""What the page's figures show: numbers only, drawn by `drawing`."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from trex.hardware import Cost
+from trex.report.costs import Priced
+from trex.report.facts import Candidate, Facts, Pairs
+from trex.report.published import PaperPoint
+from trex.units import format_quantity
+
+#: Parts below this share of every quantity are drawn together.
+_SMALL: Final = 0.02
+
+QUANTITIES: Final = (
+    ("latency_s", "latency", "s"),
+    ("energy_j", "energy", "J"),
+    ("area_m2", "area", "m2"),
+)
+
+
+class Points(NamedTuple):
+    """Candidates as points.
+
+    Attributes:
+        hover: what a pointer is told, a text a point.
+        front: positions on the front, in the order they are joined.
+        best: the winner's position.
+        limit: where the budget's line stands on x, or None.
+        paper: (x, y, hover) of published results.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    hover: tuple[str, ...]
+    front: tuple[int, ...]
+    best: int
+    log: bool
+    limit: float | None = None
+    paper: tuple[tuple[float, float, str], ...] = ()
+
+
+class Stack(NamedTuple):
+    """One quantity of the original and of the winner, part by part.
+
+    Attributes:
+        parts: (name, before, after), in the same order in every stack of a figure.
+    """
+
+    quantity: str
+    unit: str
+    parts: tuple[tuple[str, float, float], ...]
+
+
+class Stacks(NamedTuple):
+    """Latency, energy and area, by stage or by component."""
+
+    title: str
+    stacks: tuple[Stack, ...]
+
+
+class Predictions(NamedTuple):
+    """The surrogate beside what was measured; `rank` is Spearman's correlation."""
+
+    title: str
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    hover: tuple[str, ...]
+    best: int
+    rank: float | None
+
+
+class HeatMap(NamedTuple):
+    """Losses of single consumers on the diagonal, what pairs lose beyond them above it."""
+
+    title: str
+    values: tuple[tuple[float, ...], ...]
+    chosen: tuple[int, ...]
+
+
+def loss_front(facts: Facts) -> Points:
+    """Loss against EDAP gain."""
+    found = facts.candidates
+    edap = dict(facts.limits).get("edap")
+    own = facts.baseline.latency_s * facts.baseline.energy_j * facts.baseline.area_m2
+    return Points(
+        title=facts.subject,
+        x_label=f"EDAP gain over the original (estimate, {facts.accounting} accounting)",
+        y_label="loss, nats an image (measured)",
+        x=tuple(map(facts.gain, found)),
+        y=tuple(c.selection.loss for c in found),
+        hover=tuple(_hover(facts, c) for c in found),
+        front=facts.front,
+        best=facts.winner,
+        log=True,
+        limit=own / edap if edap else None,
+    )
+
+
+def top1_front(facts: Facts, paper: tuple[PaperPoint, ...] = ()) -> Points | None:
+    """Top-1 points lost against EDAP gain; None without labels."""
+    losses = []
+    for c in facts.candidates:
+        if c.selection.top1 is None or c.selection.baseline_top1 is None:
+            return None
+        losses.append(100 * (c.selection.baseline_top1 - c.selection.top1))
+    points = loss_front(facts)
+    return points._replace(
+        y_label="top-1 lost, points (measured, untrained)",
+        y=tuple(losses),
+        log=False,
+        paper=tuple(
+            (p.edap_gain, p.top1_lost,
+             f"{p.name}, TReX paper, trained: EDAP {p.edap_gain:.2f}x lower, "
+             f"{p.top1_lost:.1f} points lost (published)")
+            for p in paper
+        ),
+    )  # fmt: skip
+
+
+def limit_fronts(facts: Facts) -> list[Points]:
+    """Loss against every limited quantity but EDAP, with the budget's line."""
+    drawn = []
+    points = loss_front(facts)
+    for field, quantity, _ in QUANTITIES:
+        limit = dict(facts.limits).get(quantity)  # type: ignore[call-overload]
+        if limit is None:
+            continue
+        scale, unit = _scale(field, limit)
+        drawn.append(
+            points._replace(
+                x=tuple(getattr(c.estimate, field) * scale for c in facts.candidates),
+                x_label=f"{quantity}, {unit} (estimate, {facts.accounting} accounting)",
+                limit=limit * scale,
+            )
+        )
+    return drawn
+
+
+def stacks(facts: Facts, priced: Priced, by: str) -> Stacks:
+    """Where everything goes before and after, `by` stage or component."""
+
+    def groups(cost: Cost) -> dict[str, tuple[float, ...]]:
+        sums = cost.by_stage() if by == "stage" else cost.by_component()
+        return {n: tuple(getattr(s, field) for field, _, _ in QUANTITIES) for n, s in sums.items()}
+
+    before, after = groups(priced.before), groups(priced.after)
+    names = list(dict.fromkeys([*before, *after]))
+    zero = (0.0,) * len(QUANTITIES)
+    totals = [sum(parts[q] for parts in before.values()) for q in range(len(QUANTITIES))]
+    large = [
+        name
+        for name in names
+        if any(
+            max(before.get(name, zero)[q], after.get(name, zero)[q]) > _SMALL * totals[q]
+            for q in range(len(QUANTITIES))
+        )
+    ]
+    drawn = []
+    for q, (_, quantity, unit) in enumerate(QUANTITIES):
+        parts = [(n, before.get(n, zero)[q], after.get(n, zero)[q]) for n in large]
+        rest = [n for n in names if n not in large]
+        if rest:
+            sums = (sum(side.get(n, zero)[q] for n in rest) for side in (before, after))
+            parts.append(("other", *sums))  # type: ignore[arg-type]
+        drawn.append(Stack(quantity, unit, tuple(parts)))
+    model_on_chip = f"{facts.model} on {facts.chip}"
+    return Stacks(f"{model_on_chip}, {priced.accounting} accounting, by {by}", tuple(drawn))
+
+
+def predictions(facts: Facts) -> Predictions | None:
+    """Predicted against measured losses; None with fewer than three to compare."""
+    known = [
+        (i, c, c.predicted_loss)
+        for i, c in enumerate(facts.candidates)
+        if c.predicted_loss is not None and np.isfinite(c.predicted_loss)
+    ]
+    positions = [i for i, _, _ in known]
+    if len(known) < 3 or facts.winner not in positions:
+        return None
+    predicted = tuple(p for _, _, p in known)
+    measured = tuple(c.selection.loss for _, c, _ in known)
+    varied = len(set(predicted)) > 1 and len(set(measured)) > 1
+    return Predictions(
+        title=facts.subject,
+        predicted=predicted,
+        measured=measured,
+        hover=tuple(
+            f"{c.plan or 'no reuse'}: predicted {p:.4f}, measured {c.selection.loss:.4f} nats"
+            for _, c, p in known
+        ),
+        best=positions.index(facts.winner),
+        rank=float(spearmanr(predicted, measured).statistic) if varied else None,
+    )
+
+
+def heat_map(facts: Facts, pairs: Pairs) -> HeatMap:
+    """Why this plan: what single consumers and pairs of them lose."""
+    values = np.array(pairs.interaction, dtype=float)
+    values[np.tril_indices(len(values), -1)] = np.nan
+    np.fill_diagonal(values, pairs.single)
+    chosen = tuple(sorted(facts.best.transforms))
+    return HeatMap(f"{facts.subject}; {pairs.form}", tuple(map(tuple, values.tolist())), chosen)
+
+
+def _hover(facts: Facts, c: Candidate) -> str:
+    top1 = c.selection.top1
+    return (
+        f"{c.plan or 'no reuse'} ({c.transform})\n"
+        f"EDAP {facts.gain(c):.2f}x lower, {format_quantity(c.estimate.latency_s, 's')}, "
+        f"{format_quantity(c.estimate.energy_j, 'J')}, "
+        f"{format_quantity(c.estimate.area_m2, 'm2')} ({facts.accounting} estimate)\n"
+        f"measured: loss {c.selection.loss:.4f}"
+        + (f", top-1 {100 * top1:.1f} %" if top1 is not None else "")
+    )
+
+
+def _scale(field: str, limit: float) -> tuple[float, str]:
+    """What SI values are multiplied by to be read, and the unit they then have."""
+    if field == "area_m2":
+        return 1e6, "mm²"
+    unit = "s" if field == "latency_s" else "J"
+    exponent = -3 * int(np.floor(np.log10(limit) / 3))
+    prefix = {0: "", 3: "m", 6: "µ", 9: "n", 12: "p"}.get(exponent)
+    return (1.0, unit) if prefix is None else (10.0**exponent, f"{prefix}{unit}")

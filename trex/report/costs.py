@@ -1,0 +1,82 @@
+"""Where a run's energy, delay and area go: the original and the winner, priced part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trex.architecture import TRANSFORMS, Transform
+from trex.errors import TrexError
+from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, workload
+from trex.plan import ReusePlan
+from trex.report.facts import Facts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Priced:
+    """The original and the winner under one accounting."""
+
+    accounting: str
+    before: Cost
+    after: Cost
+
+    @property
+    def edap_gain(self) -> float:
+        """How many times lower the winner's EDAP is."""
+        return self.before.edap_j_s_m2 / self.after.edap_j_s_m2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prices:
+    """A run's prices, the run's own accounting first; or why there are none."""
+
+    pairs: tuple[Priced, ...] = ()
+    missing: str = ""
+
+
+def prices(facts: Facts) -> Prices:
+    """Price the original and the winner again, under the run's accounting and `full`.
+
+    The chip must be the very one of the run; where it, or the model, is no longer to be had, the
+    reason takes the prices' place.
+    """
+    settings = facts.manifest["settings"]
+    try:
+        from trex.models.registry import architecture
+
+        chip = _chip(facts)
+        if chip.fingerprint != settings["chip_sha256"]:
+            return Prices(missing=f"the files of {facts.chip} have changed since the search")
+        model = architecture(facts.model, **settings["model_args"])
+        before = workload(model)
+        after = workload(model, ReusePlan.parse(facts.best.plan), _transforms(facts))
+        planes = (facts.manifest.get("densities") or {}).get("planes")
+        wanted = [a for a in ACCOUNTINGS if a == facts.accounting]
+        if "full" not in wanted:
+            wanted.append("full")
+        return Prices(pairs=tuple(
+            Priced(
+                accounting=accounting,
+                before=price(before, chip, accounting, densities=planes),
+                after=price(after, chip, accounting, densities=planes),
+            )
+            for accounting in wanted
+        ))  # fmt: skip
+    except TrexError as error:
+        return Prices(missing=error.message)
+
+
+def _chip(facts: Facts) -> Chip:
+    """By the path the search was given, since a chip of one's own is known by nothing else."""
+    command: Sequence[str] = facts.manifest.get("command", ())
+    for position, argument in enumerate(command[:-1]):
+        if argument == "--hw":
+            return load_chip(command[position + 1])
+        if argument.startswith("--hw="):
+            return load_chip(argument.removeprefix("--hw="))
+    return load_chip(facts.chip)
+
+
+def _transforms(facts: Facts) -> dict[int, Transform]:
+    known: dict[str, Transform] = {name: name for name in TRANSFORMS}
+    return {consumer: known[name] for consumer, name in facts.best.transforms.items()}

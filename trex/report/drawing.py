@@ -1,0 +1,252 @@
+"""Drawing the figures' numbers with matplotlib, readable in grey, on light and on dark pages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from trex.report.charts import HeatMap, Points, Predictions, Stacks
+from trex.report.svg import ACCENT, INK, PALE, PAPER, for_page, with_titles
+from trex.units import format_quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_MARKERS: Final = "osD^vP*X"
+_STYLE: Final[dict[str, Any]] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 9.5,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    # Names from files are text, never mathematics.
+    "text.parse_math": False,
+}
+
+
+class Drawn(NamedTuple):
+    """A figure as inline SVG for the page, beside the files it was saved to."""
+
+    svg: str
+    files: tuple[Path, ...]
+
+
+def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
+    """Candidates, their front, the winner, the budget's line; hover texts by group."""
+    axes = figure.add_axes((0.14, 0.14, 0.83, 0.78))
+    hover: dict[str, Sequence[str]] = {}
+
+    def marks(gid: str, rows: Sequence[int], label: str, **style: Any) -> None:
+        axes.scatter(
+            [points.x[i] for i in rows], [points.y[i] for i in rows],
+            gid=gid, label=label, linewidths=0.8, edgecolors=INK, **style,
+        )  # fmt: skip
+        hover[gid] = [points.hover[i] for i in rows]
+
+    front = set(points.front)
+    others = [i for i in range(len(points.x)) if i not in front]
+    if others:
+        size = 16 if len(others) < 500 else 7
+        axes.scatter(
+            [points.x[i] for i in others], [points.y[i] for i in others],
+            gid="others", label="measured", s=size, c=PALE, linewidths=0,
+        )  # fmt: skip
+        hover["others"] = [points.hover[i] for i in others]
+    axes.plot([points.x[i] for i in points.front], [points.y[i] for i in points.front], color=INK)
+    marks("front", points.front, "front (EDAP, loss)", c=INK, s=34, marker="s", zorder=3)
+    marks("best", [points.best], "winner", c=ACCENT, s=170, marker="*", zorder=4)
+    if points.paper:
+        x, y, texts = zip(*points.paper, strict=True)
+        axes.scatter(x, y, gid="paper", label="TReX paper (published)", marker="D", s=38,
+                     facecolors=PAPER, edgecolors=ACCENT, linewidths=1.4)  # fmt: skip
+        hover["paper"] = list(texts)
+    if points.limit is not None:
+        axes.axvline(points.limit, color=ACCENT, linestyle="--", linewidth=1.3, label="budget")
+    if points.log and min(points.y) > 0:
+        _log(axes, points.y)
+    _labels(axes, points.title, points.x_label, points.y_label)
+    axes.legend(frameon=False, fontsize=9)
+    return hover
+
+
+def draw_runs(figure: Figure, runs: Sequence[tuple[str, Points]]) -> dict[str, Sequence[str]]:
+    """The fronts of several runs, each with its own mark, each named in full."""
+    axes = figure.add_axes((0.14, 0.13, 0.83, 0.77 - 0.045 * len(runs)))
+    hover: dict[str, Sequence[str]] = {}
+    for number, (name, points) in enumerate(runs):
+        rows = points.front
+        x, y = [points.x[i] for i in rows], [points.y[i] for i in rows]
+        shade = str(0.55 * number / max(1, len(runs) - 1))
+        axes.plot(x, y, color=INK, alpha=1 - float(shade), linewidth=1.1)
+        axes.scatter(
+            x, y, gid=f"run{number}", marker=_MARKERS[number % len(_MARKERS)], s=36,
+            c=INK if number % 2 == 0 else PAPER, edgecolors=INK, linewidths=1,
+            label=f"{name}: {points.title}",
+        )  # fmt: skip
+        hover[f"run{number}"] = [f"{name}: {points.hover[i]}" for i in rows]
+    if all(min(points.y) > 0 for _, points in runs):
+        _log(axes, [points.y[i] for _, points in runs for i in points.front])
+    _labels(axes, "", "EDAP gain over each run's own original (estimate)", runs[0][1].y_label)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.14, 1.0))
+    return hover
+
+
+def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
+    """A pair of bars a quantity; shades of one scale, told apart in grey, and hatches."""
+    from matplotlib import colormaps
+
+    names = [name for name, _, _ in stacks.stacks[0].parts]
+    shades = colormaps["cividis"](np.linspace(0.05, 0.97, max(2, len(names))))
+    hover: dict[str, Sequence[str]] = {}
+    handles: list[Any] = []
+    for row, stack in enumerate(stacks.stacks):
+        axes = figure.add_axes((0.15, 0.74 - 0.2 * row, 0.68, 0.145))
+        left = [0.0, 0.0]
+        totals = [sum(p[1] for p in stack.parts), sum(p[2] for p in stack.parts)]
+        for index, (name, *values) in enumerate(stack.parts):
+            bars = axes.barh(
+                [1, 0], values, left=left, height=0.78, color=shades[index],
+                edgecolor=PAPER, linewidth=0.6, hatch=("", "///", "..")[index % 3],
+            )  # fmt: skip
+            if row == 0:
+                handles.append(bars)
+            for side, patch in enumerate(bars.patches):
+                gid = f"bar{row}-{index}-{side}"
+                patch.set_gid(gid)
+                share = values[side] / totals[side] if totals[side] else 0.0
+                hover[gid] = [
+                    f"{name}, {('original', 'winner')[side]}: "
+                    f"{format_quantity(values[side], stack.unit)}, "
+                    f"{share:.0%} of its {stack.quantity}"
+                ]  # fmt: skip
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.set_yticks([1, 0], ["original", "winner"])
+        axes.set_xticks([])
+        axes.spines[["bottom", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_title(stack.quantity, loc="left", pad=2)
+        for side, total in enumerate(totals):
+            axes.text(total, 1 - side, "  " + format_quantity(total, stack.unit), va="center",
+                      fontsize=9)  # fmt: skip
+        axes.set_xlim(0, max(totals) * 1.02 or 1)
+    figure.text(0.02, 0.965, stacks.title, fontsize=9.5)
+    figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, fontsize=9,
+                  handlelength=1.4)  # fmt: skip
+    return hover
+
+
+def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence[str]]:
+    """Measured against predicted losses, and where both are equal."""
+    axes = figure.add_axes((0.14, 0.14, 0.83, 0.78))
+    axes.scatter(numbers.predicted, numbers.measured, gid="pairs", s=18, c=INK, linewidths=0,
+                 label="candidates")  # fmt: skip
+    best = numbers.best
+    axes.scatter([numbers.predicted[best]], [numbers.measured[best]], gid="best", s=170,
+                 marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8, label="winner")  # fmt: skip
+    both = [*numbers.predicted, *numbers.measured]
+    ends = [min(both), max(both)]
+    axes.plot(ends, ends, color=PALE, linestyle="--", label="equal")
+    if min(ends) > 0:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _plain_ticks(axes.xaxis, numbers.predicted)
+        _plain_ticks(axes.yaxis, numbers.measured)
+    _labels(axes, numbers.title, "predicted loss, nats an image", "measured loss, nats an image")
+    axes.legend(frameon=False, fontsize=9)
+    return {"pairs": numbers.hover, "best": [numbers.hover[best]]}
+
+
+def draw_heat_map(figure: Figure, numbers: HeatMap) -> dict[str, Sequence[str]]:
+    """Encoder against encoder; the plan's own consumers framed."""
+    values = np.array(numbers.values)
+    axes = figure.add_axes((0.1, 0.11, 0.74, 0.81))
+    finite = values[np.isfinite(values)]
+    # A few pairs collapse; the scale ends where 95 % of the others still differ.
+    top = float(np.quantile(np.abs(finite), 0.95)) or 1.0
+    low = min(0.0, float(np.quantile(finite, 0.05)))
+    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=top,
+                           edgecolors=PAPER, linewidth=0.4)  # fmt: skip
+    mesh.set_gid("cells")
+    size = len(values)
+    ticks = np.arange(size) + 0.5
+    marked = [f"[{i}]" if i in numbers.chosen else str(i) for i in range(size)]
+    axes.set_xticks(ticks, marked, fontsize=8)
+    axes.set_yticks(ticks, marked, fontsize=8)
+    axes.invert_yaxis()
+    bar = figure.colorbar(mesh, cax=figure.add_axes((0.865, 0.11, 0.025, 0.81)), extend="both")
+    bar.ax.set_title("nats", fontsize=9)
+    hover = []
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        if not np.isfinite(value):
+            hover.append("")
+        elif row == column:
+            hover.append(f"encoder {row} alone loses {value:.4f} nats")
+        else:
+            hover.append(f"{row} and {column} together lose {value:+.4f} nats beyond both alone")
+    _labels(axes, numbers.title, "encoder ([in the plan])", "encoder")
+    return {"cells": hover}
+
+
+def save(
+    stem: Path,
+    draw: Callable[[Figure], dict[str, Sequence[str]]],
+    size: tuple[float, float] = (5.8, 3.9),
+) -> Drawn:
+    """Draw once, save as SVG and PNG, and hand back SVG for a page."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings: Any = {**_STYLE, "svg.hashsalt": stem.name}
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=size)
+        hover = draw(figure)
+        figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    svg = with_titles(text[text.index("<svg") :], hover)
+    stem.with_suffix(".svg").write_text(text[: text.index("<svg")] + svg, encoding="utf-8")
+    return Drawn(for_page(svg, stem.name), (stem.with_suffix(".svg"), stem.with_suffix(".png")))
+
+
+def _log(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_yscale("log")
+    _plain_ticks(axes.yaxis, values)
+
+
+def _plain_ticks(axis: Any, values: Sequence[float]) -> None:
+    """1, 2, 5 and their tenfolds as plain numbers; three of them at least."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(values), max(values)
+    steps: tuple[float, ...] = (
+        (1, 2, 5) if high / low > 4 else (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    )
+    if high / low > 1e3:
+        steps = (1,)
+    decades = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 1)
+    ticks = [s * 10.0**d for d in decades for s in steps]
+    axis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _labels(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)

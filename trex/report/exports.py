@@ -1,0 +1,147 @@
+"""Tables for papers and programs: CSV, Markdown and LaTeX of the same rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from trex.files import write_atomic
+from trex.report.costs import Priced
+from trex.report.facts import Estimate, Facts
+from trex.report.tables import Row, percent
+from trex.units import significant
+
+_LATEX: Final = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "²": r"\textsuperscript{2}",
+})  # fmt: skip
+
+
+class CostRows(NamedTuple):
+    """The original beside the winner under one accounting."""
+
+    accounting: str
+    rows: tuple[Row, ...]
+    gain: float
+
+
+def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Row]]:
+    """Head and rows: the original, no measurement of which is needed, is not among them."""
+    by = f"{facts.accounting} estimate"
+    head = (
+        "plan", "transform", "reusing encoders", f"latency ms ({by})", f"energy uJ ({by})",
+        f"area mm2 ({by})", f"EDAP mJ*ms*mm2 ({by})", f"EDAP gain ({by})",
+        "predicted loss (nats)", "measured loss (nats)", "measured agreement %",
+        "measured top-1 %", "original top-1 %", "images",
+    )  # fmt: skip
+    rows: list[Row] = []
+    for candidate in (facts.candidates[i] for i in positions):
+        chosen = candidate.selection
+        predicted = candidate.predicted_loss
+        rows.append((
+            candidate.plan or "no reuse", candidate.transform, str(candidate.n_reuse),
+            *costs(candidate.estimate), f"{facts.gain(candidate):.3f}",
+            "-" if predicted is None else f"{predicted:.4f}", f"{chosen.loss:.4f}",
+            percent(chosen.agreement, 2), percent(chosen.top1, 2),
+            percent(chosen.baseline_top1, 2), str(chosen.n),
+        ))  # fmt: skip
+    return head, rows
+
+
+def costs(estimate: Estimate) -> tuple[str, str, str, str]:
+    """Latency in ms, energy in µJ, area in mm², EDAP in mJ·ms·mm²."""
+    return (
+        significant(estimate.latency_s * 1e3),
+        significant(estimate.energy_j * 1e6),
+        significant(estimate.area_m2 * 1e6),
+        significant(estimate.edap_mj_ms_mm2),
+    )
+
+
+def cost_rows(pair: Priced) -> CostRows:
+    """Totals of the original and the winner."""
+    rows = []
+    for name, cost in (("original", pair.before), ("winner", pair.after)):
+        total = Estimate(
+            latency_s=cost.latency_s, energy_j=cost.energy_j, area_m2=cost.area_m2,
+            edap_mj_ms_mm2=cost.edap_mj_ms_mm2,
+        )  # fmt: skip
+        rows.append((name, *costs(total)))
+    return CostRows(pair.accounting, tuple(rows), pair.edap_gain)
+
+
+def part_rows(pair: Priced) -> tuple[Row, list[Row]]:
+    """Every stage's and component's share, before and after."""
+    fields = (
+        ("latency_s", 1e3, "latency ms"),
+        ("energy_j", 1e6, "energy uJ"),
+        ("area_m2", 1e6, "area mm2"),
+    )
+    head = (
+        "by", "part",
+        *(f"{unit}, {who} ({pair.accounting} estimate)"
+          for _, _, unit in fields for who in ("original", "winner")),
+    )  # fmt: skip
+    rows: list[Row] = []
+    for by in ("stage", "component"):
+        before, after = (
+            cost.by_stage() if by == "stage" else cost.by_component()
+            for cost in (pair.before, pair.after)
+        )
+        for name in dict.fromkeys([*before, *after]):
+            sides = (before.get(name), after.get(name))
+            rows.append((by, name, *(
+                significant(getattr(side, field) * factor) if side else "0"
+                for field, factor, _ in fields for side in sides
+            )))  # fmt: skip
+    return head, rows
+
+
+def write_table(stem: Path, kinds: Sequence[str], head: Row, rows: Sequence[Row]) -> list[Path]:
+    """Write one table in every kind: `csv`, `md`, `tex`.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    makers = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
+    files = []
+    for kind in kinds:
+        file = stem.with_name(f"{stem.name}.{kind}")
+        write_atomic(file, makers[kind](head, rows))
+        files.append(file)
+    return files
+
+
+def as_csv(head: Row, rows: Sequence[Row]) -> str:
+    """Comma-separated; a dash where there is nothing becomes an empty field."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(["" if cell == "-" else cell for cell in row] for row in rows)
+    return buffer.getvalue()
+
+
+def as_markdown(head: Row, rows: Sequence[Row]) -> str:
+    """A pipe table; HTML and pipes in names are escaped."""
+
+    def line(cells: Iterable[str]) -> str:
+        escaped = (c.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|") for c in cells)
+        return "| " + " | ".join(escaped) + " |\n"
+
+    return line(head) + "|" + "---|" * len(head) + "\n" + "".join(map(line, rows))
+
+
+def as_latex(head: Row, rows: Sequence[Row]) -> str:
+    """A tabular with booktabs' rules."""
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\" + "\n"
+
+    return (
+        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n{line(head)}\\midrule\n"
+        f"{''.join(map(line, rows))}\\bottomrule\n\\end{{tabular}}\n"
+    )

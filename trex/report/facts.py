@@ -1,0 +1,246 @@
+"""What a run folder holds, read once and checked, for pages, tables and figures.
+
+Estimates and measurements stay apart: `Estimate` is priced, `Selection` and `evaluation` measured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trex.errors import RunError, TrexError
+from trex.plan import ReusePlan
+from trex.search.budget import Budget, Quantity
+from trex.search.pareto import pareto_front
+from trex.search.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a plan costs under the run's accounting."""
+
+    latency_s: float
+    energy_j: float
+    area_m2: float
+    edap_mj_ms_mm2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """How a candidate did on the images kept aside; accuracies None without labels."""
+
+    loss: float
+    agreement: float
+    top1: float | None
+    baseline_top1: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One finished candidate."""
+
+    key: str
+    plan: str
+    n_reuse: int
+    transform: str
+    transforms: dict[int, str]
+    estimate: Estimate
+    predicted_loss: float | None
+    selection: Selection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """The surrogate of one form: losses of single consumers, and what pairs lose beyond them."""
+
+    form: str
+    single: tuple[float, ...]
+    interaction: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """One run.
+
+    Attributes:
+        name: the folder's; unlike the other runs' on the page.
+        winner: position of the best candidate.
+        front: positions of those no other beats in EDAP and loss, cheapest first.
+        evaluation: the winner measured on labelled images of its own, or None.
+        finished: whether the search came to its end.
+    """
+
+    name: str
+    path: Path
+    manifest: dict[str, Any]
+    model: str
+    chip: str
+    accounting: str
+    budget: str
+    limits: tuple[tuple[Quantity, float], ...]
+    num_encoders: int
+    baseline: Estimate
+    candidates: tuple[Candidate, ...]
+    winner: int
+    front: tuple[int, ...]
+    evaluation: dict[str, Any] | None
+    finished: bool
+    surrogate: tuple[Pairs, ...]
+
+    @property
+    def best(self) -> Candidate:
+        """The winner."""
+        return self.candidates[self.winner]
+
+    @property
+    def subject(self) -> str:
+        """What every figure and table names."""
+        return f"{self.model} on {self.chip}, {self.accounting} accounting"
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "run"
+
+    def gain(self, candidate: Candidate) -> float:
+        """How many times lower a candidate's EDAP is than the original's."""
+        return self.baseline.edap_mj_ms_mm2 / candidate.estimate.edap_mj_ms_mm2
+
+
+def read_facts(path: Path) -> Facts:
+    """One run folder.
+
+    Raises:
+        RunError: it is no run, of another version, damaged, or has no finished candidate.
+    """
+    run = Run.open(path)
+    manifest, records = run.manifest(), run.records()
+    if not records:
+        raise RunError(
+            f"{path} has no finished candidate",
+            hint="run the same `trex search` command again; it goes on where it stopped",
+        )
+    try:
+        return _facts(run, manifest, records)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise RunError(
+            f"{path} is damaged: {type(error).__name__} {error}",
+            hint="restore its files, or search again in another folder",
+        ) from error
+
+
+def read_all(paths: Sequence[Path]) -> tuple[Facts, ...]:
+    """Several run folders; names and slugs that occur twice are numbered.
+
+    Raises:
+        RunError: as `read_facts`.
+    """
+    found: list[Facts] = []
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        facts = read_facts(path)
+        name, number = facts.name, 1
+        while any(other.slug.lower() == facts.slug.lower() for other in found):
+            number += 1
+            facts = replace(facts, name=f"{name} ({number})")
+        found.append(facts)
+    return tuple(found)
+
+
+def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) -> Facts:
+    settings = manifest["settings"]
+    candidates = tuple(map(_candidate, records))
+    baseline = _estimate(manifest["baseline"])
+    objectives = [(c.estimate.edap_mj_ms_mm2, c.selection.loss) for c in candidates]
+    # Of equal losses the cheapest, as the search chooses.
+    winner = min(range(len(records)), key=lambda i: objectives[i][::-1])
+    summary = run.read_json("summary.json") if (run.path / "summary.json").exists() else None
+    best = summary["best"] if summary else {}
+    same = best.get("plan") == candidates[winner].plan
+    evaluation = best.get("evaluation") if same else None
+    surrogate: tuple[Pairs, ...] = ()
+    if (run.path / "surrogate.json").exists():
+        surrogate = tuple(map(_pairs, run.read_json("surrogate.json")["forms"]))
+    encoders = len(settings["space"]["may_reuse"])
+    for candidate in candidates:
+        ReusePlan.parse(candidate.plan).validate(encoders)
+    return Facts(
+        name=run.path.resolve().name,
+        path=run.path,
+        manifest=manifest,
+        model=str(settings["model"]),
+        chip=str(settings["chip"]),
+        accounting=str(settings["accounting"]),
+        budget=str(settings["budget"]),
+        limits=_limits(str(settings["budget"]), baseline),
+        num_encoders=encoders,
+        baseline=baseline,
+        candidates=candidates,
+        winner=winner,
+        front=tuple(pareto_front(np.array(objectives)).tolist()),
+        evaluation=evaluation,
+        finished=summary is not None and same,
+        surrogate=surrogate,
+    )
+
+
+def _candidate(record: Mapping[str, Any]) -> Candidate:
+    selection, predicted = record["selection"], record.get("predicted_loss")
+    return Candidate(
+        key=str(record["key"]),
+        plan=str(record["plan"]),
+        n_reuse=int(record["n_reuse"]),
+        transform=str(record["transform"]),
+        transforms={int(k): str(v) for k, v in record["transforms"].items()},
+        estimate=_estimate(record["estimate"]),
+        predicted_loss=None if predicted is None else float(predicted),
+        selection=Selection(
+            loss=float(selection["loss"]),
+            agreement=float(selection["agreement"]),
+            top1=_optional(selection["top1"]),
+            baseline_top1=_optional(selection["baseline_top1"]),
+            n=int(selection["n"]),
+        ),
+    )
+
+
+def _estimate(data: Mapping[str, Any]) -> Estimate:
+    return Estimate(**{name: float(data[name]) for name in Estimate.__slots__})
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _pairs(form: Mapping[str, Any]) -> Pairs:
+    return Pairs(
+        form=" + ".join(map(str, form["form"])),
+        single=tuple(map(float, form["single"])),
+        interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
+    )
+
+
+def _limits(budget: str, baseline: Estimate) -> tuple[tuple[Quantity, float], ...]:
+    """The budget's limits in SI units (EDAP in J·s·m²); none where it is not understood."""
+    texts: dict[Any, str | None] = {}
+    for part in budget.split(", "):
+        quantity, _, value = part.partition(" <= ")
+        texts[quantity] = value
+    try:
+        parsed = Budget.parse(texts)
+    except (TrexError, KeyError):
+        return ()
+    originals: dict[Quantity, float] = {
+        "latency": baseline.latency_s,
+        "energy": baseline.energy_j,
+        "area": baseline.area_m2,
+        "edap": baseline.energy_j * baseline.latency_s * baseline.area_m2,
+    }
+    return tuple(
+        (limit.quantity, limit.absolute(originals[limit.quantity])) for limit in parsed.limits
+    )

@@ -1,0 +1,234 @@
+"""Looking after run folders: which there are, what is in them, and what can go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trex.errors import RunError, StorageError
+from trex.report.tables import aligned, points, search_table
+from trex.search.pareto import pareto_front
+from trex.search.run import Run
+from trex.units import significant
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run in a folder, or the folder itself; unreadable ones say why.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder", hint="name the folder that holds your runs")
+    paths = [folder, *sorted(folder.iterdir())]
+    return [_row(path) for path in paths if (path / "manifest.json").is_file()]
+
+
+def show_run(path: Path) -> dict[str, Any]:
+    """One run's question and, where it has ended, its answer.
+
+    Raises:
+        RunError: there is none, or it is of another version or damaged.
+    """
+    run = Run.open(path)
+    manifest = run.manifest()
+    ended = (path / "summary.json").exists()
+    return {
+        **_row(path),
+        "command": manifest.get("command", []),
+        "versions": manifest.get("versions", {}),
+        "settings": manifest["settings"],
+        "summary": run.read_json("summary.json") if ended else None,
+    }
+
+
+def diff_runs(before: Path, after: Path) -> dict[str, Any]:
+    """The settings and results in which two runs differ.
+
+    Raises:
+        RunError: as `show_run`.
+    """
+    paths = (before, after)
+    manifests = [Run.open(path).manifest() for path in paths]
+    rows = [_row(path) for path in paths]
+    settings = [_flat(manifest["settings"]) for manifest in manifests]
+    versions = [_flat({"versions": manifest.get("versions", {})}) for manifest in manifests]
+    sides = [{**s, **v} for s, v in zip(settings, versions, strict=True)]
+    results = [{k: row[k] for k in _RESULTS} for row in rows]
+    return {
+        "runs": [str(path) for path in paths],
+        "settings": _differing(sides),
+        "results": _differing(results),
+    }
+
+
+def prune_run(path: Path, *, delete: bool) -> dict[str, Any]:
+    """The fitted parameters of plans off the front, and, with `delete`, gone.
+
+    Records, the front's and the winner's parameters and the bundle stay, so every later command
+    works but `--pick` of a plan that was pruned.
+
+    Raises:
+        RunError: there is no run, or a search is going on in it.
+        StorageError: a file cannot be deleted.
+    """
+    run = Run.open(path)
+    if not (path / "summary.json").exists():
+        raise RunError(
+            f"{path} has not finished", hint="let its search end first: it may need every file"
+        )
+    with run.locked():
+        kept = _kept(run)
+        files = [f for f in sorted(run.candidates.glob("*.safetensors")) if f.stem not in kept]
+        freed = sum(file.stat().st_size for file in files)
+        if delete:
+            try:
+                for file in files:
+                    file.unlink()
+            except OSError as error:
+                raise StorageError(
+                    f"{path}: a file cannot be deleted: {error.strerror}",
+                    hint="check the folder's permissions",
+                ) from error
+    return {"run": str(path), "files": [file.name for file in files], "bytes": freed}
+
+
+def list_table(rows: list[dict[str, Any]]) -> list[str]:
+    """`list_runs` for people."""
+    if not rows:
+        return ["no runs here"]
+    head = ("run", "model", "chip", "accounting", "plans", "EDAP gain", "top-1", "MB", "state")
+    cells = [
+        (
+            _cut(Path(row["run"]).name, 16), _cut(row["model"], 22), _cut(row["chip"], 16),
+            row["accounting"], str(row["candidates"]), _number(row["edap_gain"], "x"),
+            "-" if row["top1_change"] is None else points(row["top1_change"]),
+            f"{row['bytes'] / 1e6:.0f}", row["state"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    return [
+        *aligned(head, cells, left=(0, 1, 2, 3, 8)),
+        "",
+        "EDAP gain: the winner's, an estimate. top-1: points gained, measured without training.",
+        *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),
+    ]
+
+
+def show_lines(shown: dict[str, Any]) -> list[str]:
+    """`show_run` for people."""
+    if shown["summary"] is not None:
+        return search_table(shown["summary"])
+    settings = shown["settings"]
+    return [
+        f"{settings['model']} on {settings['chip']}, {settings['accounting']} accounting, "
+        f"budget {settings['budget']}",
+        f"{shown['candidates']} plans fitted and measured; not finished",
+        "go on with: " + " ".join(map(str, shown["command"])),
+    ]
+
+
+def diff_table(result: dict[str, Any]) -> list[str]:
+    """`diff_runs` for people."""
+    rows = [
+        (_cut(name, 30), *(_cut(_text(value), 31) for value in values))
+        for part in ("settings", "results")
+        for name, values in result[part].items()
+    ]
+    names = [_cut(Path(run).name, 31) for run in result["runs"]]
+    if not rows:
+        return [f"{names[0]} and {names[1]} do not differ"]
+    return aligned(("", *names), rows, left=(0, 1, 2))
+
+
+def prune_lines(pruned: list[dict[str, Any]], deleted: bool) -> list[str]:
+    """`prune_run` for people."""
+    word = "deleted" if deleted else "can go"
+    lines = [
+        f"{item['run']}: {len(item['files'])} files off the front, {item['bytes'] / 1e6:.1f} MB, "
+        f"{word}"
+        for item in pruned
+    ]
+    return lines if deleted else [*lines, "nothing was deleted; --yes deletes them"]
+
+
+_RESULTS = ("state", "candidates", "plan", "edap_gain", "loss", "top1", "top1_change")
+
+
+def _row(path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": str(path), "model": "-", "chip": "-", "accounting": "-", "budget": "-",
+        "candidates": 0, "plan": None, "edap_gain": None, "loss": None, "top1": None,
+        "top1_change": None, "bytes": _size(path), "state": "unreadable", "problem": None,
+    }  # fmt: skip
+    try:
+        run = Run.open(path)
+        settings = run.manifest()["settings"]
+        row |= {name: str(settings[name]) for name in ("model", "chip", "accounting", "budget")}
+        row["candidates"] = len(run.records())
+        row["state"] = "stopped"
+        if (path / "summary.json").exists():
+            summary = run.read_json("summary.json")
+            best, measured = summary["best"], summary["best"].get("evaluation")
+            gain = summary["baseline"]["edap_mj_ms_mm2"] / best["estimate"]["edap_mj_ms_mm2"]
+            row |= {"plan": best["plan"], "edap_gain": gain, "loss": best["selection"]["loss"]}
+            if measured:
+                row |= {"top1": measured["top1"], "top1_change": measured["difference"]}
+            row["state"] = "finished"
+    except RunError as error:
+        row["problem"] = error.message
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        row["problem"] = f"is damaged: {type(error).__name__} {error}"
+    return row
+
+
+def _kept(run: Run) -> set[str]:
+    """Keys of the front and of the winner."""
+    records = run.records()
+    objectives = np.array(
+        [[r["estimate"]["edap_mj_ms_mm2"], r["selection"]["loss"]] for r in records]
+    )
+    kept = {records[i]["key"] for i in pareto_front(objectives)} if records else set()
+    if (run.best / "best.json").exists():
+        kept.add(run.read_json("best/best.json")["key"])
+    return kept
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `search.seed`."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _differing(sides: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys([*sides[0], *sides[1]])
+    pairs = {name: [side.get(name) for side in sides] for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return significant(value)
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.2f}{unit}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

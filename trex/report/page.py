@@ -1,0 +1,206 @@
+"""`trex report`'s folder: one self-contained page, its figures and its tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trex.errors import StorageError
+from trex.files import write_atomic
+from trex.report import charts, drawing
+from trex.report.costs import Prices, prices
+from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
+from trex.report.facts import Facts
+from trex.report.published import paper_points
+from trex.report.tables import percent, points
+from trex.units import format_quantity
+
+PAGE = "index.html"
+
+#: The page lists this many of the front's plans; the CSV file holds all candidates.
+_MOST_ROWS = 24
+_SHOWN_COLUMNS = (0, 2, 3, 4, 5, 7, 9, 10, 11)
+
+
+class ShownFigure(NamedTuple):
+    """A figure on the page: its SVG, what it shows in words, and the file's name."""
+
+    svg: str
+    caption: str
+    name: str
+
+
+class Written(NamedTuple):
+    """What was written."""
+
+    page: Path
+    files: tuple[Path, ...]
+
+
+def write_report(runs: Sequence[Facts], out: Path) -> Written:
+    """Write the page, its figures and its tables.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
+        for folder in (out, out / "figures", out / "tables"):
+            folder.mkdir(parents=True, exist_ok=True)
+        files: list[Path] = []
+        sections = [_section(facts, out, files) for facts in runs]
+        compared = _compared(runs, out, files) if len(runs) > 1 else None
+    except OSError as error:
+        raise StorageError(
+            f"{out} cannot be written: {error.strerror or error}", hint="choose another --out"
+        ) from error
+    page = out / PAGE
+    write_atomic(page, _rendered(sections, compared))
+    return Written(page, tuple(files))
+
+
+def _rendered(sections: Sequence[dict[str, Any]], compared: ShownFigure | None) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("trex.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["points"] = points
+    environment.filters["quantity"] = format_quantity
+    return environment.get_template("page.html").render(sections=sections, compared=compared)
+
+
+def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
+    """Everything the page says about one run."""
+    priced = prices(facts)
+    best, baseline = facts.best, facts.baseline
+    settings = facts.manifest["settings"]
+    head, rows = candidate_rows(facts, facts.front)
+    shown = rows[:_MOST_ROWS]
+    for rows_of, name, kinds in (
+        (range(len(facts.candidates)), "candidates", ("csv",)),
+        (facts.front, "front", ("csv", "md", "tex")),
+    ):
+        files += write_table(out / "tables" / f"{facts.slug}-{name}", kinds,
+                             *candidate_rows(facts, rows_of))  # fmt: skip
+    for pair in priced.pairs:
+        name = f"{facts.slug}-costs-{pair.accounting}"
+        files += write_table(out / "tables" / name, ("csv", "md", "tex"), *part_rows(pair))
+    return {
+        "facts": facts,
+        "best": best,
+        "gain": facts.gain(best),
+        "saved": {
+            "latency": best.estimate.latency_s / baseline.latency_s - 1,
+            "energy": best.estimate.energy_j / baseline.energy_j - 1,
+            "area": best.estimate.area_m2 / baseline.area_m2 - 1,
+        },
+        "full": next((p for p in priced.pairs if p.accounting == "full"), None),
+        "priced": priced,
+        "costs": [cost_rows(pair) for pair in priced.pairs],
+        "figures": _figures(facts, priced, out, files),
+        "head": [head[i] for i in _SHOWN_COLUMNS],
+        "rows": [[row[i] for i in _SHOWN_COLUMNS] for row in shown],
+        "left_out": len(rows) - len(shown),
+        "winner_row": facts.front.index(facts.winner) if facts.winner in facts.front else -1,
+        "command": shlex.join(map(str, facts.manifest.get("command", ()))),
+        "versions": facts.manifest.get("versions", {}),
+        "hashes": {
+            "weights": settings.get("weights_sha256"),
+            "chip": settings.get("chip_sha256"),
+            "calibration images": settings.get("calibration_sha256"),
+            "evaluation images": (facts.evaluation or {}).get("data_sha256"),
+        },
+        "seed": settings.get("search", {}).get("seed"),
+    }
+
+
+def _figures(
+    facts: Facts, priced: Prices, out: Path, files: list[Path]
+) -> dict[str, list[ShownFigure]]:
+    """The page's figures by place; each is saved too."""
+
+    def shown(
+        name: str, draw: Any, caption: str, size: tuple[float, float] = (5.8, 3.9)
+    ) -> ShownFigure:
+        drawn = drawing.save(out / "figures" / f"{facts.slug}-{name}", draw, size)
+        files.extend(drawn.files)
+        return ShownFigure(drawn.svg, caption, f"{facts.slug}-{name}")
+
+    def pointed(name: str, numbers: charts.Points, caption: str) -> ShownFigure:
+        return shown(name, partial(drawing.draw_points, points=numbers), caption)
+
+    n = facts.best.selection.n
+    fronts = [
+        pointed("front", charts.loss_front(facts),
+                f"Every candidate: KL from the original on {n} images that were not fitted on, "
+                "against its estimated EDAP gain. The front holds those that none beats in both.")
+    ]  # fmt: skip
+    top1 = charts.top1_front(facts, paper_points(facts))
+    if top1 is not None:
+        text = f"The same candidates by the top-1 they lose on those {n} images, before training."
+        if top1.paper:
+            text += " The paper's variants are trained ones, measured on all of ImageNet."
+        fronts.append(pointed("top1", top1, text))
+    for number, limited in enumerate(charts.limit_fronts(facts)):
+        caption = f"The budget ({facts.budget}) and the candidates within it."
+        fronts.append(pointed(f"budget{number + 1}", limited, caption))
+    plan = shown(
+        "plan", partial(_draw_plan, facts=facts),
+        "Filled: computes its own attention. Open: reuses an earlier encoder's, "
+        "along the arrow.", (7.2, 1.7),
+    )  # fmt: skip
+    costs = [
+        shown(f"{by}-{pair.accounting}",
+              partial(drawing.draw_stacks, stacks=charts.stacks(facts, pair, by)),
+              f"Where it goes by {by}, under {pair.accounting} accounting (estimates).",
+              (6.2, 4.2))
+        for pair in priced.pairs for by in ("stage", "component")
+    ]  # fmt: skip
+    why = []
+    compared = charts.predictions(facts)
+    if compared is not None:
+        rank = (
+            "" if compared.rank is None else f" Rank correlation (Spearman) {compared.rank:.2f}."
+        )
+        why.append(shown(
+            "surrogate", partial(drawing.draw_predictions, numbers=compared),
+            "The surrogate's prediction against the measured loss of every candidate." + rank,
+        ))  # fmt: skip
+    for number, pairs in enumerate(facts.surrogate):
+        why.append(shown(
+            f"pairs{number + 1}",
+            partial(drawing.draw_heat_map, numbers=charts.heat_map(facts, pairs)),
+            f"Reuse of {pairs.form}. Diagonal: what one encoder that reuses loses alone. Above: "
+            "what a pair loses beyond both. A good plan stays on the dark cells.",
+            (5.8, 5.0),
+        ))  # fmt: skip
+    return {"fronts": fronts, "plan": [plan], "costs": costs, "why": why}
+
+
+def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:
+    from trex.report.figures import draw_plan, plan_numbers
+
+    draw_plan(figure.add_axes((0.01, 0.0, 0.98, 0.86)),
+              plan_numbers(facts.best.plan, facts.num_encoders))  # fmt: skip
+    return {}
+
+
+def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> ShownFigure:
+    named = [(facts.name, charts.loss_front(facts)) for facts in runs]
+    size = (6.4, 3.6 + 0.2 * len(runs))
+    drawn = drawing.save(out / "figures" / "runs", partial(drawing.draw_runs, runs=named), size)
+    files.extend(drawn.files)
+    return ShownFigure(
+        drawn.svg,
+        "The runs' fronts. Gains are over each run's own original, under its own accounting; "
+        "losses are measured on each run's own images.",
+        "runs",
+    )
