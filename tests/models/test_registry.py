@@ -6,12 +6,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tiny_models import KINDS, randomised
+from tiny_models import KINDS, Kind, randomised
 
 from trex.errors import ModelError, WeightsError
 from trex.hardware import workload
 from trex.models import registry
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.shvit import ShvitAdapter
+from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.weights import weights_hash
 from trex.plan import ReusePlan
@@ -52,10 +54,14 @@ def test_a_model_comes_in_evaluation_mode_of_the_size_asked_for() -> None:
     assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}
 
 
-def test_every_family_has_its_adapter() -> None:
-    for name, kind in KINDS.items():
-        expected = LvvitAdapter if name == "lvvit" else VitAdapter
-        assert type(registry.adapter_of(kind.build())) is expected
+#: the beginnings of models' names that are of another class than timm's VisionTransformer
+OTHER_FAMILIES = {"lvvit": LvvitAdapter, "uniform": UniformAdapter, "shvit": ShvitAdapter}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_every_family_has_its_adapter(kind: Kind) -> None:
+    expected = OTHER_FAMILIES.get(kind.name.split("_")[0], VitAdapter)
+    assert type(registry.adapter_of(kind.build())) is expected
 
 
 def test_a_message_lists_what_is_supported() -> None:

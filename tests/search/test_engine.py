@@ -13,6 +13,7 @@ from small_runs import Inputs, write_images, write_inputs
 import trex
 from trex.cli import main
 from trex.export.bundle import load_config
+from trex.files import write_atomic
 from trex.reuse import reuse_of
 from trex.search.records import best_record, candidate_of, front_of
 from trex.search.run import Run
@@ -240,10 +241,15 @@ def test_a_full_disk_under_the_activations(inputs: Inputs, tmp_path: Path, capsy
 
 
 def test_a_full_disk_under_the_winner(
-    inputs: Inputs, undisturbed: Run, tmp_path: Path, capsys
+    inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch, capsys
 ) -> None:
+    def full(path: Path, content: str | bytes) -> None:
+        with files_of_at_most(10_000):
+            write_atomic(path, content)
+
     out = tmp_path / "run"
-    with files_of_at_most(200_000):
+    with monkeypatch.context() as patch:
+        patch.setattr("trex.export.bundle.write_atomic", full)
         assert main(inputs.search(out)) == 1
     assert "cannot be written: File too large" in capsys.readouterr().err
     assert len(Run.open(out).records()) == 5
