@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: More marks than these become a picture, which no pointer can ask: a page stays small.
+MOST_MARKS: Final = 1000
+
 _MARKERS: Final = "osD^vP*X"
 _STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
@@ -60,12 +63,14 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
     front = set(points.front)
     others = [i for i in range(len(points.x)) if i not in front]
     if others:
-        size = 16 if len(others) < 500 else 7
+        many = len(others) > MOST_MARKS
         axes.scatter(
             [points.x[i] for i in others], [points.y[i] for i in others],
-            gid="others", label="measured", s=size, c=PALE, linewidths=0,
+            gid="others", label="measured", s=7 if many else 16, c=PALE, linewidths=0,
+            rasterized=many,
         )  # fmt: skip
-        hover["others"] = [points.hover[i] for i in others]
+        if not many:
+            hover["others"] = [points.hover[i] for i in others]
     axes.plot([points.x[i] for i in points.front], [points.y[i] for i in points.front], color=INK)
     marks("front", points.front, "front (EDAP, loss)", c=INK, s=34, marker="s", zorder=3)
     marks("best", [points.best], "winner", c=ACCENT, s=170, marker="*", zorder=4)
@@ -114,7 +119,7 @@ def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
     hover: dict[str, Sequence[str]] = {}
     handles: list[Any] = []
     for row, stack in enumerate(stacks.stacks):
-        axes = figure.add_axes((0.15, 0.74 - 0.2 * row, 0.68, 0.145))
+        axes = figure.add_axes((0.15, 0.73 - 0.235 * row, 0.68, 0.165))
         left = [0.0, 0.0]
         totals = [sum(p[1] for p in stack.parts), sum(p[2] for p in stack.parts)]
         for index, (name, *values) in enumerate(stack.parts):
@@ -152,8 +157,9 @@ def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
 def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence[str]]:
     """Measured against predicted losses, and where both are equal."""
     axes = figure.add_axes((0.14, 0.14, 0.83, 0.78))
-    axes.scatter(numbers.predicted, numbers.measured, gid="pairs", s=18, c=INK, linewidths=0,
-                 label="candidates")  # fmt: skip
+    many = len(numbers.predicted) > MOST_MARKS
+    axes.scatter(numbers.predicted, numbers.measured, gid="pairs", s=7 if many else 18, c=INK,
+                 linewidths=0, label="candidates", rasterized=many)  # fmt: skip
     best = numbers.best
     axes.scatter([numbers.predicted[best]], [numbers.measured[best]], gid="best", s=170,
                  marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8, label="winner")  # fmt: skip
@@ -167,7 +173,8 @@ def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence
         _plain_ticks(axes.yaxis, numbers.measured)
     _labels(axes, numbers.title, "predicted loss, nats an image", "measured loss, nats an image")
     axes.legend(frameon=False, fontsize=9)
-    return {"pairs": numbers.hover, "best": [numbers.hover[best]]}
+    hover: dict[str, Sequence[str]] = {"best": [numbers.hover[best]]}
+    return hover if many else {"pairs": numbers.hover, **hover}
 
 
 def draw_heat_map(figure: Figure, numbers: HeatMap) -> dict[str, Sequence[str]]:

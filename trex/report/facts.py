@@ -156,7 +156,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     settings = manifest["settings"]
     candidates = tuple(map(_candidate, records))
     baseline = _estimate(manifest["baseline"])
-    objectives = [(c.estimate.edap_mj_ms_mm2, c.selection.loss) for c in candidates]
+    objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
     # Of equal losses the cheapest, as the search chooses.
     winner = min(range(len(records)), key=lambda i: objectives[i][::-1])
     summary = run.read_json("summary.json") if (run.path / "summary.json").exists() else None
@@ -211,6 +211,14 @@ def _candidate(record: Mapping[str, Any]) -> Candidate:
 
 def _estimate(data: Mapping[str, Any]) -> Estimate:
     return Estimate(**{name: float(data[name]) for name in Estimate.__slots__})
+
+
+def level(cost: float) -> float:
+    """A cost without what adding up encoders in another order leaves in its last digits.
+
+    Plans of as many consumers cost the same; only one of them belongs on a front.
+    """
+    return float(f"{cost:.9g}")
 
 
 def _optional(value: Any) -> float | None:

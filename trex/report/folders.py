@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trex.errors import RunError, StorageError
+from trex.report.facts import level
 from trex.report.tables import aligned, points, search_table
 from trex.search.pareto import pareto_front
 from trex.search.run import Run
@@ -189,7 +190,7 @@ def _kept(run: Run) -> set[str]:
     """Keys of the front and of the winner."""
     records = run.records()
     objectives = np.array(
-        [[r["estimate"]["edap_mj_ms_mm2"], r["selection"]["loss"]] for r in records]
+        [[level(r["estimate"]["edap_mj_ms_mm2"]), r["selection"]["loss"]] for r in records]
     )
     kept = {records[i]["key"] for i in pareto_front(objectives)} if records else set()
     if (run.best / "best.json").exists():

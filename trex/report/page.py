@@ -188,8 +188,9 @@ def _figures(
 def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:
     from trex.report.figures import draw_plan, plan_numbers
 
-    draw_plan(figure.add_axes((0.01, 0.0, 0.98, 0.86)),
-              plan_numbers(facts.best.plan, facts.num_encoders))  # fmt: skip
+    axes = figure.add_axes((0.01, 0.0, 0.98, 0.98))
+    draw_plan(axes, plan_numbers(facts.best.plan, facts.num_encoders))
+    axes.set_title("")
     return {}
 
 

@@ -1,0 +1,111 @@
+"""How long `trex report` takes for a run of many candidates, and how large its page is.
+
+    python benchmarks/report_speed.py [--candidates 5000]
+
+The run is made up: plans of DeiT-Tiny on the FeFET chip, priced as a search prices them, with
+losses drawn at random. Seconds are of processor time (what the work takes) and of the clock (what
+a user waits, which other work on the machine lengthens), for a fresh process with its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from trex.hardware import CostTable, load_chip
+from trex.models.registry import architecture
+from trex.plan import ReusePlan
+from trex.search.run import SCHEMA
+
+MODEL, CHIP = "deit_tiny_patch16_224", "trex_fefet_32nm"
+
+
+def write_run(path: Path, candidates: int, seed: int = 0) -> None:
+    """A finished run."""
+    rng = np.random.default_rng(seed)
+    chip, model = load_chip(CHIP), architecture(MODEL)
+    encoders = len(model.encoders)
+    table = CostTable(model, chip, "paper", [("output", "linear")])
+    masks = rng.random((candidates, encoders)) < 0.5
+    masks[:, 0] = False
+    costs = table.price(np.concatenate([np.zeros((1, encoders)), masks]).astype(np.intp))
+
+    def estimate(row: int) -> dict[str, object]:
+        return {
+            "chip": CHIP,
+            "accounting": "paper",
+            "latency_s": float(costs.latency_s[row]),
+            "energy_j": float(costs.energy_j[row]),
+            "area_m2": float(costs.area_m2[row]),
+            "edap_mj_ms_mm2": float(costs.edap_mj_ms_mm2[row]),
+        }
+
+    path.mkdir()
+    settings = {
+        "model": MODEL, "model_args": {"num_classes": None, "img_size": None}, "chip": CHIP,
+        "chip_sha256": chip.fingerprint, "weights_sha256": "made up", "accounting": "paper",
+        "space": {"may_reuse": [i > 0 for i in range(encoders)]}, "budget": "latency <= 2x",
+        "calibration_sha256": "made up", "search": {"seed": seed},
+    }  # fmt: skip
+    manifest = {
+        "schema": SCHEMA, "settings": settings, "command": ["made", "up"], "versions": {},
+        "calibration": "none", "calibration_images": 0, "space_size": candidates,
+        "feasible": candidates, "baseline": estimate(0),
+    }  # fmt: skip
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with (path / "results.jsonl").open("w") as file:
+        for row, mask in enumerate(masks, start=1):
+            plan = ReusePlan.nearest(np.flatnonzero(mask).tolist())
+            predicted = 0.05 * plan.n_reuse**2 * float(rng.lognormal(0, 0.3))
+            loss = predicted * float(rng.lognormal(0, 0.2)) + 1e-3
+            record = {
+                "schema": SCHEMA, "key": f"made-up-{row}", "plan": str(plan),
+                "n_reuse": plan.n_reuse, "transform": "linear",
+                "transforms": {str(c): "linear" for c in plan.consumers},
+                "estimate": estimate(row), "predicted_loss": predicted,
+                "selection": {
+                    "loss": loss, "agreement": float(np.exp(-loss)),
+                    "top1": 0.8 * float(np.exp(-loss)), "baseline_top1": 0.8, "n": 400,
+                },
+            }  # fmt: skip
+            file.write(json.dumps(record) + "\n")
+
+
+def main() -> None:
+    """Make a run, report it, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidates", type=int, default=5000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        write_run(run, args.candidates)
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        command = [sys.executable, "-m", "trex.cli", "report", str(run), "--json"]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        waited = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        page = Path(json.loads(answer)["page"])
+        rows = (
+            ("candidates", f"{args.candidates:,}"),
+            ("processor time", f"{after.ru_utime - before.ru_utime:.1f} s"),
+            ("waited", f"{waited:.1f} s"),
+            ("page", f"{page.stat().st_size / 1e6:.2f} MB"),
+        )
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    print("\n".join(f"{name:<16}{value:>12}" for name, value in rows))
+
+
+if __name__ == "__main__":
+    main()
