@@ -88,6 +88,21 @@ def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
         *aligned(("", "top-1 %", "top-5 %", "images/s"), rows),
         f"difference {points(measured['difference'])} points, 95 % interval {points(low)} to "
         f"{points(high)} (paired bootstrap), McNemar p = {measured['p_value']:.2g}",
+        *(_non_ideal_lines(measured["non_ideal"]) if "non_ideal" in measured else []),
+    ]
+
+
+def _non_ideal_lines(noisy: dict[str, Any]) -> list[str]:
+    """Accuracies on a chip that errs."""
+
+    def row(name: str, prefix: str) -> Row:
+        spread = noisy[f"{prefix}top1_std"]
+        return name, percent(noisy[f"{prefix}top1"]), percent(spread)
+
+    return [
+        "",
+        f"on {noisy['draws']} instances of {noisy['chip']} with its errors ({noisy['mode']} mode):",
+        *aligned(("", "top-1 %", "spread"), [row("original", "baseline_"), row("variant", "")]),
     ]
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from torch import nn
 
+from trex.hardware import Chip
+from trex.hardware.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
 from trex.training.data import ImageSet, batches, dataset_fingerprint
-from trex.training.evaluate import compare_paired, predict_paired
+from trex.training.evaluate import accuracy, compare_paired, predict, predict_paired
+
+#: Images that set the ranges of a chip's inputs and converters.
+RANGE_IMAGES = 32
 
 
 def measure_pair(
@@ -42,4 +48,62 @@ def measure_pair(
         "images_per_second": speed.images_per_second,
         "baseline_images_per_second": speed.baseline_images_per_second,
         "speedup": speed.speedup,
+    }
+
+
+def measure_non_ideal(
+    variant: nn.Module,
+    original: nn.Module,
+    images: ImageSet,
+    chip: Chip,
+    range_images: ImageSet,
+    *,
+    draws: int,
+    mode: Mode,
+    batch_size: int = 50,
+) -> dict[str, Any]:
+    """Both models on instances of a chip that errs; accuracies are fractions.
+
+    Every draw is another chip instance with other programming, write and read errors, the same
+    ones' seeds for both models. Both models are left as they were.
+
+    Args:
+        variant: the reusing model.
+        original: its original.
+        images: labelled images to measure on.
+        chip: what the encoders compute on.
+        range_images: images that set the ranges of inputs and converters.
+        draws: chip instances.
+        mode: `fast` or `exact`.
+        batch_size: images in one forward.
+
+    Raises:
+        ChipError: the chip file lacks what the errors depend on.
+        DataError: no image can be read, or one has no label.
+    """
+    ranges = range_images.subset(min(RANGE_IMAGES, len(range_images)), 0)
+    prepared = [batch.images for batch in batches(ranges, batch_size)]
+    results: dict[str, list[float]] = {}
+    for name, model in (("baseline_", original), ("", variant)):
+        make_non_ideal(model, chip, prepared, mode=mode)
+        try:
+            for draw in range(draws):
+                set_noise(model, seed=draw)
+                answers = predict(model, batches(images, batch_size), label=f"chip {draw + 1}")
+                measured = accuracy(answers.logits, answers.labels)
+                results.setdefault(f"{name}top1", []).append(measured.top1)
+        finally:
+            remove_non_ideal(model)
+    spread = {
+        f"{name}_std": statistics.stdev(values) if draws > 1 else None
+        for name, values in results.items()
+    }
+    return {
+        "chip": chip.name,
+        "mode": mode,
+        "draws": draws,
+        **{name: statistics.fmean(values) for name, values in results.items()},
+        **spread,
+        "top1_by_draw": results["top1"],
+        "baseline_top1_by_draw": results["baseline_top1"],
     }
