@@ -15,7 +15,7 @@ from torch import nn
 
 import trex
 from trex.errors import BundleError, StorageError
-from trex.export.bundle import bundle_data_config, load_bundle, load_config, save_bundle
+from trex.export.bundle import load_bundle, load_config, save_bundle
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.reuse import apply_reuse, reuse_of
@@ -86,7 +86,7 @@ def test_what_was_saved_is_loaded(plan: str, tmp_path: Path) -> None:
     assert reuse_of(loaded) == reuse_of(model)
     assert not loaded.training
     config = load_config(tmp_path)
-    assert bundle_data_config(config) == DataConfig.of_model(model, mean=(0.1, 0.2, 0.3))
+    assert DataConfig.from_json(config["data"]) == DataConfig.of_model(model, mean=(0.1, 0.2, 0.3))
     assert config["estimate"] == {"latency_s": 0.001}
     assert (config["model"], config["plan"]) == (NAME, plan)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import trex.models.lvvit
 import trex.models.uniform  # noqa: F401  (importing registers the family with timm)
 from trex.errors import WeightsError
-from trex.models.weights import KeyReport, file_hash, load_weights, weights_hash
+from trex.models.weights import KeyReport, load_weights, weights_hash
 
 NAME = "deit_tiny_patch16_224"
 Weights = dict[str, Tensor]
@@ -243,13 +243,6 @@ def test_a_hash_changes_with_any_part_of_the_weights() -> None:
     assert all(len(h) == 16 for h in hashes)
     assert of(a=zero, b=one) == of(b=one, a=zero)
     assert of(a=one.T.contiguous().T) == of(a=one)
-
-
-def test_a_file_hash_is_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"abc")  # FIPS 180-2, example B.1
-    assert file_hash(tmp_path / "f") == "ba7816bf8f01cfea"
-    with pytest.raises(WeightsError, match="No such file"):
-        file_hash(tmp_path / "none")
 
 
 def test_real_weights_load_from_every_layout(shared_data: Path, tmp_path: Path) -> None:

@@ -162,11 +162,6 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
-def bundle_data_config(config: dict[str, Any]) -> DataConfig:
-    """The preprocessing stored in a bundle's configuration."""
-    return DataConfig.from_json(config["data"])
-
-
 def _fingerprint(config: dict[str, Any]) -> str:
     text = json.dumps([config[name] for name in _RUNNING], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

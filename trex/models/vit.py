@@ -6,6 +6,7 @@ Shape legend: B images, N tokens, D width, H heads, E width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import torch
@@ -272,7 +273,8 @@ class VitAdapter(Adapter):
         """`class_weight` for the tokens the classifier reads, one for the others."""
         weights = torch.ones(stream.shape[:2], device=stream.device)
         if getattr(model, "global_pool", "token") == "token":
-            weights[:, : cast(Any, model).num_prefix_tokens] = class_weight
+            registers = getattr(model, "num_reg_tokens", 0)
+            weights[:, : cast(Any, model).num_prefix_tokens - registers] = class_weight
         return weights
 
     def projection(self, block: nn.Module) -> nn.Linear:
@@ -284,7 +286,10 @@ class VitAdapter(Adapter):
         return (patches.proj.in_channels, *patches.img_size)
 
     def architecture(self, model: nn.Module, name: str) -> Architecture:
-        """Encoders from the blocks' own sizes, in the paper's parts; the rest traced."""
+        """Encoders from the blocks' own sizes, in the paper's parts; the rest traced.
+
+        LayerScale has no operation of its own: it folds into the weights before it.
+        """
         vit = cast(Any, model)
         traced = trace_architecture(model, self._input_size(model), name)
         encoders = tuple(
@@ -298,7 +303,13 @@ class VitAdapter(Adapter):
             )
             for index, block in enumerate(vit.blocks)
         )
-        return with_encoders(traced, "blocks.", encoders)
+        extra = tuple(
+            f"{part} in every encoder ({type(module).__name__}), no products"
+            for part in ("attn.q_norm", "attn.k_norm", "attn.norm", "mlp.norm")
+            if not isinstance(module := vit.blocks[0].get_submodule(part), nn.Identity)
+        )
+        whole = with_encoders(traced, "blocks.", encoders)
+        return replace(whole, uncounted=(*whole.uncounted, *extra))
 
 
 def check_children(

@@ -107,24 +107,6 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """16 hexadecimal digits that change with any byte of a file.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read: {error.strerror}", hint="check the path"
-        ) from None
-    return digest.hexdigest()[:16]
-
-
 def _convert(stored: dict[str, Tensor], model: nn.Module, model_name: str) -> dict[str, Tensor]:
     """`stored`, through the conversion that the model's library has for its checkpoints."""
     convert = _filter_of(model, model_name)

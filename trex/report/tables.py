@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from trex.report.sketch import front_sketch
 from trex.units import significant
 
 Row = Sequence[str]
@@ -64,6 +65,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} images",
         "  that were not fitted on, without any training.",
+        *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         "",
         f"run folder: {result['run']} (the winner is in {result['run']}/best)",
@@ -101,7 +103,7 @@ def _non_ideal_lines(noisy: dict[str, Any]) -> list[str]:
 
     return [
         "",
-        f"on {noisy['draws']} instances of {noisy['chip']} with its errors ({noisy['mode']} mode):",
+        f"on {noisy['draws']} instances of {noisy['chip']}, {noisy['mode']} mode, errors and all:",
         *aligned(("", "top-1 %", "spread"), [row("original", "baseline_"), row("variant", "")]),
     ]
 

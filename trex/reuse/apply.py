@@ -151,8 +151,9 @@ def apply_reuse(
 def remove_reuse(model: nn.Module) -> nn.Module:
     """Restore the original encoders, in place, and return the model.
 
-    Producers and the rest of the model keep the weights they have now; consumers get back those
-    they had when the plan was applied. A model without reuse is left as it is.
+    Consumers get back the queries, keys, values and projection they had when the plan was applied;
+    everything else, their MLPs too, keeps the weights it has now. A model without reuse is left as
+    it is.
 
     Raises:
         ReuseError: the originals were not kept.

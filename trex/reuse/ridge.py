@@ -17,7 +17,6 @@ class RidgeSystem:
         size = num_features + 1
         self._gram = torch.zeros(size, size, dtype=torch.float64)
         self._cross = torch.zeros(size, num_targets, dtype=torch.float64)
-        self._target_square = torch.zeros(num_targets, dtype=torch.float64)
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> None:
         """Add samples: features (…, F), targets (…, T), weights (…,) not below zero."""
@@ -27,7 +26,6 @@ class RidgeSystem:
         weighted = x * w
         self._gram += (weighted.T @ x).to("cpu", torch.float64)
         self._cross += (weighted.T @ y).to("cpu", torch.float64)
-        self._target_square += (w * y * y).sum(0).to("cpu", torch.float64)
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The weight (T, F) and bias (T,) of the best linear map, in float64.
@@ -38,13 +36,6 @@ class RidgeSystem:
         """
         solution = torch.linalg.solve(self._gram + self._penalty(ridge), self._cross)
         return solution[:-1].T.contiguous(), solution[-1].contiguous()
-
-    def unexplained(self, ridge: float) -> float:
-        """The share of the targets' weighted square that the best map leaves, 0 to 1."""
-        weight, bias = self.solve(ridge)
-        solution = torch.cat((weight.T, bias.unsqueeze(0)))
-        explained = 2 * (solution * self._cross).sum() - (solution * (self._gram @ solution)).sum()
-        return float(1 - explained / self._target_square.sum().clamp_min(1e-300))
 
     def _penalty(self, ridge: float) -> Tensor:
         diagonal = self._gram.diagonal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -17,7 +17,7 @@ from trex.config import FieldProblem, StrictModel, read_document
 from trex.datafiles import find, shipped
 from trex.errors import SpaceError
 from trex.hardware import Form
-from trex.plan import Reuse, ReusedTensor, ReusePlan
+from trex.plan import ReusedTensor, ReusePlan
 from trex.reuse.fit import Candidate
 
 #: Every plan of a space is costed; more than this many are not enumerated.
@@ -148,17 +148,6 @@ class SearchSpace:
         tensor, transform = form
         plan = self.plan(mask, tensor)
         return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, transform))
-
-    def singles(self) -> Iterator[tuple[int, Form, Candidate]]:
-        """Every encoder that may reuse, alone, in every form."""
-        for encoder, allowed in enumerate(self.may_reuse):
-            for tensor, transform in self.forms if allowed else ():
-                plan = ReusePlan((Reuse(encoder, encoder - 1, tensor),))
-                yield (
-                    encoder,
-                    (tensor, transform),
-                    Candidate(plan=plan, transforms={encoder: transform}),
-                )
 
 
 def shipped_spaces() -> list[str]:

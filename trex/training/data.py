@@ -121,10 +121,6 @@ class ImageSet(Dataset[Example | CorruptImage]):
         """The same images in random order, so that any first part of them is a fair sample."""
         return self._choose(_shuffled(len(self), seed))
 
-    def with_transform(self, transform: Transform) -> ImageSet:
-        """The same images for another preprocessing."""
-        return replace(self, transform=transform)
-
     def with_views(self, views: FittingViews) -> ViewSet:
         """All views of the same images."""
         return ViewSet(images=self, views=views)
