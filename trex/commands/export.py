@@ -1,4 +1,4 @@
-"""`trex export`: write a variant as a bundle that `trex.load` runs."""
+"""`trex export`: write a variant as a bundle that `trex.load` runs, or for UniForm's tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the bundle")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--format",
+        default="bundle",
+        choices=("bundle", "uniform"),
+        help="uniform: a UniForm's reuse config and the public code's config of its base",
+    )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
     )
@@ -23,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the bundle and read it back."""
+    """Write the variant and read it back."""
     from trex.errors import BundleError
     from trex.export.bundle import load_bundle, save_bundle
     from trex.search.pick import load_original, pick_record, pick_variant
@@ -34,6 +40,14 @@ def run(args: argparse.Namespace) -> int:
     folder = Run.open(args.run_folder)
     original, config = load_original(folder, args.weights)
     plan, variant = pick_variant(folder, args.pick, original)
+    if args.format == "uniform":
+        from trex.export.uniform import save_uniform
+        from trex.models.uniform import from_config
+
+        save_uniform(args.out, variant, name=original.name, data_config=config)
+        from_config(args.out)
+        load = f'from trex.models.uniform import from_config\n  model = from_config("{args.out}")'
+        return _report(args, original.name, plan, load)
     save_bundle(
         args.out,
         variant,
@@ -44,9 +58,12 @@ def run(args: argparse.Namespace) -> int:
         extra={"estimate": pick_record(folder, args.pick)["estimate"]},
     )
     load_bundle(args.out)
+    return _report(args, original.name, plan, f'import trex\n  model = trex.load("{args.out}")')
+
+
+def _report(args: argparse.Namespace, model: str, plan: str, load: str) -> int:
     if args.json:
-        print(json.dumps({"bundle": str(args.out), "plan": plan}))
+        print(json.dumps({args.format: str(args.out), "plan": plan}))
     else:
-        print(f'{args.out}: {original.name} with "{plan}"\n')
-        print(f'  import trex\n  model = trex.load("{args.out}")')
+        print(f'{args.out}: {model} with "{plan}"\n\n  {load}')
     return 0

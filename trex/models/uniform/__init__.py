@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from trex.models.uniform.attention import SharedMapAttention, WindowAttention
+from trex.models.uniform.config import from_config
 from trex.models.uniform.model import UniForm, UniFormBlock, UniFormStage, checkpoint_filter_fn
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "UniFormStage",
     "WindowAttention",
     "checkpoint_filter_fn",
+    "from_config",
     "uniform_l",
     "uniform_m",
     "uniform_s",

@@ -1,0 +1,121 @@
+"""UniForm variants as files: TReX's reuse config, and the base model's config for mmengine.
+
+reuse_config.json     who reuses whom; read by `trex.models.uniform.from_config` and nothing else
+model.safetensors     every parameter of the variant
+mmengine_base.py      the base model, without reuse, for the public UniForm code
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from safetensors.torch import save
+from torch import nn
+
+from trex.errors import BundleError, StorageError
+from trex.files import write_atomic
+from trex.models.uniform import UniForm
+from trex.models.uniform.config import (
+    CONFIG,
+    FORMAT,
+    VERSION,
+    Preprocessing,
+    ReusingEncoder,
+    UniformReuseConfig,
+    WeightsFile,
+)
+from trex.models.weights import weights_hash
+from trex.reuse import reuse_of
+from trex.training.transforms import DataConfig
+
+WEIGHTS: Final = "model.safetensors"
+MMENGINE: Final = "mmengine_base.py"
+
+#: The public code's name of each size: inferred from widths and parameters, stated nowhere.
+PUBLIC_ARCHS: Final = {"uniform_t": "m0", "uniform_s": "m1", "uniform_m": "m3", "uniform_l": "m5"}
+
+_MMENGINE: Final = """\
+# {size} without reuse, for the public UniForm code (mmengine, mmpretrain).
+# That {size} is its arch {arch!r} is inferred from its sizes. Revisions of the public code differ:
+# compare depths, heads and kernels of its arch_settings with docs/uniform.md.
+# Who reuses whom stands in {config}, which only TReX reads.
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='MixViT', arch={arch!r}),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MixViTClsHead', in_channels={width}, num_classes={num_classes}),
+)
+"""
+
+
+def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: DataConfig) -> None:
+    """Write a UniForm variant (or an original) as TReX's reuse config and mmengine's base config.
+
+    Args:
+        folder: is created; files of an earlier export in it are replaced.
+        model: the running variant.
+        name: its base model's name.
+        data_config: the preprocessing.
+
+    Raises:
+        BundleError: the model is not a UniForm.
+        StorageError: a file cannot be written.
+    """
+    base = name.removeprefix("timm/").split(".")[0]
+    if not isinstance(model, UniForm) or base not in PUBLIC_ARCHS:
+        raise BundleError(
+            f"{name} is not a UniForm",
+            hint=f"the format holds {', '.join(PUBLIC_ARCHS)}; export a bundle instead",
+        )
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    config = uniform_config(model, base, data_config)
+    mmengine = _MMENGINE.format(
+        size=base,
+        arch=PUBLIC_ARCHS[base],
+        config=CONFIG,
+        width=model.num_features,
+        num_classes=model.num_classes,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
+        ) from error
+    write_atomic(folder / WEIGHTS, save(state))
+    write_atomic(folder / MMENGINE, mmengine)
+    write_atomic(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+
+
+def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> UniformReuseConfig:
+    """The reuse config of a running variant; validated as it is when read."""
+    reuses = reuse_of(model)
+    plan, transforms = reuses if reuses else ((), {})
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": base,
+        "num_classes": model.num_classes,
+        "in_chans": data_config.input_size[0],
+        "img_size": model.img_size,
+        "reuse": tuple(
+            ReusingEncoder(
+                encoder=r.consumer,
+                source=r.source,
+                tensor=r.tensor,
+                transform=transforms[r.consumer],
+            )
+            for r in plan
+        ),
+        "weights": WeightsFile(file=WEIGHTS, sha256=weights_hash(model)),
+        "preprocessing": Preprocessing(
+            mean=data_config.mean,
+            std=data_config.std,
+            interpolation=data_config.interpolation,
+            crop_pct=float(data_config.crop_pct),
+            crop_mode=data_config.crop_mode,
+        ),
+    }
+    return UniformReuseConfig.model_validate(content)

@@ -1,0 +1,176 @@
+"""TReX's reuse config for UniForm: a JSON file, and the running variant that it describes.
+
+The format is TReX's own, since no file of the public UniForm code can say that one encoder reuses
+another's attention. `reuse_config.schema.json` is its JSON Schema; docs/uniform.md explains it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import timm
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from trex.architecture import Transform
+from trex.config import Document, StrictModel, read_document
+from trex.errors import BundleError, PlanError, TrexError
+from trex.models.weights import state_hash
+from trex.plan import Reuse, ReusedTensor, ReusePlan
+
+FORMAT: Final = "trex-uniform-reuse"
+VERSION: Final = 1
+CONFIG: Final = "reuse_config.json"
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ReusingEncoder(StrictModel):
+    """One encoder that reuses another's attention; both are numbered over all stages."""
+
+    encoder: Positive = Field(description="the encoder that reuses")
+    source: int = Field(ge=0, description="an earlier encoder of its stage, which does not reuse")
+    tensor: ReusedTensor = Field(description="its windows' maps, or its attention's output")
+    transform: Transform = Field(description="what stands before the encoder's projection")
+
+
+class WeightsFile(StrictModel):
+    """The variant's weights, beside the config."""
+
+    file: str = Field(
+        pattern=r"^[^/\\]+\.safetensors$", description="a safetensors file in the same folder"
+    )
+    sha256: str = Field(
+        pattern="^[0-9a-f]{16}$",
+        description="first 16 digits, over the tensors as trex.models.weights.state_hash has it",
+    )
+
+
+class Preprocessing(StrictModel):
+    """How images are resized and normalised, in timm's terms."""
+
+    mean: tuple[float, ...] = Field(description="of every channel, of values from 0 to 1")
+    std: tuple[float, ...] = Field(description="of every channel")
+    interpolation: str = Field(description="of resizing")
+    crop_pct: float = Field(gt=0, description="part of the resized image that is kept")
+    crop_mode: str = Field(description="center, border or squash")
+
+
+class UniformReuseConfig(StrictModel):
+    """A UniForm whose encoders reuse attention within their stages, as TReX builds it."""
+
+    format: Literal["trex-uniform-reuse"] = Field(description="the name of this format")
+    version: Literal[1] = Field(description="raised whenever an older reader would go wrong")
+    model: Literal["uniform_t", "uniform_s", "uniform_m", "uniform_l"] = Field(
+        description="the base model"
+    )
+    num_classes: Positive = Field(description="outputs of the classifier")
+    in_chans: Positive = Field(description="channels of an image")
+    img_size: tuple[Positive, Positive] = Field(description="height and width, multiples of 16")
+    reuse: tuple[ReusingEncoder, ...] = Field(description="every other encoder is as it was")
+    weights: WeightsFile
+    preprocessing: Preprocessing
+
+    @property
+    def plan(self) -> ReusePlan:
+        """Who reuses whom.
+
+        Raises:
+            PlanError: a source runs later or reuses itself, or an encoder is named twice.
+        """
+        return ReusePlan(tuple(Reuse(r.encoder, r.source, r.tensor) for r in self.reuse))
+
+    @property
+    def transforms(self) -> dict[int, Transform]:
+        """The transform of every encoder that reuses."""
+        return {r.encoder: r.transform for r in self.reuse}
+
+
+def read_config(path: str | Path) -> UniformReuseConfig:
+    """A reuse config, from its file or the folder it lies in.
+
+    Raises:
+        BundleError: it is missing, of another format or a newer version, or not valid.
+    """
+    return _validated(read_document(_file(Path(path)), BundleError))
+
+
+def from_config(path: str | Path) -> nn.Module:
+    """The variant a reuse config describes, with its weights, in evaluation mode.
+
+    Args:
+        path: the config's file, or the folder it lies in.
+
+    Raises:
+        BundleError: the config is not valid or does not fit the model, or the weights are
+            missing, damaged or of another variant.
+    """
+    # trex.reuse builds on all models, this one included
+    from trex.reuse import apply_reuse
+
+    file = _file(Path(path))
+    document = read_document(file, BundleError)
+    config = _validated(document)
+    state = _weights(file.parent / config.weights.file)
+    if state_hash(state) != config.weights.sha256:
+        raise BundleError(
+            f"{file.parent / config.weights.file} does not hold the weights {file.name} names",
+            hint="export the variant again",
+        )
+    try:
+        model: nn.Module = timm.create_model(
+            config.model,
+            num_classes=config.num_classes,
+            in_chans=config.in_chans,
+            img_size=config.img_size,
+        )
+        apply_reuse(model, config.plan, config.transforms, keep_originals=False)
+    except PlanError as error:
+        raise document.problem(("reuse",), error.message, error.hint) from error
+    except TrexError as error:
+        raise document.problem((), error.message, error.hint) from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{file.parent / config.weights.file} holds weights of another variant than "
+            f"{file.name} describes",
+            hint="model, sizes and reuse must be those the weights were exported with",
+        ) from error
+    return model.eval()
+
+
+def _file(path: Path) -> Path:
+    return path / CONFIG if path.is_dir() else path
+
+
+def _validated(document: Document) -> UniformReuseConfig:
+    if document.data.get("format") != FORMAT:
+        raise document.problem(
+            ("format",), f"is not {FORMAT!r}", "give what `trex export --format uniform` wrote"
+        )
+    version = document.data.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise document.problem(
+            ("version",),
+            f"is {version}, this TReX reads up to {VERSION}",
+            "use the version of TReX that wrote it",
+        )
+    config = document.validate(UniformReuseConfig)
+    try:
+        _ = config.plan
+    except PlanError as error:
+        raise document.problem(("reuse",), error.message, error.hint) from error
+    return config
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(file))
+    except FileNotFoundError:
+        raise BundleError(f"{file} is missing", hint="it belongs beside the config") from None
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None
