@@ -89,7 +89,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def projection(self, block: nn.Module) -> nn.Linear:
-        """A producer's projection."""
+        """A producer's projection; a copy where a convolution has to be made linear."""
 
     @abstractmethod
     def make_consumer(

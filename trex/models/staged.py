@@ -190,7 +190,15 @@ class StagedConsumer(Consumer):
 
     def merge(self, stream: Tensor, features: Tensor) -> Tensor:
         """Projection and residual."""
-        return stream + cast(Tensor, self.proj(features.movedim(1, -1)).movedim(-1, 1))
+        return stream + cast(Tensor, self.proj(features))
+
+
+class ChannelLinear(nn.Linear):
+    """A linear layer on the channels of feature maps (B, C, H, W)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, outputs, H, W)."""
+        return super().forward(x_BCHW.movedim(1, -1)).movedim(-1, 1)
 
 
 def conv_and_norm(module: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
@@ -219,7 +227,7 @@ def folded_projection(module: nn.Module, *, own_input: bool = False) -> nn.Linea
             weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
         )
     outputs, inputs = weight.shape[:2]
-    linear = nn.Linear(
+    linear = ChannelLinear(
         inputs * (2 if own_input else 1), outputs, device=weight.device, dtype=weight.dtype
     )
     linear.weight.zero_()

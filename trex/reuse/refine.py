@@ -125,7 +125,10 @@ def _projections(variant: nn.Module, adapter: Adapter) -> list[nn.Linear]:
         for index, block in enumerate(blocks, start=blocks.first):
             if fitted and index >= min(fitted) and (index in fitted or index not in consumers):
                 consumer = consumers.get(index)
-                found.append(consumer.projection if consumer else adapter.projection(block))
+                projection = consumer.projection if consumer else adapter.projection(block)
+                # a convolution's projection is a copy: such producers stay as they are
+                if any(module is projection for module in block.modules()):
+                    found.append(projection)
     return found
 
 
