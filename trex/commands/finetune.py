@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default="few_images", metavar="NAME|FILE", help="a shipped recipe, or a path"
     )
+    parser.add_argument(
+        "--non-ideal", metavar="CHIP", help="train, and measure too, with this chip's errors"
+    )
     parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="is created")
     parser.add_argument(
@@ -61,8 +64,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for record in records:
         print(f"{record['stage']}: {record['plan'] or 'no reuse'}")
-        if record["evaluation"] is not None:
-            print("\n".join(evaluation_lines(record["plan"], record["evaluation"])) + "\n")
+        for name in ("evaluation", "non_ideal_evaluation"):
+            if record[name] is not None:
+                on = f"with the errors of {record['non_ideal_chip']}, " if "non" in name else ""
+                lines = evaluation_lines(record["plan"], record[name])
+                print(on + "\n".join(lines) + "\n")
     training = records[-1]["training"]
     print(f"kept {training['kept']} of {training['steps']} steps; bundle: {args.out / 'bundle'}")
     return 0
@@ -74,6 +80,7 @@ def prepare(args: argparse.Namespace) -> Job:
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
+    from trex.hardware import load_chip
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
     from trex.training.data import open_dataset
@@ -106,6 +113,7 @@ def prepare(args: argparse.Namespace) -> Job:
         extra=unlabelled(args.extra) if args.extra else None,
         evaluation=evaluation,
         recipe=recipe,
+        chip=load_chip(args.non_ideal) if args.non_ideal else None,
         seed=args.seed,
         workers=args.workers,
         out=args.out,

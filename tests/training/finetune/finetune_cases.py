@@ -91,6 +91,7 @@ def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job
         "extra": None,
         "evaluation": None,
         "recipe": recipe(),
+        "chip": None,
         "seed": 0,
         "workers": 0,
         "out": out,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError, RunError, TrainingError
 from trex.export.bundle import load_bundle
+from trex.hardware import load_chip
+from trex.hardware.noise import is_non_ideal
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
 from trex.training.data import ImageSet
@@ -241,3 +243,25 @@ def test_lvvit_learns_its_own_token_labels(image_folder: Path, tmp_path: Path) -
     assert losses(curve) == [float(row["dense"]) for row in curve]
     assert records[1]["training"]["kept"] == "last"
     assert not load_bundle(job.out / "bundle").training
+
+
+def test_training_on_a_chip_that_errs(train, images, loaded) -> None:
+    recipe = cases.recipe(
+        epochs=3,
+        losses={"kl": 1.0, "tokens": 1.0},
+        selection={"share": 0.2},
+        ema_decay=0.8,
+        checkpoints={"steps": 1},
+    )
+    options = {"recipe": recipe, "chip": load_chip("trex_fefet_32nm"), "evaluation": images}
+    records, curve, tuned = train("a", **options)
+    assert {record["non_ideal_chip"] for record in records} == {"trex_fefet_32nm"}
+    for record in records:
+        ideal, noisy = record["evaluation"], record["non_ideal_evaluation"]
+        assert (noisy["n"], noisy["baseline_top1"]) == (ideal["n"], ideal["baseline_top1"])
+    held_out = records[1]["training"]["held_out"]
+    assert min(entry["loss"] for entry in held_out) < held_out[0]["loss"]
+    assert not is_non_ideal(tuned)
+    _, other_curve, same_tuned = train("b", **options)
+    assert same(tuned, same_tuned)
+    assert losses(other_curve) == losses(curve)

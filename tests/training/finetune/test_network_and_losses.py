@@ -5,46 +5,41 @@ from copy import deepcopy
 
 import finetune_cases as cases
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
+from tiny_models import KINDS, STAGED_KINDS, VIT_KINDS, Kind
 
 from trex.errors import DataError
-from trex.models.lvvit import LVViT
+from trex.models.adapter import first_tensor
 from trex.models.registry import LoadedModel, adapter_of
 from trex.reuse import apply_reuse
 from trex.training.finetune.losses import Loss, soft_label_loss
-from trex.training.finetune.network import Observed, Outputs
+from trex.training.finetune.network import Observed, Outputs, training_mode
 from trex.training.finetune.recipe import LossWeights
 
 
-def small(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    if name == "lvvit":
-        return LVViT(
-            img_size=32, num_classes=7, embed_dim=24, depth=4, num_heads=2, stem_width=8
-        ).eval()
-    options = {"deit3": {"init_values": 0.5}, "distilled": {}}[name]
-    model = {"deit3": "deit3_small_patch16_224", "distilled": "deit_tiny_distilled_patch16_224"}
-    return timm.create_model(
-        model[name], img_size=32, num_classes=7, embed_dim=24, depth=4, num_heads=2, **options
-    ).eval()
-
-
-@pytest.mark.parametrize("name", ["lvvit", "deit3", "distilled"])
-@pytest.mark.parametrize("plan", ["", "1<-0 3<-2", "2<-1:map"])
-def test_an_observed_model_answers_the_same(name: str, plan: str) -> None:
-    model = small(name)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_an_observed_model_answers_the_same(kind: Kind) -> None:
+    model, images = kind.build(), kind.images()
     adapter = adapter_of(model)
-    apply_reuse(model, plan)
-    images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        seen = Observed(model, adapter, encoders=frozenset({1, 3})).eval()(images)
-        assert torch.equal(seen.logits_BC, model(images))
-    assert sorted(seen.encoders) == [1, 3]
-    assert torch.equal(seen.encoders[3], seen.stream)
-    assert seen.tokens is None
+    for plan in ("", "2<-1 4<-3"):
+        apply_reuse(model, plan)
+        with torch.no_grad():
+            seen = Observed(model, adapter, encoders=frozenset({1, 4})).eval()(images)
+            assert torch.equal(seen.logits_BC, first_tensor(model(images)))
+        assert sorted(seen.encoders) == [1, 4]
+        assert seen.tokens is None
+
+
+@pytest.mark.parametrize("kind", STAGED_KINDS.values(), ids=STAGED_KINDS)
+def test_batch_norms_keep_their_statistics(kind: Kind) -> None:
+    model = kind.build()
+    adapter = adapter_of(model)
+    observed = training_mode(Observed(apply_reuse(model, "2<-1"), adapter))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    observed(kind.images()).logits_BC.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_checkpointing_gives_the_same_gradients(loaded: LoadedModel) -> None:
@@ -114,10 +109,9 @@ def test_labels(loaded: LoadedModel) -> None:
 
 
 def test_token_labels_of_a_perfect_student_are_the_teachers_entropy() -> None:
-    model = small("lvvit")
-    adapter = adapter_of(model)
-    student = deepcopy(model)
-    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 6])
+    kind = VIT_KINDS["lvvit"]
+    model, images, labels = kind.build(), kind.images(), torch.tensor([0, 6])
+    adapter, student = adapter_of(model), deepcopy(model)
     with torch.no_grad():
         theirs = Observed(model, adapter, dense=True)(images)
         ours = Observed(student, adapter, dense=True)(images)

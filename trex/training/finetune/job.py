@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from trex.errors import ModelError
 from trex.export.bundle import load_bundle, save_bundle
+from trex.hardware import Chip
+from trex.hardware.noise import make_non_ideal, remove_non_ideal
 from trex.models.lvvit import LVViT
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
@@ -40,6 +42,9 @@ _logger = logging.getLogger(__name__)
 
 _HELD_OUT_BATCH: Final = 50
 
+#: that set the ranges of a chip's inputs and converters
+_CHIP_IMAGES: Final = 64
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -58,6 +63,8 @@ class Job:
     #: labelled, or None
     evaluation: ImageSet | None
     recipe: Recipe
+    #: whose errors are in every forward of the variant; None trains and measures the ideal one
+    chip: Chip | None
     seed: int
     workers: int
     out: Path
@@ -81,7 +88,9 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
         if len(records := folder.records()) == 2:
             return records if processes.first else []
         variant = deepcopy(job.fitted)
+        on_chip(job, variant)
         training, taught = _train(job, variant, processes)
+        remove_non_ideal(variant)
         if not processes.first:
             return []
         return _conclude(job, folder, variant, training, taught)
@@ -215,18 +224,31 @@ def _conclude(
     return folder.records()
 
 
+def on_chip(job: Job, variant: nn.Module) -> nn.Module:
+    """`variant` on the job's chip, in place; as it is where there is none."""
+    if job.chip is None:
+        return variant
+    some = job.images.subset(min(_CHIP_IMAGES, len(job.images)), job.seed)
+    pixels = (batch.images for batch in batches(some, _HELD_OUT_BATCH))
+    return make_non_ideal(variant, job.chip, pixels, seed=job.seed)
+
+
 def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
     for stage, model in (("fitted", job.fitted), ("finetuned", made)):
-        evaluation = None
+        evaluation = non_ideal = None
         if job.evaluation is not None:
-            evaluation = measure_pair(
-                model, job.original.model, job.evaluation, workers=job.workers
-            )
+            original = job.original.model
+            evaluation = measure_pair(model, original, job.evaluation, workers=job.workers)
+            if job.chip is not None:
+                noisy = on_chip(job, deepcopy(model))
+                non_ideal = measure_pair(noisy, original, job.evaluation, workers=job.workers)
         yield {
             "stage": stage,
             **job.candidate,
             "weights_sha256": weights_hash(model),
             "evaluation": evaluation,
+            "non_ideal_chip": None if job.chip is None else job.chip.name,
+            "non_ideal_evaluation": non_ideal,
         }
 
 
@@ -244,6 +266,7 @@ def _settings(job: Job) -> dict[str, Any]:
         if job.evaluation is None
         else dataset_fingerprint(job.evaluation),
         "recipe": job.recipe.model_dump(),
+        "non_ideal_chip_sha256": None if job.chip is None else job.chip.fingerprint,
         "seed": job.seed,
     }
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trex.errors import TrainingError
+from trex.hardware.noise import is_non_ideal, set_noise
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.curve import Curve
 from trex.training.finetune.losses import Loss
-from trex.training.finetune.network import Observed, Outputs
+from trex.training.finetune.network import Observed, Outputs, training_mode
 from trex.training.finetune.order import load_steps
 from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
 from trex.training.finetune.recipe import Stage
@@ -51,14 +52,15 @@ class Trainer:
         self.task = task
         self._recipe = recipe = task.recipe
         self._device = task.processes.device
-        self._model = task.variant.to(self._device).train()
+        self._model = task.variant.to(self._device)
         self._observed = Observed(
             self._model,
             task.adapter,
             encoders=observed_encoders(self._model, recipe),
             dense=bool(recipe.losses.dense),
             checkpointing=recipe.grad_checkpointing,
-        ).train()
+        )
+        training_mode(self._observed)
         self._loss = Loss(recipe.losses, self._model, task.adapter)
         self._optimizer = make_optimizer(self._model, task.adapter, recipe)
         self._scheduler = make_scheduler(self._optimizer, recipe, task.order.steps_per_epoch)
@@ -155,7 +157,10 @@ class Trainer:
     def _update(self, parts: list[Views]) -> dict[str, float]:
         """One optimiser step; the figures of it."""
         seed, rank = self.task.order.seed, self.task.processes.rank
-        torch.manual_seed(seed_of(seed, self._step, rank))
+        drawn = seed_of(seed, self._step, rank)
+        torch.manual_seed(drawn)
+        if is_non_ideal(self._model):
+            set_noise(self._model, seed=drawn)
         self._scheduler.step_update(self._step)
         images = sum(len(part.images) for part in parts)
         totals: dict[str, Tensor] = {}
@@ -221,12 +226,13 @@ class Trainer:
         """Compare the weights with the original on the held-out images."""
         if self.task.held_out is None:
             return {}
-        result = self.task.held_out.compare(self._kept_model())
+        kept = self._kept_model()
+        if is_non_ideal(kept):
+            set_noise(kept, seed=self.task.order.seed)
+        result = self.task.held_out.compare(kept)
         agreed = self.task.processes.mean(torch.tensor(result, device=self._device))
         loss, agreement = agreed.tolist()
-        self._selector.see(
-            name, self._kept_model(), Comparison(loss, agreement), average=name != "start"
-        )
+        self._selector.see(name, kept, Comparison(loss, agreement), average=name != "start")
         return {"held_out_loss": loss}
 
     def _kept_model(self) -> nn.Module:

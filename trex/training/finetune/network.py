@@ -32,6 +32,15 @@ class Outputs(NamedTuple):
     tokens: TokenOutputs | None
 
 
+def training_mode(model: nn.Module) -> nn.Module:
+    """`model.train()`, but batch norms keep their statistics: the fit was made for these."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
 class Observed(nn.Module):
     """A model, original or variant, whose forward puts out `Outputs`.
 

@@ -34,13 +34,13 @@ def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list
     """
     optimizer, new = recipe.optimizer, new_parameters(model)
     spared = cast(Callable[[], set[str]], getattr(model, "no_weight_decay", set))()
-    depth_of = _depths(model, adapter)
+    depths = _depths(model, adapter)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and name not in spared
         decay = optimizer.weight_decay if decays else 0.0
         scale = optimizer.lr_new / optimizer.lr if name in new else 1.0
-        scale *= optimizer.layer_decay ** depth_of(name)
+        scale *= optimizer.layer_decay ** depths[name]
         group = groups.setdefault(
             (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
         )
@@ -48,25 +48,23 @@ def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list
     return list(groups.values())
 
 
-def _depths(model: nn.Module, adapter: Adapter) -> Callable[[str], int]:
-    """How many encoders lie between a parameter and the head, by its name."""
-    containers = list(adapter.containers(model))
-    names = [
+def _depths(model: nn.Module, adapter: Adapter) -> dict[str, int]:
+    """How many encoders lie between each parameter and the head, its own counted."""
+    prefixes = [
         f"{container}.{position}."
-        for container in containers
+        for container in adapter.containers(model)
         for position in range(len(cast(nn.Sequential, model.get_submodule(container))))
     ]
-    first = min(name for name, _ in model.named_parameters() if name.startswith(names[0]))
-    order = [name for name, _ in model.named_parameters()]
-    start = order.index(first)
-
-    def depth(name: str) -> int:
-        for index, prefix in enumerate(names):
-            if name.startswith(prefix):
-                return len(names) - index
-        return 0 if order.index(name) > start else len(names) + 1
-
-    return depth
+    depths: dict[str, int] = {}
+    depth = len(prefixes) + 1
+    for name, _ in model.named_parameters():
+        index = next((i for i, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
+        if index is not None:
+            depth = len(prefixes) - index
+        elif depth == 1:  # behind the last encoder
+            depth = 0
+        depths[name] = depth
+    return depths
 
 
 def make_optimizer(model: nn.Module, adapter: Adapter, recipe: Recipe) -> torch.optim.Optimizer:

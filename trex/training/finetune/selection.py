@@ -31,20 +31,21 @@ class HeldOut:
         self._answers = self._logits(original).log_softmax(-1)
 
     def compare(self, model: nn.Module) -> Comparison:
-        """A variant against the original; the variant's mode stays as it was."""
+        """A variant against the original; every module's mode stays as it was."""
         log_q = self._logits(model).log_softmax(-1)
         loss = F.kl_div(log_q, self._answers, reduction="batchmean", log_target=True)
         same = (log_q.argmax(1) == self._answers.argmax(1)).double().mean()
         return Comparison(float(loss), float(same))
 
     def _logits(self, model: nn.Module) -> Tensor:
-        training = model.training
+        training = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             with torch.no_grad():
                 parts = [model(batch.images.to(self._device)).double() for batch in self._batches]
         finally:
-            model.train(training)
+            for module, was in training:
+                module.training = was
         return torch.cat(parts)
 
 
