@@ -42,11 +42,11 @@ def prices(facts: Facts) -> Prices:
     """
     settings = facts.manifest["settings"]
     try:
-        from trex.models.registry import architecture
-
         chip = _chip(facts)
         if chip.fingerprint != settings["chip_sha256"]:
             return Prices(missing=f"the files of {facts.chip} have changed since the search")
+        from trex.models.registry import architecture
+
         model = architecture(facts.model, **settings["model_args"])
         before = workload(model)
         after = workload(model, ReusePlan.parse(facts.best.plan), _transforms(facts))
