@@ -54,7 +54,7 @@ def browser() -> str:
 def opened(browser: str, page: Path, profile: Path, *flags: str) -> dict[str, str]:
     """The `data-` attributes that the page's root has in the end."""
     command = [browser, *FLAGS, *flags, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     root = re.search(r"<html[^>]*>", ended.stdout)
     assert root is not None
     return {k: html.unescape(v) for k, v in re.findall(r'data-(\w+)="([^"]*)"', root[0])}
