@@ -61,7 +61,11 @@ def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records no other beats in both EDAP and selection loss, cheapest first."""
     objectives = np.array(
-        [[r["estimate"]["edap_mj_ms_mm2"], r["selection"]["loss"]] for r in records]
+        # Equal plans differ in the last digits, by the order in which their encoders are added up.
+        [
+            [float(f"{r['estimate']['edap_mj_ms_mm2']:.9g}"), r["selection"]["loss"]]
+            for r in records
+        ]
     )
     return [records[i] for i in pareto_front(objectives)]
 
