@@ -4,7 +4,11 @@ Losses of consumers do not add: runs collapse where strided consumers do not, an
 correct earlier ones' error. So the loss of every consumer alone and of every pair is measured, by
 fitting them on a part of the calibration images, and a plan is predicted to lose
 
-    sum of its consumers' single losses + sum over its pairs of what the pair loses beyond both.
+    sum of its consumers' single losses
+    + sum over its pairs of what the pair loses beyond both
+    - for each consumer, the most that one later consumer corrects of its error.
+
+An error can be corrected only once, so corrections do not add up as losses do.
 """
 
 from __future__ import annotations
@@ -40,8 +44,11 @@ class Surrogate:
     def predict(self, masks: NDArray[np.bool_]) -> Floats:
         """The predicted loss of plans given as rows of consumers, in nats an image."""
         chosen = masks.astype(np.float64)
-        pairs: Floats = np.einsum("pi,ij,pj->p", chosen, self.interaction, chosen)
-        predicted: Floats = chosen @ self.single + pairs
+        added = np.einsum("pi,ij,pj->p", chosen, np.maximum(self.interaction, 0.0), chosen)
+        predicted: Floats = chosen @ self.single + added
+        for earlier, row in enumerate(np.minimum(self.interaction, 0.0)):
+            corrected = (masks * row).min(axis=1, initial=0.0)
+            predicted += np.where(masks[:, earlier], corrected, 0.0)
         return predicted
 
     def as_json(self) -> dict[str, Any]:
