@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from trex.demo import digits
-from trex.models.digits import DIGITS_MODEL, IMAGE_SIZE
 from trex.errors import DataError
+from trex.models.digits import DIGITS_MODEL, IMAGE_SIZE
 
 
 @pytest.fixture(scope="module")
