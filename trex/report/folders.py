@@ -101,7 +101,7 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     """`list_runs` for people."""
     if not rows:
         return ["no runs here"]
-    head = ("run", "model", "chip", "accounting", "plans", "EDAP gain", "top-1", "MB", "state")
+    head = ("run", "model", "chip", "accounting", "plans", "gain", "top-1", "MB", "state")
     cells = [
         (
             _cut(Path(row["run"]).name, 16), _cut(row["model"], 22), _cut(row["chip"], 16),
@@ -114,7 +114,7 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *aligned(head, cells, left=(0, 1, 2, 3, 8)),
         "",
-        "EDAP gain: the winner's, an estimate. top-1: points gained, measured without training.",
+        "gain: the winner's in EDAP, an estimate; top-1: points gained, measured without training.",
         *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),
     ]
 

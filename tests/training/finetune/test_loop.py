@@ -228,7 +228,11 @@ def test_lvvit_learns_its_own_token_labels(image_folder: Path, tmp_path: Path) -
         name="lvvit_t", arguments=options, model=model, adapter=adapter_of(model),
         weights_source="random", weights_sha256=weights_hash(model), report=None,
     )  # fmt: skip
-    recipe = cases.recipe(losses={"dense": 0.2, "label_smoothing": 0.1})
+    recipe = cases.recipe(
+        epochs=6,
+        optimizer={"lr": 1e-4, "lr_new": 3e-4},
+        losses={"dense": 0.2, "label_smoothing": 0.1},
+    )
     job = cases.job(
         tmp_path / "a",
         cases.open_images(image_folder, loaded),
@@ -239,7 +243,7 @@ def test_lvvit_learns_its_own_token_labels(image_folder: Path, tmp_path: Path) -
     records = finetune(job, ALONE)
     with (job.out / "curve.csv").open(newline="") as file:
         curve = list(csv.DictReader(file))
-    assert losses(curve)[-1] < losses(curve)[0]
+    assert sum(losses(curve)[-5:]) < sum(losses(curve)[:5])
     assert losses(curve) == [float(row["dense"]) for row in curve]
     assert records[1]["training"]["kept"] == "last"
     assert not load_bundle(job.out / "bundle").training
