@@ -2,7 +2,8 @@
 
     python benchmarks/cost_speed.py
 
-(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model.
+(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model; (c) a
+model's forward on a chip that errs (`nonideal_speed.py`, which takes flags of its own).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import nonideal_speed
 import numpy as np
 
 from trex.architecture import Architecture, Operation, vit_encoder
@@ -97,6 +99,8 @@ def main() -> None:
     distinct_layers()
     print()
     all_plans()
+    print("\n(c) fast non-ideal forward")
+    nonideal_speed.main()
 
 
 if __name__ == "__main__":
