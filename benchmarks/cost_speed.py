@@ -2,8 +2,8 @@
 
     python benchmarks/cost_speed.py
 
-(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model; (c) a
-model's forward on a chip that errs (`nonideal_speed.py`, which takes flags of its own).
+(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model;
+(c) a model's forward on a chip that errs (`nonideal_speed.py`, which takes flags of its own).
 """
 
 from __future__ import annotations
