@@ -87,8 +87,8 @@ def test_encoders_go_onto_the_chip_and_come_back(make, images):
     assert make_non_ideal(model, FEFET, [images]) is model
     assert is_non_ideal(model)
     assert model.state_dict().keys() == names
-    # q, k, v in one; projection, two of the MLP; QKᵀ and SV
-    assert len(non_ideal_layers(model)) == 3 * 6
+    # q, k, v in one; projection, two of the MLP; QKᵀ and SV of two heads
+    assert len(non_ideal_layers(model)) == 3 * 8
     assert all(name.startswith("blocks.") for name in non_ideal_layers(model))
     assert 0 < relative_error(model(images), plain) < 0.2
     assert remove_non_ideal(model) is model
@@ -102,11 +102,11 @@ def test_encoders_go_onto_the_chip_and_come_back(make, images):
     ("plan", "transform", "layers"),
     [
         # a consumer of the output keeps projection and MLP, a block adds one layer
-        ("2<-1", "linear", 15),
-        ("2<-1", "block", 16),
-        ("2<-1", "linear_own", 15),
-        # of the map also values and SV
-        ("2<-1:map", "linear", 17),
+        ("2<-1", "linear", 19),
+        ("2<-1", "block", 20),
+        ("2<-1", "linear_own", 19),
+        # of the map also values and two heads' SV
+        ("2<-1:map", "linear", 22),
     ],
 )
 def test_reusing_variants_run_on_the_chip(make, plan, transform, layers, images):

@@ -156,8 +156,8 @@ def _changes(
     def walk(parent: nn.Module, where: str) -> Iterator[_Change]:
         for name, child in list(parent.named_children()):
             if type(child) is Attention:
-                products = NonIdealProducts(dynamic, instance)
                 parts: Any = child
+                products = NonIdealProducts(dynamic, instance, parts.num_heads)
                 qkv, proj = linear(parts.qkv, 3), linear(parts.proj)
                 yield _Change(parent, name, child, NonIdealAttention(child, qkv, proj, products))
             elif isinstance(child, nn.Linear):
@@ -171,7 +171,7 @@ def _changes(
             else:
                 yield from walk(child, f"{where}.{name}")
                 if isinstance(child, ReusedAttention) and hasattr(child, "v"):
-                    own = NonIdealProducts(dynamic, instance, own_scores=False)
+                    own = NonIdealProducts(dynamic, instance, child.num_heads, own_scores=False)
                     yield _Change(child, "products", None, own)
 
     for where, block in _encoders(model):

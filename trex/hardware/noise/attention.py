@@ -112,23 +112,34 @@ class NonIdealProduct(nn.Module):
 
 
 class NonIdealProducts(Products):
-    """QKᵀ and SV on the chip's dynamic arrays, Kᵀ and V written for every image and head."""
+    """QKᵀ and SV on the chip's dynamic arrays, Kᵀ and V written for every image.
 
-    def __init__(self, physics: Physics, instance: Instance, *, own_scores: bool = True) -> None:
+    Each head has arrays, and so converters, of its own.
+    """
+
+    def __init__(
+        self, physics: Physics, instance: Instance, num_heads: int, *, own_scores: bool = True
+    ) -> None:
         super().__init__()
+        by_row = physics.map_step == "row"
         if own_scores:
-            self.qk = NonIdealProduct(physics, instance)
-        self.sv = NonIdealProduct(physics, instance, by_vector=physics.map_step == "row")
+            self.qk = nn.ModuleList(NonIdealProduct(physics, instance) for _ in range(num_heads))
+        self.sv = nn.ModuleList(
+            NonIdealProduct(physics, instance, by_vector=by_row) for _ in range(num_heads)
+        )
 
     def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:
         """QKᵀ of queries that are scaled already, (B, H, N, N)."""
-        scores: Tensor = self.qk(query_BHNE, key_BHNE.transpose(-2, -1))
-        return scores
+        return _by_head(self.qk, query_BHNE, key_BHNE.transpose(-2, -1))
 
     def context(self, map_BHNN: Tensor, value_BHNE: Tensor) -> Tensor:
         """The attention probabilities' mean of the values, (B, H, N, E)."""
-        context: Tensor = self.sv(map_BHNN, value_BHNE)
-        return context
+        return _by_head(self.sv, map_BHNN, value_BHNE)
+
+
+def _by_head(products: nn.ModuleList, left_BHVI: Tensor, right_BHIO: Tensor) -> Tensor:
+    pairs = zip(products, left_BHVI.unbind(1), right_BHIO.unbind(1), strict=True)
+    return torch.stack([product(left, right) for product, left, right in pairs], dim=1)
 
 
 class NonIdealAttention(nn.Module):

@@ -17,9 +17,9 @@ from trex.hardware.noise.source import NoiseSource
 
 #: Input vectors of a layer that are read bit by bit for its ADC ranges and noise moments.
 SAMPLED_VECTORS: Final = 256
-#: Of products with a computed matrix: matrices, and vectors of each.
+#: Of a head's product with a computed matrix: matrices, and vectors of each.
 SAMPLED_MATRICES: Final = 16
-SAMPLED_ROWS: Final = 24
+SAMPLED_ROWS: Final = 16
 
 #: Converter spans that are tried, from a share of the largest sum up to all of it, and the
 #: share of the sampled vectors they are tried on.
@@ -176,7 +176,8 @@ def calibrate_layer(
     """
     code, common = seen.code(physics)
     step = None if by_vector else common
-    integers = (vectors / step_of(vectors, code, step)).round_().clamp_(*code.limits)
+    worth = step_of(vectors, code, step)
+    integers = (vectors / worth).round_().clamp_(*code.limits)
     converter = _converter(integers, cells, code, physics, matrices)
     moments = estimate(
         integers,
@@ -187,6 +188,7 @@ def calibrate_layer(
         converter=converter,
         normal=NoiseSource(0),
         by_column=matrices > 0,
+        worth=worth,
     )
     return LayerCalibration(code, step, code.power_table(common.device), converter, moments)
 

@@ -55,11 +55,18 @@ def estimate(
     converter: Converter,
     normal: NoiseSource,
     by_column: bool,
+    worth: Tensor,
 ) -> Moments:
-    """Read calibration vectors (…, V, I) bit by bit and measure what the converters add."""
+    """Read calibration vectors (…, V, I) bit by bit and measure what the converters add.
+
+    `worth`, (…, V, 1) or a number, is what an integer of each vector is worth: errors count as
+    they do outside the array.
+    """
     bits, slices = len(input_code.weights), len(weight_code.weights)
     device, columns = inputs.device, cells.levels.shape[-1]
-    fed = input_code.active_bits(to_tiles(inputs, physics.rows)).flatten(0, -2).sum(0)
+    worth = (worth / worth.square().mean().sqrt()).expand(*inputs.shape[:-1], 1)
+    fed = input_code.active_bits(to_tiles(inputs, physics.rows)) * worth.square()
+    fed = fed.flatten(0, -2).sum(0)
     #: sums over reads of the read noise's power before, and of all error's behind the converter
     totals = torch.zeros(2, slices, bits, columns, device=device, dtype=torch.float64)
     slope = torch.zeros(slices, 2, device=device, dtype=torch.float64)
@@ -70,11 +77,12 @@ def estimate(
         noisy = sums + noise.sqrt() * normal(noise.shape, device) if physics.read_sigma else sums
         off = converter(noisy, read.s).sub_(sums)
         for i, square in enumerate((noise, off * off)):
-            totals[i, read.s, read.k] = square.flatten(0, -2).sum(0, dtype=torch.float64)
+            weighted = square.sum(dim=-3).mul_(worth.square())
+            totals[i, read.s, read.k] = weighted.flatten(0, -2).sum(0, dtype=torch.float64)
         slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
         counted = input_code.weights[read.k] * weight_code.weights[read.s]
-        clean[read.s] += sums.sum(dim=-3) * counted
-        error += off.sum(dim=-3) * counted
+        clean[read.s] += sums.sum(dim=-3) * (counted * worth)
+        error += off.sum(dim=-3) * (counted * worth)
     extra = _least_squares(clean.flatten(1).double(), error.flatten().double())
     passed = (slope[:, 0] / slope[:, 1].clamp_min(1e-30)).clamp_(0, 1)
     s_weights = torch.tensor(weight_code.weights, device=device, dtype=torch.float64).square()
@@ -86,7 +94,9 @@ def estimate(
     together = (error - torch.tensordot(extra.float(), clean, dims=1)).double().square()
     together = together.flatten(0, -2).sum(0)
     measured = (together if by_column else together.mean()) - passed_noise.sum(0)
-    floor = own * (measured / own.sum(0)).nan_to_num_(0, 0, 0) / fed.clamp_min(1).double()[:, None]
+    floor = (
+        own * (measured / own.sum(0)).nan_to_num_(0, 0, 0) / fed.clamp_min(1e-6).double()[:, None]
+    )
     return Moments((1 + extra).float(), passed.float(), floor.float())
 
 
