@@ -147,7 +147,7 @@ def test_fast_moments_are_those_of_the_exact_array(encoding, step, read_sigma):
         "converter": converter,
         "normal": NoiseSource(0),
     }
-    moments = estimate(inputs[:200], cells, by_column=True, **parts)
+    moments = estimate(inputs[:200], cells, by_column=True, worth=torch.ones(()), **parts)
     unseen = inputs[200:]
     error = exact_product(unseen, cells, **parts) - unseen @ value_of(
         cells, weight_code, physics, moments.gain
