@@ -7,13 +7,14 @@ from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
 from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
-from trex.hardware.table import CostTable, Form, PlanCosts
+from trex.hardware.table import AdditiveCosts, CostTable, Form, PlanCosts
 from trex.hardware.workload import EncoderWork, Transforms, Workload, encoder_work, workload
 
 __all__ = [
     "ACCOUNTINGS",
     "SCHEDULES",
     "Accounting",
+    "AdditiveCosts",
     "Chip",
     "ChipReport",
     "Comparison",

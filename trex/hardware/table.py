@@ -47,6 +47,24 @@ class PlanCosts:
         return self.edap_j_s_m2 * EDAP_MJ_MS_MM2
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdditiveCosts:
+    """What adds up over a plan's encoders, for those who look for plans by their cost.
+
+    Rows are energy without leakage (J), area (m²), leakage (W) and latency (s). A plan's energy is
+    its first row's sum plus leakage × latency.
+
+    Attributes:
+        by_form: (4, encoders, 1 + forms).
+        fixed: (4,), outside the encoders and shared by them.
+        whole_latency: whether the latency is all there; pipelines add the time of their chains.
+    """
+
+    by_form: Floats
+    fixed: Floats
+    whole_latency: bool
+
+
 class CostTable:
     """Prices plans of one model on one chip by adding up encoders.
 
@@ -126,6 +144,15 @@ class CostTable:
                 field.name: np.concatenate([getattr(part, field.name) for part in parts])
                 for field in fields(PlanCosts)
             }
+        )
+
+    def additive(self) -> AdditiveCosts:
+        """The tables that `price` adds up."""
+        encoders = len(self.architecture.encoders)
+        return AdditiveCosts(
+            by_form=self._additive.reshape(4, encoders, -1).copy(),
+            fixed=self._fixed.copy(),
+            whole_latency=self._schedule != "pipelined",
         )
 
     def _price(self, index: NDArray[np.intp]) -> PlanCosts:
