@@ -100,3 +100,10 @@ def test_fewer_samples_than_features_still_have_a_solution() -> None:
     weight, bias = system_of(x, y, weights).solve(0.1)
     assert weight.isfinite().all()
     assert bias.isfinite().all()
+
+
+def test_mixed_precision_ends_at_the_sums() -> None:
+    x, y, weights = (part.float() for part in samples())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = system_of(x, y, weights).solve(0.1)
+    torch.testing.assert_close(mixed, system_of(x, y, weights).solve(0.1))

@@ -20,12 +20,14 @@ class RidgeSystem:
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> None:
         """Add samples: features (…, F), targets (…, T), weights (…,) not below zero."""
-        x = torch.cat((features, torch.ones_like(features[..., :1])), dim=-1).flatten(0, -2)
-        y = targets.flatten(0, -2)
-        w = weights.flatten().unsqueeze(-1)
-        weighted = x * w
-        self._gram += (weighted.T @ x).to("cpu", torch.float64)
-        self._cross += (weighted.T @ y).to("cpu", torch.float64)
+        # Sums of many products in bf16 would lose them: mixed precision ends here.
+        with torch.autocast(features.device.type, enabled=False):
+            exact = torch.promote_types(features.dtype, torch.float32)
+            x = torch.cat((features, torch.ones_like(features[..., :1])), dim=-1).to(exact)
+            x, y = x.flatten(0, -2), targets.to(exact).flatten(0, -2)
+            weighted = x * weights.flatten().unsqueeze(-1)
+            self._gram += (weighted.T @ x).to("cpu", torch.float64)
+            self._cross += (weighted.T @ y).to("cpu", torch.float64)
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The weight (T, F) and bias (T,) of the best linear map, in float64.
