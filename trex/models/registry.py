@@ -17,6 +17,9 @@ import trex.models.uniform  # noqa: F401  (importing registers the models with t
 from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
 from trex.models.adapter import Adapter, Consumer
+from trex.models.bert.adapter import BertAdapter
+from trex.models.bert.model import TextClassifier, config_values
+from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
 from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.trace import trace_architecture
@@ -29,6 +32,7 @@ _ADAPTERS: Final[tuple[Adapter, ...]] = (
     LvvitAdapter(),
     UniformAdapter(),
     ShvitAdapter(),
+    BertAdapter(),
 )
 
 
@@ -53,18 +57,44 @@ def create(
     *,
     num_classes: int | None = None,
     img_size: int | None = None,
+    tokens: int | None = None,
+    config: dict[str, Any] | None = None,
     pretrained: bool = False,
     device: Literal["cpu", "meta"] = "cpu",
 ) -> nn.Module:
-    """A model by timm name, in evaluation mode.
+    """A model by name, in evaluation mode: timm's, or a text classifier of `transformers`.
+
+    Args:
+        name: timm's name; for texts `bert_base_uncased` and its like, a folder that
+            `save_pretrained` wrote, or `transformers/ORGANISATION/NAME`.
+        num_classes: of the head; None takes the model's own.
+        img_size: of images, in pixels a side.
+        tokens: of texts.
+        config: of a text model, as `transformers` has it; the name is then only a name.
+        pretrained: with the hub's weights.
+        device: `meta` saves the memory where nobody needs values.
 
     Raises:
-        ModelError: timm does not know the name, or cannot build the model with these arguments.
+        ModelError: nobody knows the name, or the model cannot be built with these arguments.
         WeightsError: pretrained weights cannot be had.
     """
+    if config is not None or is_text_model(name):
+        if img_size is not None:
+            raise ModelError(f"{name} reads texts", hint="give --tokens in place of --img-size")
+        return create_text_model(
+            name,
+            num_classes=num_classes,
+            tokens=tokens,
+            config=config,
+            pretrained=pretrained,
+            device=device,
+        )
+    if tokens is not None:
+        raise ModelError(f"{name} is no text model", hint="leave --tokens out")
     base = name.removeprefix("timm/")
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        known = [*timm.list_models(), *text_models()]
+        near = difflib.get_close_matches(base.split(".")[0], known, n=3, cutoff=0.5)
         raise ModelError(
             f"no model is called {name!r}",
             hint=f"did you mean {' or '.join(near)}?"
@@ -112,19 +142,41 @@ def load(
     weights: str | Path | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
+    tokens: int | None = None,
+    config: dict[str, Any] | None = None,
 ) -> LoadedModel:
     """A model with weights: of a local file, or the hub's where `weights` is None.
+
+    A folder of `transformers` holds its weights: as a name it needs no others.
 
     Raises:
         ModelError: the name is unknown, or TReX does not understand some part of the model.
         WeightsError: the file or the hub's weights cannot be loaded completely.
     """
-    model = create(name, num_classes=num_classes, img_size=img_size, pretrained=weights is None)
+    folder = Path(name if weights is None else weights)
+    if is_text_model(str(folder)) and folder.is_dir():
+        weights = weights_in(folder)
+    model = create(
+        name,
+        num_classes=num_classes,
+        img_size=img_size,
+        tokens=tokens,
+        config=config,
+        pretrained=weights is None,
+    )
     adapter = adapter_of(model, name)
     report = None if weights is None else load_weights(model, Path(weights), model_name=name)
+    arguments: dict[str, Any] = {"num_classes": num_classes, "img_size": img_size}
+    if isinstance(model, TextClassifier):
+        # enough to build it where neither folder nor hub can be reached
+        arguments = {
+            "num_classes": model.num_classes,
+            "tokens": model.tokens,
+            "config": config_values(model),
+        }
     return LoadedModel(
         name=name,
-        arguments={"num_classes": num_classes, "img_size": img_size},
+        arguments=arguments,
         model=model,
         adapter=adapter,
         weights_source="hub" if weights is None else str(weights),
@@ -152,15 +204,20 @@ def adapter_of(model: nn.Module, name: str = "") -> Adapter:
 
 
 def architecture(
-    name: str, *, num_classes: int | None = None, img_size: int | None = None
+    name: str,
+    *,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    tokens: int | None = None,
 ) -> Architecture:
-    """What the model computes, without its weights; any timm model, reuse or not.
+    """What the model computes, without its weights; any timm model, reuse or not, or a text model.
 
     Raises:
         ModelError: the name is unknown, or the model cannot be run on its input size.
     """
     return architecture_of(
-        create(name, num_classes=num_classes, img_size=img_size, device="meta"), name
+        create(name, num_classes=num_classes, img_size=img_size, tokens=tokens, device="meta"),
+        name,
     )
 
 
