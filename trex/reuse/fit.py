@@ -29,6 +29,8 @@ from trex.reuse.scratch import TensorFile
 from trex.reuse.transforms import OWN_INPUT, make_transform
 
 Progress = Callable[[int], object]
+#: chooses which of some candidates to work on next; None for none of them
+Take = Callable[[Sequence["Candidate"]], "Candidate | None"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +168,22 @@ class _Node:
     #: tensors of the encoder above this node that some plan below reuses
     offers: set[ReusedTensor] = field(default_factory=set)
     candidate: Candidate | None = None
+    #: all candidates of this node and below, in order
+    below: list[Candidate] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Aim:
+    """The candidate that is worked towards; the next one is taken when a way has to be chosen."""
+
+    take: Take
+    candidate: Candidate | None = None
+
+    def leads_to(self, node: _Node) -> bool:
+        """Whether to go through a node; takes a candidate below it where none is aimed at."""
+        if self.candidate is None and node.below:
+            self.candidate = self.take(node.below)
+        return any(candidate is self.candidate for candidate in node.below)
 
 
 class PlanFitter:
@@ -202,16 +220,23 @@ class PlanFitter:
             len(self._fit_rows) + len(self._measure_rows)
         )
 
-    def fit(self, candidates: Sequence[Candidate]) -> Iterator[FittedPlan]:
-        """Fit every candidate and yield it as soon as it is done; the order is the tree's.
+    def fit(
+        self, candidates: Sequence[Candidate], take: Take = lambda left: left[0]
+    ) -> Iterator[FittedPlan]:
+        """Fit candidates and yield each as soon as it is done; the order is the tree's.
+
+        Args:
+            candidates: what may be fitted.
+            take: asked before any work that only the given ones need; others may have taken them.
 
         Raises:
             PlanError: a plan does not fit the model; raised before any work.
         """
         for candidate in candidates:
             check_plan(candidate.plan, self._calibration.model, self._adapter)
+        entry = self._calibration.entry
         with torch.no_grad():
-            yield from self._visit(self._tree(candidates), 0, self._calibration.entry, {}, {})
+            yield from self._visit(self._tree(candidates), 0, entry, {}, {}, _Aim(take))
 
     def _tree(self, candidates: Sequence[Candidate]) -> _Node:
         root = _Node()
@@ -221,6 +246,7 @@ class PlanFitter:
                 reuse = candidate.plan.reuse_of(index)
                 decision = (reuse, candidate.transforms[index]) if reuse else None
                 node = node.children.setdefault(decision, _Node())
+                node.below.append(candidate)
                 path.append(node)
                 if reuse:
                     path[reuse.source].offers.add(reuse.tensor)
@@ -237,8 +263,11 @@ class PlanFitter:
         stream: TensorFile,
         kept: dict[tuple[int, ReusedTensor], TensorFile],
         state: dict[str, Tensor],
+        aim: _Aim,
     ) -> Iterator[FittedPlan]:
         for decision, child in node.children.items():
+            if not aim.leads_to(child):
+                continue
             offered: dict[tuple[int, ReusedTensor], TensorFile] = {}
             fitted: dict[str, Tensor] = {}
             if decision is None:
@@ -249,13 +278,14 @@ class PlanFitter:
                 moved, fitted = self._consume(reuse, transform, stream, source)
             try:
                 if child.candidate is not None:
+                    aim.candidate = None
                     yield FittedPlan(
                         candidate=child.candidate,
                         state={**state, **fitted},
                         logits=self._head(moved),
                     )
                 yield from self._visit(
-                    child, index + 1, moved, {**kept, **offered}, {**state, **fitted}
+                    child, index + 1, moved, {**kept, **offered}, {**state, **fitted}, aim
                 )
             finally:
                 for file in (moved, *offered.values()):
@@ -317,7 +347,7 @@ class PlanFitter:
             x = consumer.before(stream.read(start, stop))
             features = consumer.features(x, source.read(start, stop))
             target = calibration.targets[index].read(start, stop) - settings.drift * x
-            weights = self._adapter.token_weights(calibration.model, target, settings.class_weight)
+            weights = self._adapter.token_weights(calibration.model, x, settings.class_weight)
             system.add(self._adapter.vectors(features), self._adapter.vectors(target), weights)
         weight, bias = system.solve(settings.ridge)
         projection.weight.copy_(weight)
