@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trex.architecture import Architecture
 from trex.errors import ModelError
+from trex.models.registry import create
 from trex.models.trace import operators, trace_architecture
 
 STATIC, DYNAMIC = "static_matmul", "dynamic_matmul"
@@ -377,8 +378,7 @@ def test_tracing_changes_nothing():
 
 def test_device_type_and_fused_kernels_do_not_matter():
     real = timm.create_model("test_vit", pretrained=False)
-    with torch.device("meta"):
-        empty = timm.create_model("test_vit", pretrained=False)
+    empty = create("test_vit", device="meta")
     half = copy.deepcopy(real).half()
     unfused = copy.deepcopy(real)
     for block in unfused.blocks:
@@ -402,8 +402,7 @@ def test_a_model_that_branches_on_values_is_refused_by_name():
 
 @pytest.mark.parametrize("size", [(3, 224), (3, 0, 224), (3, 100, 100)])
 def test_sizes_that_cannot_be(size):
-    with torch.device("meta"):
-        model = timm.create_model("deit_tiny_patch16_224", pretrained=False)
+    model = create("deit_tiny_patch16_224", device="meta")
     with pytest.raises(ModelError, match="×".join(map(str, size))) as error:
         trace_architecture(model, size, "deit_tiny")
     assert error.value.hint

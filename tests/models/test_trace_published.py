@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trex.architecture import Architecture, Operation, vit_encoder
+from trex.models.registry import create
 from trex.models.trace import trace_architecture
 
 
@@ -20,9 +21,7 @@ def traced_timm(name: str) -> Architecture:
 
 
 def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(name, pretrained=False)
-    return model.eval()
+    return create(name, device="meta")
 
 
 def input_size(name: str) -> tuple[int, int, int]:

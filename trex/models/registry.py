@@ -104,6 +104,8 @@ def create(
     arguments: dict[str, Any] = {}
     if num_classes is not None and num_classes < 1:  # timm would leave the head out
         raise ModelError(f"{name} cannot have {num_classes} classes", hint="give at least 1")
+    if img_size is not None and img_size < 1:  # timm's oldest versions build such models
+        raise ModelError(f"{name} cannot take images of {img_size} pixels", hint="give at least 1")
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if img_size is not None:
@@ -123,7 +125,8 @@ def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
         # Without memory where timm can; its oldest versions read values while they build.
         with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
             return cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
-    return cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
+    model = cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
+    return model.to(device)
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:

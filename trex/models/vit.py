@@ -11,9 +11,9 @@ from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, LayerScale, Mlp
+from timm.layers import Attention, DropPath, Mlp
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
 
 from trex.architecture import Architecture, vit_encoder, with_encoders

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention, LayerScale
+from timm.layers import Attention
+from timm.models.vision_transformer import LayerScale  # its own in timm's oldest versions
 from torch import Tensor, nn
 
 from trex.errors import DataError, ModelError

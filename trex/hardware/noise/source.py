@@ -16,7 +16,7 @@ class NoiseSource:
 
     def reseed(self, *seed: int) -> None:
         """Start over from one or more numbers that name the sequence."""
-        self._state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+        self._state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
         self._generators.clear()
 
     def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
