@@ -6,17 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trex.errors import BudgetError
-from trex.hardware import PlanCosts
 from trex.search.budget import QUANTITIES, Budget, Limit, format_cost, values
+from trex.search.costs import VariantCosts
 
 
-def costs(*latencies_s: float, energy_j: float = 2e-3, area_m2: float = 5e-4) -> PlanCosts:
+def costs(*latencies_s: float, energy_j: float = 2e-3, area_m2: float = 5e-4) -> VariantCosts:
     latency = np.array(latencies_s)
-    return PlanCosts(
+    return VariantCosts(
         latency_s=latency,
         energy_j=np.full_like(latency, energy_j),
         area_m2=np.full_like(latency, area_m2),
         interval_s=latency,
+        parameters=np.full_like(latency, 4e6),
+        macs=1e11 * latency,
     )
 
 
@@ -35,6 +37,11 @@ ORIGINAL = costs(0.010)
         ("area", "600mm2", 6e-4, False),
         ("edap", "484mJ*ms*mm2", 4.84e-10, False),
         ("edap", "0.5x", 0.5, True),
+        ("params", "4M", 4e6, False),
+        ("params", "4200000", 4.2e6, False),
+        ("macs", "800 M", 8e8, False),
+        ("macs", "1.1G", 1.1e9, False),
+        ("macs", "0.9x", 0.9, True),
     ],
 )
 def test_limits_by_hand(quantity, text: str, value: float, relative: bool) -> None:
@@ -61,6 +68,8 @@ def test_limits_by_hand(quantity, text: str, value: float, relative: bool) -> No
         ("latency", "0ms", "--max-latency 0ms is not above zero"),
         ("latency", "-9ms", "--max-latency -9ms is not above zero"),
         ("edap", "0x", "--max-edap 0x is not above zero"),
+        ("params", "4ms", "--max-params '4ms' has the unknown unit 'ms'"),
+        ("macs", "0", "--max-macs 0 is not above zero"),
     ],
 )
 def test_bad_limits_name_their_flag(quantity, text: str, message: str) -> None:
@@ -109,25 +118,39 @@ def test_a_plan_at_its_limit_is_within_it() -> None:
     assert Budget.parse({"latency": "1x"}).feasible(ORIGINAL, ORIGINAL).all()
 
 
+def test_parameters_and_products_are_limits_like_the_others() -> None:
+    plans = costs(0.010, 0.005)
+    for budget, expected in (
+        ({"params": "4M"}, [True, True]),
+        ({"params": "3.9M"}, [False, False]),
+        ({"macs": "0.5x"}, [False, True]),
+        ({"macs": "1G", "latency": "5ms", "params": "1x"}, [False, True]),
+    ):
+        assert Budget.parse(budget).feasible(plans, ORIGINAL).tolist() == expected
+
+
 def test_nothing_fits_names_the_nearest_plan_and_its_gap() -> None:
-    budget = Budget.parse({"latency": "4ms", "energy": "1x"})
-    error = budget.nothing_fits(["", "1<-0", "2<-0"], costs(0.010, 0.005, 0.006), ORIGINAL)
+    budget = Budget.parse({"latency": "4ms", "energy": "1x", "params": "3M"})
+    error = budget.nothing_fits("1<-0", costs(0.005), ORIGINAL, 1234)
     assert error.exit_code == 3
-    assert 'none of 3 plans fits the budget; the nearest is "1<-0"' in error.message
+    assert 'none of 1,234 plans fits the budget; the nearest is "1<-0"' in error.message
     assert "latency 5 ms (allowed 4 ms, +25.0%)" in error.message
     assert "energy 2 mJ (allowed 2 mJ, +0.0%)" in error.message
+    assert "params 4 M (allowed 3 M, +33.3%)" in error.message
     assert error.hint
 
 
-def test_the_nearest_misses_its_worst_limit_by_least() -> None:
-    plans = PlanCosts(
+def test_a_plan_overruns_by_its_worst_limit() -> None:
+    plans = VariantCosts(
         latency_s=np.array([0.004, 0.006]),
         energy_j=np.array([4e-3, 2.4e-3]),
         area_m2=np.array([5e-4, 5e-4]),
         interval_s=np.array([0.004, 0.006]),
+        parameters=np.full(2, 4e6),
+        macs=np.full(2, 1e9),
     )
     budget = Budget.parse({"latency": "4ms", "energy": "2mJ"})
-    assert '"slow"' in budget.nothing_fits(["hungry", "slow"], plans, ORIGINAL).message
+    assert budget.overrun(plans, ORIGINAL) == pytest.approx([2.0, 1.5])
 
 
 def test_edap_is_the_product() -> None:

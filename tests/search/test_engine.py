@@ -53,6 +53,7 @@ def test_records_are_complete(undisturbed: Run) -> None:
         assert record["transform"] == "linear"
         assert record["estimate"].keys() == {
             "chip", "accounting", "latency_s", "energy_j", "area_m2", "edap_mj_ms_mm2",
+            "parameters", "macs",
         }  # fmt: skip
         selection = record["selection"]
         assert selection.keys() == {"loss", "agreement", "top1", "baseline_top1", "n"}

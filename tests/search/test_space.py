@@ -90,6 +90,48 @@ def test_reuse_does_not_cross_stages() -> None:
     assert {str(plan) for plan in plans(found)} == {"", "1<-0", "3<-2", "1<-0 3<-2"}
 
 
+def test_a_named_consumer_must_be_able_to_reuse(tmp_path: Path) -> None:
+    encoders = tuple(vit_encoder(i, tokens=5, dim=8, heads=2, mlp_hidden=16) for i in range(4))
+    staged = tuple(replace(e, stage=e.index // 2) for e in encoders)
+    (tmp_path / "mine.yaml").write_text("description: a test\nconsumers: [1, 2]\n")
+    with pytest.raises(SpaceError, match="names encoder 2, the first of its stage") as caught:
+        SearchSpace.load(tmp_path / "mine.yaml", Architecture(model="staged", body=staged))
+    assert caught.value.hint == "name some of 1, 3"
+
+
+def test_sources_stay_in_their_stage() -> None:
+    encoders = tuple(vit_encoder(i, tokens=5, dim=8, heads=2, mlp_hidden=16) for i in range(5))
+    staged = tuple(replace(e, stage=int(e.index >= 2)) for e in encoders)
+    found = SearchSpace.load("any", Architecture(model="staged", body=staged))
+    sources = [{choice.source for choice in of if choice} for of in found.choices().of]
+    assert sources == [set(), {0}, set(), {2}, {2, 3}]
+
+
+def test_flags_replace_a_files_fields() -> None:
+    given = {"source": "any", "max_reuse": 3, "consumers": [1, 4], "mixed": True}
+    found = SearchSpace.load("default", model(), given)
+    assert (found.source, found.max_reuse, found.mixed) == ("any", 3, True)
+    assert found.may_reuse == (False, True, False, False, True, False)
+    assert found.forms == SearchSpace.load("default", model()).forms
+    assert found.name == "default"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_run": 0}, "max_run: 0 is not allowed"),
+        ({"tensors": ["output", "output"]}, "tensors: names something twice"),
+        ({"consumers": [7]}, "consumers: names encoder 7, but tiny has 6 encoders"),
+        ({"consumers": [1], "max_reuse": 0}, "max_reuse: is 0, but consumers are named"),
+    ],
+)
+def test_bad_flags_are_refused_without_a_line(overrides, message: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.load("default", model(), overrides)
+    assert caught.value.message.startswith("default.yaml with the given flags: " + message)
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message", "hint"),
     [
@@ -104,7 +146,10 @@ def test_reuse_does_not_cross_stages() -> None:
         ("tensors: [maps]\n", 2, "tensors.0: 'maps' is not allowed", ""),
         ("transforms:\n- linear\n- cubic\n", 4, "transforms.1: 'cubic' is not allowed", ""),
         ("tensors: [map, map]\n", 2, "tensors: names something twice", "once"),
-        ("source: any\n", 2, "source: 'any' is not allowed", ""),
+        ("source: all\n", 2, "source: 'all' is not allowed", ""),
+        ("mixed: 1\n", 2, "mixed: ", ""),
+        ("consumers: []\n", 2, "consumers", ""),
+        ("consumers: [1]\nmax_reuse: 0\n", 3, "max_reuse: is 0, but consumers are", "at least 1"),
         ("max_run: 3\nconsumers: [0, 1]\n", 3, "consumers: names encoder 0", "begin with 1"),
         ("consumers: [1, 6]\n", 2, "names encoder 6, but tiny has 6 encoders", "0 to 5"),
         ("consumers: [-1]\n", 2, "consumers.0: -1 is not allowed", ""),

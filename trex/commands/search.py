@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--max-energy", metavar="LIMIT", help="0.1mJ, or 0.8x")
     budget.add_argument("--max-area", metavar="LIMIT", help="600mm2, or 0.9x")
     budget.add_argument("--max-edap", metavar="LIMIT", help="484mJ*ms*mm2, or 0.5x")
+    budget.add_argument("--max-params", metavar="LIMIT", help="parameters: 4M, or 0.9x")
+    budget.add_argument(
+        "--max-macs", metavar="LIMIT", help="multiply-accumulates an image: 800M, or 0.9x"
+    )
     parser.add_argument("--calib", required=True, metavar="DATASET", help="images to fit with")
     parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
@@ -75,9 +79,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.errors import BudgetError
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, load
+    from trex.reuse.sizes import parameter_table
     from trex.search.budget import QUANTITIES, Budget
     from trex.search.engine import Search
-    from trex.search.feasible import feasible_plans
+    from trex.search.feasible import PricedSpace, feasible_plans
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
@@ -117,7 +122,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     settings = _settings(problem, budget)
     densities = _densities.of_search(loaded, chip, images, args.out, settings)
     planes = densities.planes if densities else None
-    feasible = feasible_plans(model, chip, args.accounting, space, budget, planes)
+    parameters = parameter_table(loaded.model, space.forms)
+    feasible = feasible_plans(
+        PricedSpace.of(model, chip, args.accounting, space, budget, parameters, planes)
+    )
     manifest = _manifest(args, problem, settings, feasible)
     manifest["densities"] = densities.as_json() if densities else None
     run_folder = Run.start(args.out, manifest)

@@ -1,4 +1,4 @@
-"""Budgets: hard upper limits on latency, energy, area and EDAP."""
+"""Budgets: hard upper limits on latency, energy, area, EDAP, parameters and products."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.errors import BudgetError, InfeasibleError, UnitError
-from trex.hardware import PlanCosts
+from trex.search.costs import VariantCosts
 from trex.units import EDAP_MJ_MS_MM2, UNITS, format_quantity, parse_quantity, significant
 
-Quantity = Literal["latency", "energy", "area", "edap"]
+Quantity = Literal["latency", "energy", "area", "edap", "params", "macs"]
 QUANTITIES: Final[tuple[Quantity, ...]] = get_args(Quantity)
 
 _FIELDS: Final[dict[Quantity, str]] = {
@@ -22,17 +22,21 @@ _FIELDS: Final[dict[Quantity, str]] = {
     "energy": "energy_j",
     "area": "area_m2",
     "edap": "edap_j_s_m2",
+    "params": "parameters",
+    "macs": "macs",
 }
 _DIMENSIONS: Final[dict[Quantity, str]] = {
     "latency": "time",
     "energy": "energy",
     "area": "area",
     "edap": "edap",
+    "params": "count",
+    "macs": "count",
 }
 _RELATIVE: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*x\s*")
 
 #: Rounding left over by adding up encoders; a plan this close to its limit is within it.
-_TOLERANCE: Final = 1e-9
+TOLERANCE: Final = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,7 @@ class Limit:
 
     @classmethod
     def parse(cls, quantity: Quantity, text: str) -> Limit:
-        """Read `9ms` or `0.6x`.
+        """Read `9ms`, `4M` (of parameters or products) or `0.6x`.
 
         Raises:
             BudgetError: neither of both, or not above zero.
@@ -95,38 +99,12 @@ class Budget:
             )
         return cls(limits=limits)
 
-    def feasible(self, costs: PlanCosts, baseline: PlanCosts) -> NDArray[np.bool_]:
+    def feasible(self, costs: VariantCosts, baseline: VariantCosts) -> NDArray[np.bool_]:
         """Which of the plans are within every limit; `baseline` holds the original alone."""
-        overrun = self._worst_overrun(costs, baseline)
-        return overrun <= 1.0 + _TOLERANCE
+        return self.overrun(costs, baseline) <= 1.0 + TOLERANCE
 
-    def nothing_fits(
-        self, names: list[str], costs: PlanCosts, baseline: PlanCosts
-    ) -> InfeasibleError:
-        """The error that names the plan nearest to the budget, and by how much it misses.
-
-        Args:
-            names: the plans, in text.
-            costs: what they cost.
-            baseline: the original's costs.
-        """
-        nearest = int(np.argmin(self._worst_overrun(costs, baseline)))
-        gaps = []
-        for limit in self.limits:
-            value = float(values(costs, limit.quantity)[nearest])
-            allowed = limit.absolute(float(values(baseline, limit.quantity)[0]))
-            gaps.append(
-                f"{limit.quantity} {format_cost(limit.quantity, value)} "
-                f"(allowed {format_cost(limit.quantity, allowed)}, "
-                f"{value / allowed - 1:+.1%})"
-            )
-        return InfeasibleError(
-            f"none of {len(names):,} plans fits the budget; the nearest is "
-            f'"{names[nearest]}": {", ".join(gaps)}',
-            hint="raise the limit to that, allow more encoders to reuse, or choose another chip",
-        )
-
-    def _worst_overrun(self, costs: PlanCosts, baseline: PlanCosts) -> NDArray[np.float64]:
+    def overrun(self, costs: VariantCosts, baseline: VariantCosts) -> NDArray[np.float64]:
+        """Every plan's cost as a share of its limit, of the limit it keeps worst."""
         shares = [
             values(costs, limit.quantity)
             / limit.absolute(float(values(baseline, limit.quantity)[0]))
@@ -135,11 +113,37 @@ class Budget:
         worst: NDArray[np.float64] = np.max(shares, axis=0)
         return worst
 
+    def nothing_fits(
+        self, nearest: str, costs: VariantCosts, baseline: VariantCosts, num_plans: int
+    ) -> InfeasibleError:
+        """The error that names the plan nearest to the budget, and by how much it misses.
+
+        Args:
+            nearest: the plan, in text.
+            costs: what it costs; one entry.
+            baseline: the original's costs.
+            num_plans: how many plans there are.
+        """
+        gaps = []
+        for limit in self.limits:
+            value = float(values(costs, limit.quantity)[0])
+            allowed = limit.absolute(float(values(baseline, limit.quantity)[0]))
+            gaps.append(
+                f"{limit.quantity} {format_cost(limit.quantity, value)} "
+                f"(allowed {format_cost(limit.quantity, allowed)}, "
+                f"{value / allowed - 1:+.1%})"
+            )
+        return InfeasibleError(
+            f"none of {num_plans:,} plans fits the budget; the nearest is "
+            f'"{nearest}": {", ".join(gaps)}',
+            hint="raise the limit to that, allow more encoders to reuse, or choose another chip",
+        )
+
     def __str__(self) -> str:
         return ", ".join(f"{limit.quantity} <= {limit}" for limit in self.limits)
 
 
-def values(costs: PlanCosts, quantity: Quantity) -> NDArray[np.float64]:
+def values(costs: VariantCosts, quantity: Quantity) -> NDArray[np.float64]:
     """One quantity of many plans, in SI units."""
     array: NDArray[np.float64] = getattr(costs, _FIELDS[quantity])
     return array
@@ -149,5 +153,5 @@ def format_cost(quantity: Quantity, value: float) -> str:
     """A cost with its unit, for people."""
     if quantity == "edap":
         return f"{significant(value * EDAP_MJ_MS_MM2)} mJ*ms*mm2"
-    unit = {"latency": "s", "energy": "J", "area": "m2"}[quantity]
-    return format_quantity(value, unit)
+    unit = {"latency": "s", "energy": "J", "area": "m2"}.get(quantity, "")
+    return format_quantity(value, unit).strip()

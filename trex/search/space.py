@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from trex.architecture import Architecture, Transform
-from trex.config import FieldProblem, StrictModel, read_document
+from trex.config import Document, FieldProblem, StrictModel, read_document
 from trex.datafiles import find, shipped
 from trex.errors import SpaceError
 from trex.hardware import Form
 from trex.plan import ReusedTensor, ReusePlan
 from trex.reuse.fit import Candidate
+from trex.search.terms import Choice, Choices
 
-#: Every plan of a space is costed; more than this many are not enumerated.
+#: Spaces of more plans than this are not enumerated.
 MOST_PLANS: Final = 1_000_000
 
+Source = Literal["nearest", "any"]
 Index = Annotated[int, Field(ge=0)]
 
 
@@ -31,14 +34,16 @@ class SpaceFile(StrictModel):
 
     #: one line for people
     description: str
-    #: which producer a consumer reuses: the nearest before it
-    source: Literal["nearest"] = "nearest"
+    #: which producer a consumer may reuse: the nearest before it, or any earlier one
+    source: Source = "nearest"
     #: what consumers may reuse
     tensors: Annotated[tuple[ReusedTensor, ...], Field(min_length=1)] = ("output",)
     #: with which transforms
     transforms: Annotated[tuple[Transform, ...], Field(min_length=1)] = ("linear",)
+    #: whether the consumers of one plan may differ in tensor and transform
+    mixed: bool = False
     #: the encoders that may reuse; all but the first where not given
-    consumers: tuple[Index, ...] | None = None
+    consumers: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
     #: the most consumers in a row
     max_run: Annotated[int, Field(ge=1)] | None = None
     #: the most consumers in all
@@ -54,14 +59,20 @@ class SpaceFile(StrictModel):
             raise FieldProblem(
                 ("consumers",), "names encoder 0, which has nothing to reuse", "begin with 1"
             )
+        if self.consumers and self.max_reuse == 0:
+            raise FieldProblem(
+                ("max_reuse",),
+                "is 0, but consumers are named",
+                "allow at least 1, or name no consumers",
+            )
         return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
-    """A space for one model: every consumer reuses the nearest producer of its stage.
+    """A space for one model. Sources and consumers are always of one stage.
 
-    All consumers of a plan share one form (tensor and transform).
+    Unless it is `mixed`, all consumers of a plan share one form (tensor and transform).
     """
 
     name: str
@@ -71,38 +82,74 @@ class SearchSpace:
     stages: tuple[int, ...]
     max_run: int
     max_reuse: int
+    source: Source = "nearest"
+    mixed: bool = False
 
     @classmethod
-    def load(cls, name: str | Path, architecture: Architecture) -> SearchSpace:
+    def load(
+        cls,
+        name: str | Path,
+        architecture: Architecture,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> SearchSpace:
         """A shipped space, or a file's, for a model.
 
+        Args:
+            name: of a shipped space, or a path.
+            architecture: the model.
+            overrides: fields of `SpaceFile` that replace the file's.
+
         Raises:
-            SpaceError: the file is missing or malformed, or does not fit the model.
+            SpaceError: the file is missing or malformed, contradicts itself, or does not fit the
+                model; so do the overrides.
         """
         path = find("search_spaces", name, ".yaml", SpaceError)
         document = read_document(path, SpaceError)
         file = document.validate(SpaceFile)
+        if overrides:
+            # Lines of the file would mislead about values that are not in it.
+            document = Document(
+                path=Path(f"{path.name} with the given flags"),
+                data={**document.data, **overrides},
+                lines={},
+                error=SpaceError,
+            )
+            file = document.validate(SpaceFile)
+        return cls._of(path.stem, file, document, architecture)
+
+    @classmethod
+    def _of(
+        cls, name: str, file: SpaceFile, document: Document, architecture: Architecture
+    ) -> SearchSpace:
         encoders = architecture.encoders
         if not encoders:
             raise SpaceError(
                 f"{architecture.model} has no encoders TReX can let reuse attention",
                 hint="`trex cost` still prices it",
             )
-        if file.consumers and max(file.consumers) >= len(encoders):
-            raise document.problem(
-                ("consumers",),
-                f"names encoder {max(file.consumers)}, but {architecture.model} has "
-                f"{len(encoders)} encoders",
-                hint=f"encoders are numbered from 0 to {len(encoders) - 1}",
-            )
         stages = tuple(encoder.stage for encoder in encoders)
-        allowed = range(len(encoders)) if file.consumers is None else file.consumers
+        able = [i for i in range(1, len(encoders)) if stages[i - 1] == stages[i]]
+        for consumer in file.consumers or ():
+            if consumer >= len(encoders):
+                raise document.problem(
+                    ("consumers",),
+                    f"names encoder {consumer}, but {architecture.model} has "
+                    f"{len(encoders)} encoders",
+                    hint=f"encoders are numbered from 0 to {len(encoders) - 1}",
+                )
+            if consumer not in able:
+                raise document.problem(
+                    ("consumers",),
+                    f"names encoder {consumer}, the first of its stage of {architecture.model}",
+                    hint=f"name some of {', '.join(map(str, able))}",
+                )
+        allowed = able if file.consumers is None else file.consumers
         return cls(
-            name=path.stem,
+            name=name,
+            source=file.source,
+            mixed=file.mixed,
             forms=tuple(itertools.product(file.tensors, file.transforms)),
-            may_reuse=tuple(
-                i in allowed and i > 0 and stages[i - 1] == stages[i] for i in range(len(encoders))
-            ),
+            may_reuse=tuple(i in allowed for i in range(len(encoders))),
             stages=stages,
             max_run=file.max_run or len(encoders),
             max_reuse=len(encoders) if file.max_reuse is None else file.max_reuse,
@@ -115,8 +162,37 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """How many plans the space holds."""
-        return 1 + len(self.forms) * (len(self.masks()) - 1)
+        """How many plans the space holds; counted, not enumerated."""
+        if self.mixed:
+            return self._count(len(self.forms))
+        return 1 + len(self.forms) * (self._count(1) - 1)
+
+    def _count(self, num_forms: int) -> int:
+        """Plans whose consumers choose among so many forms each."""
+        # (producers in this stage, consumers in a row, consumers) -> plans so far
+        states = {(0, 0, 0): 1}
+        for encoder, may_reuse in enumerate(self.may_reuse):
+            new_stage = encoder > 0 and self.stages[encoder - 1] != self.stages[encoder]
+            after: defaultdict[tuple[int, int, int], int] = defaultdict(int)
+            for (before, run, reuses), plans in states.items():
+                producers = 0 if new_stage else before
+                after[producers + 1, 0, reuses] += plans
+                if may_reuse and run < self.max_run and reuses < self.max_reuse:
+                    sources = 1 if self.source == "nearest" else producers
+                    after[producers, run + 1, reuses + 1] += plans * sources * num_forms
+            states = after
+        return sum(states.values())
+
+    def choices(self) -> Choices:
+        """What every encoder may do: sources from the nearest back, each in every form."""
+        table: list[tuple[Choice | None, ...]] = []
+        for encoder, may_reuse in enumerate(self.may_reuse):
+            sources = [
+                s for s in reversed(range(encoder)) if self.stages[s] == self.stages[encoder]
+            ]
+            reuses = [Choice(s, *form) for s in sources if may_reuse for form in self.forms]
+            table.append((None, *reuses))
+        return Choices(of=tuple(table), forms=self.forms)
 
     def masks(self) -> NDArray[np.bool_]:
         """Every choice of consumers, one row a choice, (choices, encoders); the empty one first.
@@ -134,10 +210,12 @@ class SearchSpace:
         masks = np.zeros((len(numbers), self.num_encoders), dtype=np.bool_)
         for bit, encoder in enumerate(free):
             masks[:, encoder] = numbers >> bit & 1
-        keep = masks.sum(1) <= self.max_reuse
-        keep &= _longest_run(masks) <= self.max_run
-        kept: NDArray[np.bool_] = masks[keep]
-        return kept
+        return masks[self.allows(masks)]
+
+    def allows(self, consumes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which sets of consumers, (plans, encoders), are not too many, in all and in a row."""
+        few: NDArray[np.bool_] = consumes.sum(1) <= self.max_reuse
+        return few & (_longest_run(consumes) <= self.max_run)
 
     def plan(self, mask: NDArray[np.bool_], tensor: ReusedTensor) -> ReusePlan:
         """The plan of one row of `masks`."""
