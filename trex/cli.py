@@ -26,6 +26,7 @@ VERBS: Final = {
     "evaluate": "measure a found variant against its original",
     "export": "write a bundle that runs anywhere TReX is installed",
     "report": "one page, figures and tables of what runs found",
+    "compare": "TReX beside token pruning, skipping, other models, on the same chip",
     "runs": "list, show, compare and prune run folders",
     "check": "validate a chip, space, plan, bundle or run folder",
 }

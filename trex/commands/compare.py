@@ -1,0 +1,167 @@
+"""`trex compare`: TReX beside other methods and models, on the same chip and accounting."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trex.commands import _arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trex.compare.comparison import Question, Row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    _arguments.add_model(parser)
+    _arguments.add_data(parser)
+    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
+    parser.add_argument("--accounting", default="full", choices=_arguments.ACCOUNTINGS)
+    parser.add_argument(
+        "--max-latency", default="0.6x", metavar="LIMIT",
+        help="every method gets the setting that comes closest from below (0.6x)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="only these; else all, and other models"
+    )
+    parser.add_argument(
+        "--run", dest="runs", nargs="+", default=[], type=Path, metavar="DIR",
+        help="TReX variants: run folders, fine-tunings, bundles",
+    )  # fmt: skip
+    parser.add_argument("--data", metavar="DATASET", help="labelled images to measure on")
+    parser.add_argument(
+        "--calib", metavar="DATASET", help="images to choose encoders with; never those of --data"
+    )
+    parser.add_argument(
+        "--calib-images", type=int, default=200, metavar="N", help="how many of them (200)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which calibration images")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="tables, and what is measured, so that the same command goes on where it stopped",
+    )  # fmt: skip
+    _arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and print."""
+    from trex.compare.comparison import compare
+    from trex.compare.tables import as_json, legend, text_table
+
+    question = prepare(args)
+    rows = compare(question)
+    subject = question.subject
+    result = {
+        "model": subject.model.model,
+        "chip": subject.chip.name,
+        "accounting": subject.accounting,
+        "max_latency_s": question.limit_s,
+        "data": args.data,
+        "rows": as_json(rows),
+    }
+    files = _write(args, result, rows)
+    if args.json:
+        print(json.dumps({**result, "files": files}))
+        return 0
+    print(
+        f"{subject.model.model} on {subject.chip.name}, {subject.accounting} accounting, "
+        f"latency <= {question.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
+    )
+    print("\n".join([*text_table(rows), "", *legend(rows, subject.accounting, args.data)]))
+    if files:
+        print(f"\ntables: {', '.join(files)}")
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Question:
+    """Check everything a comparison needs, before any work.
+
+    Raises:
+        TrexError: anything the user gave is missing, malformed or does not fit.
+    """
+    from trex.compare.comparison import NAMES, Question, check_names
+    from trex.compare.given import read_given
+    from trex.compare.measure import Kept
+    from trex.compare.subject import subject
+    from trex.errors import DataError
+    from trex.hardware import load_chip
+    from trex.models.registry import architecture_of, create, load
+    from trex.search.budget import Limit
+
+    methods = check_names(args.methods or NAMES)
+    limit = Limit.parse("latency", args.max_latency)
+    chip = load_chip(args.hw)
+    loaded = images = calibration = None
+    if args.data is None:
+        for flag in ("calib", "class_map", "weights"):
+            if getattr(args, flag) is not None:
+                raise DataError(
+                    f"--{flag.replace('_', '-')} is for measuring, and there is no --data",
+                    hint="add --data with labelled images, or leave it out",
+                )
+        sizes = {"num_classes": args.num_classes, "img_size": args.img_size}
+        model = create(args.model, device="meta", **sizes)
+    else:
+        loaded = load(
+            args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
+        )
+        model = loaded.model
+        config = _arguments.data_config(args, model)
+        classes = getattr(model, "num_classes", None)
+        images = _arguments.open_labelled(args.data, args, config, classes)
+        if args.calib is not None:
+            found = _arguments.open_calibration(args.calib, args, config, classes)
+            calibration = found.subset(min(args.calib_images, len(found)), args.seed)
+    compared = subject(
+        architecture_of(model, args.model),
+        sum(parameter.numel() for parameter in model.parameters()),
+        chip,
+        args.accounting,
+    )
+    limit_s = limit.absolute(compared.original().latency_s)
+    weights_sha256 = loaded.weights_sha256 if loaded else None
+    given = tuple(read_given(path, compared, weights_sha256, limit_s) for path in args.runs)
+    if args.out is not None:
+        _make(args.out)
+    return Question(
+        subject=compared,
+        limit_s=limit_s,
+        methods=methods,
+        given=given,
+        loaded=loaded,
+        images=images,
+        calibration=calibration,
+        kept=Kept(args.out / "measured.jsonl" if args.out else None),
+    )
+
+
+def _make(folder: Path) -> None:
+    from trex.errors import StorageError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be created: {error.strerror}", hint="choose another --out folder"
+        ) from error
+
+
+def _write(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The files of `--out`: the tables for papers, and everything as JSON."""
+    if args.out is None:
+        return []
+    import sys
+
+    from trex.compare.tables import table_rows
+    from trex.files import write_atomic
+    from trex.report.exports import write_table
+    from trex.report.versions import versions
+
+    kept = {**result, "command": ["trex", *sys.argv[1:]], "versions": versions()}
+    write_atomic(args.out / "compare.json", json.dumps(kept, indent=2) + "\n")
+    files = write_table(args.out / "compare", ("csv", "md", "tex"), *table_rows(rows))
+    return [str(file) for file in (args.out / "compare.json", *files)]

@@ -1,0 +1,1 @@
+"""TReX beside other ways to make a vision transformer cheaper, on the same chip."""

@@ -1,0 +1,32 @@
+"""Other models on the same chip: priced here, their accuracy only as published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trex.compare.published import Backbone
+from trex.compare.subject import Price, Subject, alike
+from trex.errors import ChipError
+from trex.hardware import workload
+from trex.models.registry import architecture_of, create
+
+
+def price_backbone(subject: Subject, backbone: Backbone) -> Price:
+    """A whole other model on the subject's chip, under its accounting.
+
+    Raises:
+        ChipError: the accounting has no terms for what the model is made of.
+        ModelError: the installed timm does not have the model.
+    """
+    model = create(backbone.model, device="meta")
+    other = replace(
+        subject,
+        model=architecture_of(model, backbone.model),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    if subject.accounting != "full" and not alike(other.model):
+        raise ChipError(
+            f"{subject.accounting} accounting has terms for ViT encoders only",
+            hint="use full accounting",
+        )
+    return other.price_work(workload(other.model))

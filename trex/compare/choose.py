@@ -1,0 +1,125 @@
+"""Which encoders reuse or skip: one after another, each time the one that then loses least.
+
+Every choice is measured, together with those made before it, on calibration images, by KL from
+the original. No evaluation image has a part in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from trex.compare.methods import AttentionSkip, Encoders, FittedReuse, Method, Reuse
+from trex.compare.variants import num_encoders, variant
+from trex.models.registry import LoadedModel
+from trex.reuse.fit import Calibration, Candidate, FitSettings, FittedPlan, PlanFitter
+from trex.search.records import mean_kl
+
+#: Losses of sets of encoders, in their order.
+Losses = Callable[[Sequence[Encoders]], Sequence[float]]
+
+#: Share of the calibration images that fitted plans are compared on, as in a search.
+_SELECT_SHARE = 0.4
+
+
+def greedy(free: Sequence[int], count: int, losses: Losses) -> Encoders:
+    """`count` of the `free` encoders."""
+    chosen: Encoders = ()
+    for _ in range(count):
+        sets = [tuple(sorted((*chosen, i))) for i in free if i not in chosen]
+        values = losses(sets)
+        chosen = sets[min(range(len(sets)), key=values.__getitem__)]
+    return chosen
+
+
+def choose_encoders(
+    loaded: LoadedModel, method: Method, count: int, images: Sequence[Tensor]
+) -> Encoders:
+    """The encoders of a method that needs no fit.
+
+    Args:
+        loaded: the original.
+        method: skips or reuses.
+        count: how many encoders.
+        images: batches (B, C, H, W) to compare on.
+    """
+    assert isinstance(method, (Reuse, AttentionSkip))
+    first = 0 if isinstance(method, AttentionSkip) else 1
+    free = range(first, num_encoders(loaded))
+    with torch.no_grad(), _bar(method, len(free), count) as bar:
+        original = _logits(loaded.model, images)
+
+        def losses(sets: Sequence[Encoders]) -> list[float]:
+            found = []
+            for encoders in sets:
+                running = variant(loaded, method, count, encoders).eval()
+                found.append(mean_kl(_logits(running, images), original))
+                bar.update()
+            return found
+
+        return greedy(free, count, losses)
+
+
+def fit_chosen(
+    loaded: LoadedModel, method: FittedReuse, count: int, images: Sequence[Tensor], scratch: Path
+) -> FittedPlan:
+    """The fitted plan of encoders that are chosen and fitted on the same calibration images.
+
+    The last fit uses all of them.
+
+    Args:
+        loaded: the original.
+        method: reuse with fitted projections.
+        count: how many encoders reuse.
+        images: batches (B, C, H, W), in an order that is fair.
+        scratch: a folder with room for activations.
+    """
+    kept = max(1, round(_SELECT_SHARE * len(images)))
+    free = range(1, num_encoders(loaded))
+    fitted_on, compared_on = images[:-kept] or images, images[-kept:]
+
+    def candidate(encoders: Encoders) -> Candidate:
+        plan = method.plan(encoders)
+        return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, method.transform))
+
+    def calibration(fit: Iterable[Tensor], measure: Iterable[Tensor]) -> Calibration:
+        return Calibration(
+            loaded.model, loaded.adapter, fit, measure, settings=FitSettings(), scratch=scratch
+        )
+
+    part = calibration(fitted_on, compared_on)
+    try:
+        original = part.logits[part.n_fit :]
+        with _bar(method, len(free), count) as bar:
+
+            def losses(sets: Sequence[Encoders]) -> list[float]:
+                found = {}
+                for fitted in PlanFitter(part).fit([candidate(s) for s in sets]):
+                    found[fitted.candidate.key] = mean_kl(fitted.logits, original)
+                    bar.update()
+                return [found[candidate(s).key] for s in sets]
+
+            chosen = greedy(free, count, losses)
+    finally:
+        part.close()
+    whole = calibration(images, ())
+    try:
+        (fitted,) = PlanFitter(whole).fit([candidate(chosen)])
+    finally:
+        whole.close()
+    return fitted
+
+
+def _bar(method: Method, free: int, count: int) -> tqdm[Any]:
+    total = sum(free - done for done in range(count))
+    return tqdm(desc=f"choosing: {method.title}", total=total, file=sys.stderr, disable=None)
+
+
+def _logits(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
+    return torch.cat([model(batch) for batch in images])

@@ -1,0 +1,150 @@
+"""TReX variants that were made before: of run folders, fine-tunings and bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trex.compare.subject import Price, Subject
+from trex.errors import RunError
+from trex.export.bundle import CONFIG, load_bundle, load_config
+from trex.hardware import workload
+from trex.models.registry import LoadedModel
+from trex.plan import ReusePlan
+from trex.search.pick import pick_variant
+from trex.search.records import best_record, candidate_of
+from trex.search.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A variant with its price.
+
+    Attributes:
+        title: names the folder.
+        plan: in text.
+        transform: of its consumers.
+        trained: whether it was fine-tuned.
+        within: whether it is within the latency limit.
+        identity: changes with its weights.
+        note: what a reader should know, or nothing.
+        load: the running variant; the original stays as it is.
+    """
+
+    title: str
+    plan: str
+    transform: str
+    trained: bool
+    price: Price
+    within: bool
+    identity: str
+    note: str
+    load: Callable[[LoadedModel], nn.Module]
+
+
+def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s: float) -> Given:
+    """A run's best measured plan within the limit, or the variant of a bundle or fine-tuning.
+
+    A run without a plan within the limit gives its fastest. Plans are priced anew, on the
+    subject's chip.
+
+    Args:
+        path: the folder.
+        subject: what is compared on.
+        weights_sha256: of the original, where it is loaded.
+        limit_s: most latency.
+
+    Raises:
+        RunError: it is no such folder, unfinished, of another version, model or weights.
+        BundleError: the bundle is damaged.
+    """
+    for folder, trained in ((path, False), (path / "bundle", True)):
+        if (folder / CONFIG).is_file():
+            return _of_bundle(folder, path.name, trained, subject, weights_sha256, limit_s)
+    run = Run.open(path)
+    settings = run.manifest()["settings"]
+    _check(path, subject, settings["model"], settings["weights_sha256"], weights_sha256)
+    records = run.records()
+    if not records:
+        raise RunError(
+            f"{path} has no finished candidate",
+            hint="run the same `trex search` command again; it goes on where it stopped",
+        )
+    prices = [_price(subject, record) for record in records]
+    fits = [i for i, price in enumerate(prices) if price.latency_s <= limit_s * (1 + 1e-9)]
+    if fits:
+        record = best_record([records[i] for i in fits])
+    else:
+        record = records[min(range(len(prices)), key=lambda i: prices[i].latency_s)]
+    winner = run.best / CONFIG
+    best = winner.is_file() and run.read_json("best/best.json")["key"] == record["key"]
+    elsewhere = [
+        f"{name} {settings[name]}"
+        for name, here in (("chip", subject.chip.name), ("accounting", subject.accounting))
+        if settings[name] != here
+    ]
+    pick = "best" if best else record["plan"]
+    return Given(
+        title=f"TReX ({path.resolve().name})",
+        plan=record["plan"],
+        transform=record["transform"],
+        trained=False,
+        price=_price(subject, record),
+        within=bool(fits),
+        identity=load_config(run.best)["weights_sha256"] if best else record["key"],
+        note=f"{path.resolve().name} was searched for {', '.join(elsewhere)}" if elsewhere else "",
+        load=lambda original: pick_variant(run, pick, original)[1],
+    )
+
+
+def _of_bundle(
+    folder: Path,
+    name: str,
+    trained: bool,
+    subject: Subject,
+    weights_sha256: str | None,
+    limit_s: float,
+) -> Given:
+    config = load_config(folder)
+    _check(folder, subject, config["model"], config["base_weights_sha256"], weights_sha256)
+    price = _price(subject, config)
+    return Given(
+        title=f"TReX ({name})",
+        plan=config["plan"],
+        transform="+".join(sorted(set(config["transforms"].values()))) or "none",
+        trained=trained,
+        price=price,
+        within=price.latency_s <= limit_s * (1 + 1e-9),
+        identity=config["weights_sha256"],
+        note="",
+        load=lambda original: load_bundle(folder),
+    )
+
+
+def _price(subject: Subject, record: dict[str, Any]) -> Price:
+    candidate = candidate_of(record)
+    return subject.price_work(workload(subject.model, candidate.plan, candidate.transforms))
+
+
+def _check(
+    path: Path, subject: Subject, model: str, base_sha256: str, weights_sha256: str | None
+) -> None:
+    if model != subject.model.model:
+        raise RunError(
+            f"{path} is of {model}, not of {subject.model.model}",
+            hint=f"compare it with --model {model}",
+        )
+    if weights_sha256 not in (None, base_sha256):
+        raise RunError(
+            f"{path} was made from other weights of {model}",
+            hint=f"give the checkpoint of hash {base_sha256} with --weights",
+        )
+
+
+def n_reuse(plan: str) -> int:
+    """How many encoders reuse."""
+    return ReusePlan.parse(plan).n_reuse

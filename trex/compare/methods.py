@@ -1,0 +1,287 @@
+"""What other methods make of a model, as operations that a chip can be priced on.
+
+A method has one setting (how many encoders, what share of the tokens, ...), and each setting gives
+a `Workload`. Which encoders it touches does not change the price of an isotropic model, so that is
+chosen apart (`choose`), and how the variant runs is told apart too (`variants`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+from trex.architecture import Architecture, Encoder, Operation, Transform
+from trex.compare import tokens
+from trex.hardware import Chip, Cost, Workload, workload
+from trex.plan import ReusedTensor, ReusePlan
+
+#: What an encoder without its attention branch lacks.
+_BRANCH: Final = frozenset({
+    "norm1", "q", "k", "v", "map_input", "scores", "softmax", "context", "proj", "residual1",
+})  # fmt: skip
+
+#: Encoder indices, ascending.
+Encoders = tuple[int, ...]
+
+
+class Method(ABC):
+    """A way to make a vision transformer cheaper.
+
+    Attributes:
+        name: on the command line.
+        title: in tables.
+        source: where it is from.
+        full_only: whether the published equations have no term for what it changes.
+        chooses: whether somebody must say which encoders.
+        one_class_token: whether it needs a model with exactly one class token.
+        trained_only: whether without training there is nothing to measure.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    full_only: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
+    one_class_token: ClassVar[bool] = False
+    trained_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """From the one that saves least to the one that saves most."""
+
+    @abstractmethod
+    def label(self, setting: float) -> str:
+        """A setting in words."""
+
+    @abstractmethod
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """What is left to do."""
+
+    def chip(self, chip: Chip) -> Chip:
+        """The chip as the method wants it built."""
+        return chip
+
+    def adjusted(self, cost: Cost, work: Workload, setting: float) -> Cost:
+        """The price, where the method changes how work lies on the chip."""
+        return cost
+
+    def shared_parameters(self, model: Architecture, setting: float) -> int:
+        """Parameters that are stored once for several operations of the workload."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Reuse(Method):
+    """Consumers that take an earlier encoder's tensor as it is."""
+
+    chooses = True
+    tensor: ClassVar[ReusedTensor] = "output"
+    transform: ClassVar[Transform] = "none"
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """How many encoders reuse."""
+        return range(1, len(model.encoders))
+
+    def label(self, setting: float) -> str:
+        """How many."""
+        return f"{setting:.0f} reuse"
+
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """Evenly spread consumers: where they are changes no price."""
+        return workload(model, self.plan(spread(model, int(setting))), self.transform)
+
+    def plan(self, encoders: Encoders) -> ReusePlan:
+        """These encoders as consumers of their nearest producers."""
+        return ReusePlan.nearest(encoders, self.tensor)
+
+
+class FittedReuse(Reuse):
+    """TReX, without a search: consumers chosen one after another, projections fitted."""
+
+    name = "trex"
+    title = "TReX linear"
+    source = "TReX (arXiv 2408.12742); transforms fitted in closed form"
+    transform = "linear"
+
+
+class BlockReuse(Reuse):
+    """TReX as published: the Transformation Block, which only training makes useful."""
+
+    name = "trex_block"
+    title = "TReX block"
+    source = "TReX (arXiv 2408.12742); under full accounting its block is priced"
+    transform = "block"
+    trained_only = True
+
+
+class IdentityReuse(Reuse):
+    """The source's attention output as it is."""
+
+    name = "identity_reuse"
+    title = "identity reuse"
+    source = "SkipAt's ablation (arXiv 2301.02240): no transform"
+
+
+class MapReuse(Reuse):
+    """The source's attention probabilities on the own values."""
+
+    name = "map_reuse"
+    title = "map reuse"
+    source = "PSViT (arXiv 2108.03428), LazyFormer (arXiv 2102.12702)"
+    tensor = "map"
+
+
+class AttentionSkip(Method):
+    """Encoders without their attention branch: x + mlp(norm2(x))."""
+
+    name = "attention_skip"
+    title = "attention skipping"
+    source = "PIVOT (arXiv 2404.15185), its form; the same path for every image"
+    chooses = True
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """How many encoders skip."""
+        return range(1, len(model.encoders) + 1)
+
+    def label(self, setting: float) -> str:
+        """How many."""
+        return f"{setting:.0f} skip"
+
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """Evenly spread encoders skip: where they are changes no price."""
+        skipping = set(spread(model, int(setting), first=0))
+        body: list[Operation | Encoder] = [
+            without_attention(item)
+            if isinstance(item, Encoder) and item.index in skipping
+            else item
+            for item in model.body
+        ]
+        return workload(replace(model, body=tuple(body)))
+
+
+class EvitPruning(Method):
+    """Tokens with little class attention are fused into one."""
+
+    name = "evit"
+    title = "EViT pruning"
+    source = "EViT (arXiv 2202.07800)"
+    one_class_token = True
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """The share of tokens kept, at every number of patches."""
+        return _shares(model)
+
+    def label(self, setting: float) -> str:
+        """The share."""
+        return f"keep {setting:.2f}"
+
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """The counts of three prunings, and what chooses the tokens."""
+        encoders = model.encoders
+        counts = tokens.evit_counts(len(encoders), encoders[0].tokens, setting)
+        added = {e.index: tokens.evit_operations(e, *counts[e.index]) for e in encoders}
+        return workload(tokens.with_tokens(model, counts, added))
+
+
+class TomeMerging(Method):
+    """Pairs of like tokens become one."""
+
+    name = "tome"
+    title = "ToMe merging"
+    source = "ToMe (arXiv 2210.09461), with proportional attention"
+    one_class_token = True
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """Pairs an encoder."""
+        return range(1, model.encoders[0].tokens // 2 + 1)
+
+    def label(self, setting: float) -> str:
+        """How many pairs."""
+        return f"r {setting:.0f}"
+
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """The counts, and the matching."""
+        encoders = model.encoders
+        counts = tokens.tome_counts(len(encoders), encoders[0].tokens, int(setting))
+        added = {e.index: tokens.tome_operations(e, *counts[e.index]) for e in encoders}
+        return workload(tokens.with_tokens(model, counts, added))
+
+
+class DynamicVit(Method):
+    """Three trained predictors drop patches."""
+
+    name = "dynamicvit"
+    title = "DynamicViT"
+    source = "DynamicViT (arXiv 2106.02034), its predictors priced"
+    one_class_token = True
+    trained_only = True
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """The share of patches kept, at every number of patches."""
+        return _shares(model)
+
+    def label(self, setting: float) -> str:
+        """The share."""
+        return f"keep {setting:.2f}"
+
+    def work(self, model: Architecture, setting: float) -> Workload:
+        """The counts, and the predictors before the encoders that prune."""
+        encoders = model.encoders
+        counts = tokens.dynamicvit_counts(len(encoders), encoders[0].tokens, setting)
+        entering = [encoders[0].tokens, *(after for _, after in counts)]
+        added = {
+            stage - 1: tokens.dynamicvit_operations(encoders[stage], entering[stage])
+            for stage in tokens.stages(len(encoders))
+        }
+        return workload(tokens.with_tokens(model, counts, added))
+
+
+def without_attention(encoder: Encoder) -> Encoder:
+    """An encoder that only runs its MLP."""
+    kept = tuple(op for op in encoder.operations if op.part not in _BRANCH)
+    return replace(encoder, operations=kept)
+
+
+def spread(model: Architecture, count: int, first: int = 1) -> Encoders:
+    """`count` encoders from `first` on, evenly spread and late, as the paper found best."""
+    last = len(model.encoders) - 1
+    free = last - first + 1
+    return tuple(sorted(last - k * free // count for k in range(count)))
+
+
+def closest_from_below(
+    settings: Sequence[float], latency_s: Callable[[float], float], limit_s: float
+) -> tuple[float, bool]:
+    """The first setting within the limit, and whether there is one; else the last setting.
+
+    Args:
+        settings: from the slowest to the fastest.
+        latency_s: of a setting.
+        limit_s: the most allowed.
+    """
+    low, high = 0, len(settings)
+    while low < high:
+        middle = (low + high) // 2
+        if latency_s(settings[middle]) <= limit_s * (1 + 1e-9):
+            high = middle
+        else:
+            low = middle + 1
+    return (settings[low], True) if low < len(settings) else (settings[-1], False)
+
+
+def _shares(model: Architecture) -> Sequence[float]:
+    patches = model.encoders[0].tokens - 1
+    return [kept / patches for kept in range(patches - 1, 0, -1)]
+
+
+def parameters(operations: tuple[Operation, ...]) -> int:
+    """Weights and biases of matrix products, scales and shifts of layer norms."""
+    count = 0
+    for op in operations:
+        if op.kind == "static_matmul":
+            count += op.groups * op.out_features * (op.in_features + op.bias)
+        elif op.function == "layer_norm":
+            count += 2 * op.out_features
+    return count

@@ -1,0 +1,85 @@
+"""What methods are compared on, and what each costs there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trex.architecture import Architecture
+from trex.compare.methods import Method, parameters
+from trex.errors import ModelError
+from trex.hardware import Accounting, Chip, Cost, Workload, price, workload
+from trex.units import EDAP_MJ_MS_MM2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """An estimate of one image; `macs` and `parameters` are of the whole model, exactly."""
+
+    latency_s: float
+    energy_j: float
+    area_m2: float
+    macs: int
+    parameters: int
+
+    @property
+    def edap_mj_ms_mm2(self) -> float:
+        """Energy × latency × area, in the TReX paper's unit."""
+        return self.latency_s * self.energy_j * self.area_m2 * EDAP_MJ_MS_MM2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A model on a chip under an accounting.
+
+    Attributes:
+        parameters: of the original.
+    """
+
+    model: Architecture
+    parameters: int
+    chip: Chip
+    accounting: Accounting
+
+    def original(self) -> Price:
+        """The original's price."""
+        return self.price_work(workload(self.model))
+
+    def price(self, method: Method, setting: float) -> Price:
+        """What a method costs at a setting."""
+        work = method.work(self.model, setting)
+        cost = price(work, method.chip(self.chip), self.accounting)
+        shared = method.shared_parameters(self.model, setting)
+        return self._price(method.adjusted(cost, work, setting), work, shared)
+
+    def price_work(self, work: Workload) -> Price:
+        """What a workload costs on the chip as it is."""
+        return self._price(price(work, self.chip, self.accounting), work, 0)
+
+    def _price(self, cost: Cost, work: Workload, shared: int) -> Price:
+        spared = parameters(self.model.operations) - parameters(tuple(work))
+        return Price(
+            latency_s=cost.latency_s,
+            energy_j=cost.energy_j,
+            area_m2=cost.area_m2,
+            macs=work.macs,
+            parameters=self.parameters - spared - shared,
+        )
+
+
+def subject(model: Architecture, parameters: int, chip: Chip, accounting: Accounting) -> Subject:
+    """A subject whose encoders are all alike, as the methods need them.
+
+    Raises:
+        ModelError: the model has no encoders, or they differ.
+    """
+    if not alike(model):
+        raise ModelError(
+            f"{model.model} is not made of like encoders, which the compared methods need",
+            hint="compare a ViT, DeiT or LV-ViT; others stand in its table as other models",
+        )
+    return Subject(model=model, parameters=parameters, chip=chip, accounting=accounting)
+
+
+def alike(model: Architecture) -> bool:
+    """Whether a model has encoders, all of one shape."""
+    return len({(e.stage, e.tokens, e.dim, e.heads) for e in model.encoders}) == 1

@@ -1,0 +1,204 @@
+"""The comparison as a table for terminals, as rows for papers, and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from trex.compare.comparison import Group, Row
+from trex.report.tables import Row as Cells
+from trex.report.tables import aligned, percent, points
+from trex.units import significant
+
+_HEADINGS: Final[dict[Group, str]] = {
+    "original": "",
+    "within": "within the limit",
+    "beyond": "cannot reach the limit",
+    "unpriced": "not priced",
+    "trained": "as published, trained",
+    "models": "other models",
+}
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """The measured method within the limit with the highest top-1; of equals the lower EDAP.
+
+    Fine-tuned variants do not compete with those that are not trained.
+    """
+    found = [(r.measured, r.price, r) for r in rows if r.group == "within" and not r.finetuned]
+    ranked = [
+        (-measured.top1, price.edap_mj_ms_mm2, number, row)
+        for number, (measured, price, row) in enumerate(found)
+        if measured is not None and price is not None
+    ]
+    return min(ranked)[3] if ranked else None
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every row; estimates under `estimate`, measurements under `measured`."""
+    original, best = _original(rows), best_row(rows)
+    result = []
+    for row in rows:
+        fields = asdict(row)
+        del fields["price"]
+        if row.price is not None:
+            assert original is not None
+            fields["estimate"] = {
+                **asdict(row.price),
+                "edap_mj_ms_mm2": row.price.edap_mj_ms_mm2,
+                "latency_ratio": row.price.latency_s / original.latency_s,
+                "energy_ratio": row.price.energy_j / original.energy_j,
+                "area_ratio": row.price.area_m2 / original.area_m2,
+                "edap_gain": original.edap_mj_ms_mm2 / row.price.edap_mj_ms_mm2,
+            }
+        else:
+            fields["estimate"] = None
+        result.append({**fields, "best": row is best})
+    return result
+
+
+def text_table(rows: Sequence[Row]) -> list[str]:
+    """At most 100 columns; the winner marked."""
+    best = best_row(rows)
+    head = ("method", "lat.", "energy", "area", "EDAP", "Mpar", "GMAC", "top-1", "change",
+            "publ.")  # fmt: skip
+    body: list[Cells] = []
+    headings: dict[int, str] = {}
+    group: Group = "original"
+    for row in rows:
+        if row.group == "unpriced":
+            continue
+        if row.group != group:
+            group = row.group
+            headings[len(body)] = _HEADINGS[group]
+        body.append((
+            ("* " if row is best else "  ") + _cut(_name(row), 28), *_ratios(row, rows),
+            *_measurement(row),
+            "-" if row.published_top1 is None else f"{row.published_top1:.1f}",
+        ))  # fmt: skip
+    lines = aligned(head, body)
+    shown = lines[:2]
+    for number, line in enumerate(lines[2:]):
+        if number in headings:
+            shown.append(f"{headings[number]}:")
+        shown.append(line)
+    return shown
+
+
+def legend(rows: Sequence[Row], accounting: str, data: str | None) -> list[str]:
+    """What the columns are, who wins, and what each row's encoders are."""
+    measured = next((row.measured for row in rows if row.measured), None)
+    lines = [
+        f"Estimates, {accounting} accounting: lat., energy, area as shares of the original's, "
+        "EDAP how",
+        "many times lower. Mpar, GMAC: millions of parameters, billions of multiply-accumulates.",
+        "publ.: top-1 % on all of ImageNet as published, after training; never measured here.",
+    ]
+    if measured is not None:
+        lines += [
+            f"Measured on {measured.n} images of {data}, without training unless said: top-1 %,",
+            "and its change in points, paired with the original; ± is half of the 95 % interval.",
+        ]
+    lines += ["", *verdict(rows)]
+    details = [
+        f"{_name(row)}: {row.encoders}" for row in rows if row.encoders and row.group != "original"
+    ]
+    lines += ["", "encoders:", *(f"  {line}" for line in details)] if details else []
+    notes = [f"{row.title}: {row.note}" for row in rows if row.note and row.group != "beyond"]
+    return [*lines, *(["", *notes] if notes else [])]
+
+
+def verdict(rows: Sequence[Row]) -> list[str]:
+    """Who wins, in words."""
+    original = _original(rows)
+    best = best_row(rows)
+    within = [row for row in rows if row.group == "within" and row.price is not None]
+    if original is None or not within:
+        return ["no method is within the limit"]
+    lines = []
+    if best is not None and best.measured is not None:
+        lines.append(
+            f"* within the limit {_name(best)} keeps most: {percent(best.measured.top1)} %, "
+            f"{points(best.measured.difference)} points."
+        )
+    cheapest = min(within, key=lambda row: row.price.edap_mj_ms_mm2 if row.price else 0.0)
+    assert cheapest.price is not None
+    gain = original.edap_mj_ms_mm2 / cheapest.price.edap_mj_ms_mm2
+    lines.append(f"  lowest EDAP there: {_name(cheapest)}, {gain:.2f}x lower.")
+    return lines
+
+
+def table_rows(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
+    """Head and rows for CSV, Markdown and LaTeX; every price in full."""
+    original = _original(rows)
+    head = (
+        "group", "method", "setting", "latency ms (estimate)", "latency ratio (estimate)",
+        "energy uJ (estimate)", "area mm2 (estimate)", "EDAP mJ*ms*mm2 (estimate)",
+        "EDAP gain (estimate)", "parameters M", "GMAC", "measured top-1 %",
+        "measured change, points", "95 % low", "95 % high", "images", "published top-1 %",
+        "source",
+    )  # fmt: skip
+    body: list[Cells] = []
+    for row in rows:
+        price, measured = row.price, row.measured
+        prices: Cells = ("-",) * 8
+        if price is not None and original is not None:
+            prices = (
+                significant(price.latency_s * 1e3), f"{price.latency_s / original.latency_s:.3f}",
+                significant(price.energy_j * 1e6), significant(price.area_m2 * 1e6),
+                significant(price.edap_mj_ms_mm2),
+                f"{original.edap_mj_ms_mm2 / price.edap_mj_ms_mm2:.3f}",
+                f"{price.parameters / 1e6:.2f}", f"{price.macs / 1e9:.3f}",
+            )  # fmt: skip
+        found: Cells = ("-",) * 5
+        if measured is not None:
+            low, high = measured.ci95
+            found = (
+                percent(measured.top1), points(measured.difference), points(low), points(high),
+                str(measured.n),
+            )  # fmt: skip
+        trained = "-" if row.published_top1 is None else f"{row.published_top1:.1f}"
+        body.append((
+            _HEADINGS[row.group] or "original", row.title, row.setting or "-", *prices, *found,
+            trained, row.source or "-",
+        ))  # fmt: skip
+    return head, body
+
+
+def _original(rows: Sequence[Row]) -> Any:
+    return next(row.price for row in rows if row.group == "original")
+
+
+def _name(row: Row) -> str:
+    tuned = ", fine-tuned" if row.finetuned else ""
+    return f"{row.title}{tuned}" + (f", {row.setting}" if row.setting else "")
+
+
+def _ratios(row: Row, rows: Sequence[Row]) -> Cells:
+    original, price = _original(rows), row.price
+    if price is None:
+        return ("-",) * 6
+    return (
+        f"{price.latency_s / original.latency_s:.2f}x",
+        f"{price.energy_j / original.energy_j:.2f}x",
+        f"{price.area_m2 / original.area_m2:.2f}x",
+        f"{original.edap_mj_ms_mm2 / price.edap_mj_ms_mm2:.2f}x",
+        f"{price.parameters / 1e6:.1f}",
+        f"{price.macs / 1e9:.2f}",
+    )
+
+
+def _measurement(row: Row) -> Cells:
+    measured = row.measured
+    if measured is None:
+        return "-", "-"
+    if row.group == "original":
+        return percent(measured.top1), ""
+    low, high = measured.ci95
+    half = 50 * (high - low)
+    return percent(measured.top1), f"{points(measured.difference)} ±{half:.1f}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
