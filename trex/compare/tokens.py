@@ -115,7 +115,7 @@ def evit_operations(encoder: Encoder, before: int, after: int) -> tuple[Operatio
 
 
 def tome_operations(encoder: Encoder, before: int, after: int) -> tuple[Operation, ...]:
-    """ToMe's matching: mean keys, their norms, how alike both halves are, the best, the merging."""
+    """ToMe's matching: mean keys, their norms, how alike both halves are, the merging."""
     if before == after:
         return ()
     name = f"blocks.{encoder.index}.tome"
