@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trex.training.data import ImageSet
-    from trex.training.transforms import DataConfig
+    from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -21,10 +21,16 @@ ACCOUNTINGS = ("paper", "paper_transform", "full")
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, with which weights and preprocessing."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, help="timm name, e.g. deit_tiny_patch16_224")
+    group.add_argument(
+        "--model",
+        required=True,
+        help="timm name, e.g. deit_tiny_patch16_224; or bert_base_uncased, a folder",
+    )
     group.add_argument("--weights", type=Path, metavar="FILE", help="local file; else timm's")
     group.add_argument("--num-classes", type=int, metavar="N", help="of the model's head")
     group.add_argument("--img-size", type=int, metavar="PIXELS")
+    group.add_argument("--tokens", type=int, metavar="N", help="of a text model's texts")
+    group.add_argument("--tokenizer", metavar="FILE", help="of a text model; else the model's")
     group.add_argument("--mean", type=float, nargs="+", help="of the channels; else the model's")
     group.add_argument("--std", type=float, nargs="+", help="of the channels; else the model's")
 
@@ -43,15 +49,19 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def data_config(args: argparse.Namespace, model: Any) -> DataConfig:
-    """The model's preprocessing with the user's own numbers."""
+def data_config(args: argparse.Namespace, model: Any) -> InputConfig:
+    """The model's preprocessing with the user's own numbers, or its tokeniser."""
+    from trex.models.bert import TextClassifier
+    from trex.text.config import TextConfig
     from trex.training.transforms import DataConfig
 
+    if isinstance(model, TextClassifier):
+        return TextConfig.of_model(model, args.tokenizer)
     return DataConfig.of_model(model, mean=args.mean, std=args.std)
 
 
 def open_labelled(
-    source: str, args: argparse.Namespace, config: DataConfig, num_classes: int | None
+    source: str, args: argparse.Namespace, config: InputConfig, num_classes: int | None
 ) -> ImageSet:
     """A data set whose labels are needed.
 
@@ -71,7 +81,7 @@ def open_labelled(
 
 
 def open_calibration(
-    source: str, args: argparse.Namespace, config: DataConfig, num_classes: int | None
+    source: str, args: argparse.Namespace, config: InputConfig, num_classes: int | None
 ) -> ImageSet:
     """A data set whose labels are used where they are the head's, and otherwise left out, aloud.
 

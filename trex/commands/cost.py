@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         )
     plan = ReusePlan.parse(args.plan)
     chip = load_chip(args.hw, dict(map(_override, args.set)))
-    model = architecture(args.model, num_classes=args.num_classes, img_size=args.img_size)
+    model = architecture(
+        args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
+    )
     measured = _densities.of_arguments(args, chip)
     densities = measured.planes if measured else None
 

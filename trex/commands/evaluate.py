@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trex.search.run import Run
     from trex.training.data import ImageSet
-    from trex.training.transforms import DataConfig
+    from trex.training.transforms import InputConfig
 
     Measurement = Callable[[nn.Module, nn.Module, ImageSet], dict[str, Any]]
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _non_ideal(args: argparse.Namespace, folder: Run, config: DataConfig) -> Measurement:
+def _non_ideal(args: argparse.Namespace, folder: Run, config: InputConfig) -> Measurement:
     """Check everything the noisy measurement needs; returns how to make it."""
     from trex.errors import ChipError
     from trex.hardware import load_chip

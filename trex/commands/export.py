@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from trex.export.bundle import load_bundle, save_bundle
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
+    from trex.training.transforms import DataConfig
 
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise BundleError(f"{args.out} is not an empty folder", hint="choose another --out folder")
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     original, config = load_original(folder, args.weights)
     plan, variant = pick_variant(folder, args.pick, original)
     if args.format == "uniform":
+        if not isinstance(config, DataConfig):
+            raise BundleError(f"{original.name} is no UniForm", hint="leave --format out")
         from trex.export.uniform import save_uniform
         from trex.models.uniform import from_config
 

@@ -86,6 +86,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
+    from trex.training.transforms import DataConfig
 
     for name in ("evaluations", "final_views"):
         least = 1 if name == "evaluations" else 0
@@ -97,7 +98,11 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     budget = Budget.parse({q: getattr(args, f"max_{q}") for q in QUANTITIES})
     chip = load_chip(args.hw)
     loaded = load(
-        args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
+        args.model,
+        weights=args.weights,
+        num_classes=args.num_classes,
+        img_size=args.img_size,
+        tokens=args.tokens,
     )
     model = architecture_of(loaded.model, loaded.name)
     space = SearchSpace.load(args.space, model)
@@ -112,7 +117,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         images=images,
         data_config=config,
         settings=SearchSettings(
-            seed=args.seed, evaluations=args.evaluations, final_views=args.final_views
+            seed=args.seed,
+            evaluations=args.evaluations,
+            # there are no views of texts
+            final_views=args.final_views if isinstance(config, DataConfig) else 0,
         ),
     )
     measured = None

@@ -23,7 +23,7 @@ from trex.files import write_atomic
 from trex.models.registry import create
 from trex.models.weights import state_hash, weights_hash
 from trex.reuse import apply_reuse, remove_reuse, reuse_of
-from trex.training.transforms import DataConfig
+from trex.training.transforms import InputConfig
 
 SCHEMA: Final = 1
 CONFIG: Final = "config.json"
@@ -41,7 +41,7 @@ def save_bundle(
     name: str,
     arguments: dict[str, Any],
     base_weights_sha256: str,
-    data_config: DataConfig,
+    data_config: InputConfig,
     extra: dict[str, Any] | None = None,
 ) -> None:
     """Write a variant (or an original) as a bundle.

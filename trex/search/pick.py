@@ -17,10 +17,10 @@ from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
 from trex.search.records import best_record, candidate_of
 from trex.search.run import Run
-from trex.training.transforms import DataConfig
+from trex.training.transforms import InputConfig, input_config_from_json
 
 
-def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, DataConfig]:
+def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, InputConfig]:
     """The original a run searched on, and its preprocessing.
 
     Args:
@@ -41,7 +41,7 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, D
             f"{weights or 'the hub'} holds other weights than {run.path} was made with",
             hint=f"give the checkpoint of hash {settings['weights_sha256']} with --weights",
         )
-    return loaded, DataConfig.from_json(settings["data"])
+    return loaded, input_config_from_json(settings["data"])
 
 
 def pick_record(run: Run, pick: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trex.reuse.fit import FitSettings
 from trex.reuse.refine import RefineSettings
 from trex.search.space import SearchSpace
 from trex.training.data import ImageSet
-from trex.training.transforms import DataConfig
+from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Problem:
     accounting: Accounting
     space: SearchSpace
     images: ImageSet
-    data_config: DataConfig
+    data_config: InputConfig
     settings: SearchSettings
 
 

@@ -12,7 +12,7 @@ from trex.reuse.fit import Calibration, Candidate, PlanFitter, apply_fitted
 from trex.reuse.refine import Batch, Round, refine
 from trex.search.problem import Problem, progress_bar
 from trex.training.data import ImageSet, ViewSet, batches
-from trex.training.transforms import fitting_views
+from trex.training.transforms import DataConfig, fitting_views
 
 
 def fit_winner(
@@ -21,7 +21,7 @@ def fit_winner(
     """The running variant of a candidate, and what its refinement did; the original stays."""
     settings, loaded = problem.settings, problem.loaded
     parts: list[ImageSet | ViewSet] = [problem.images]
-    if settings.final_views:
+    if settings.final_views and isinstance(problem.data_config, DataConfig):
         views = fitting_views(problem.data_config, settings.final_views, settings.seed)
         parts.append(problem.images.with_views(views))
     total = sum(map(len, parts))

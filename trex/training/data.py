@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trex.errors import DataError
+from trex.text.sources import Texts
 from trex.training.labels import head_classes
 from trex.training.sources import Source, open_source
-from trex.training.transforms import FittingViews, Transform
+from trex.training.transforms import FittingViews, Transform, reads_texts
 
 _logger = logging.getLogger(__name__)
 
@@ -83,9 +84,10 @@ class ImageSet(Dataset[Example | CorruptImage]):
     def picture(self, index: int) -> Image.Image | CorruptImage:
         """An image before the transform."""
         try:
-            return self.source.read(self.positions[index])
+            picture: Image.Image | CorruptImage = self.source.read(self.positions[index])
         except Exception as error:  # decoders raise nearly anything
             return CorruptImage(name=self.name(index), reason=str(error) or type(error).__name__)
+        return picture
 
     def subset(self, n: int, seed: int) -> ImageSet:
         """`n` images at random; with the same seed a smaller subset is part of a larger one.
@@ -195,6 +197,12 @@ def open_dataset(
         DataError: there are no images, or a label is not one of the head's classes.
     """
     images = open_source(source)
+    if isinstance(images, Texts) != reads_texts(transform):
+        holds, reads = ("texts", "images") if isinstance(images, Texts) else ("images", "texts")
+        raise DataError(
+            f"{source} holds {holds}, the model reads {reads}",
+            hint="texts are cola:FILE.tsv or text:FILE, everything else is images",
+        )
     kept: Sequence[int] = range(len(images))
     numbers = None
     if labels:

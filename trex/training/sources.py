@@ -16,6 +16,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from trex.errors import DataError
+from trex.text.sources import names_texts, open_texts
 
 #: Hub prefixes of timm whose images can be read by number, and those that only stream.
 _HUBS: Final = ("hfds", "torch")
@@ -41,12 +42,14 @@ class Source(Protocol):
     def class_numbers(self) -> list[int]:
         """Every image's class."""
 
-    def read(self, number: int) -> Image.Image:
-        """An image in RGB; an unreadable one raises what its decoder raises."""
+    def read(self, number: int) -> Any:
+        """An image in RGB, or a text; an unreadable one raises what its decoder raises."""
 
 
 def open_source(name: str) -> Source:
-    """Open a folder, a .tar, or a hub's data set, `hfds/NAME` or `torch/NAME`.
+    """Open a folder, a .tar, or a hub's data set, `hfds/NAME` or `torch/NAME`; or texts.
+
+    Texts are `cola:FILE`, with CoLA's labels, or `text:FILE`, one a line.
 
     A hub's name may end in `:SPLIT`; without one it is the validation split. In a folder that has
     one, `validation` or `val` is taken.
@@ -54,6 +57,8 @@ def open_source(name: str) -> Source:
     Raises:
         DataError: there is nothing of this name, or no image in it.
     """
+    if names_texts(name):
+        return open_texts(name)
     path, hub = Path(name), name.partition("/")[0].lower()
     if path.exists():
         return _open_stored(path)

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from trex.errors import DataError
+from trex.text.config import TextConfig, TextTransform
 
 #: Share of a picture's area that a fitting view shows at least.
 VIEW_SCALE: Final = (0.35, 1.0)
 #: Least and most share of a view's area that a second picture covers.
 PASTED_SHARE: Final = (0.25, 0.75)
 
-Transform = Callable[[Image.Image], Tensor]
+#: from what a source reads, a picture or a text, to a model's input
+Transform = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +94,15 @@ class DataConfig:
         return cls(**values)
 
 
+#: how a model wants what it reads
+InputConfig = DataConfig | TextConfig
+
+
+def input_config_from_json(data: Mapping[str, Any]) -> InputConfig:
+    """What `dataclasses.asdict` made of one, read back from a file."""
+    return TextConfig(**data) if "tokenizer" in data else DataConfig.from_json(data)
+
+
 def _image_size(model: nn.Module) -> tuple[int, int] | None:
     for owner in (model, getattr(model, "patch_embed", None)):
         size: tuple[int, int] | None = getattr(owner, "img_size", None)
@@ -109,8 +120,15 @@ def _channels(model: nn.Module) -> int | None:
     return cast("int | None", getattr(first, "in_channels", None))
 
 
-def eval_transform(config: DataConfig) -> Transform:
-    """The model's own preprocessing: resize, crop the middle, normalise."""
+def reads_texts(transform: Transform) -> bool:
+    """Whether a transform is of texts, not of pictures."""
+    return isinstance(transform, TextTransform)
+
+
+def eval_transform(config: InputConfig) -> Transform:
+    """The model's own preprocessing: resize, crop the middle, normalise; or tokenise."""
+    if isinstance(config, TextConfig):
+        return config.transform()
     prepare = timm.data.create_transform(
         input_size=config.input_size,
         interpolation=config.interpolation,

@@ -36,7 +36,7 @@ from trex.training.finetune.task import Outcome, Task, observed_encoders
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import measure_pair
-from trex.training.transforms import DataConfig
+from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Job:
     """Everything one fine-tuning needs to know."""
 
     original: LoadedModel
-    data_config: DataConfig
+    data_config: InputConfig
     #: the variant as it was fitted
     fitted: nn.Module
     #: of the variant, from the search's record: plan, transforms, estimate, ...

@@ -27,7 +27,7 @@ from torchvision import transforms
 from trex.errors import DataError
 from trex.training.data import CorruptImage, ImageSet
 from trex.training.finetune.recipe import Augment
-from trex.training.transforms import DataConfig, Transform
+from trex.training.transforms import DataConfig, InputConfig, Transform, eval_transform
 
 _logger = logging.getLogger(__name__)
 
@@ -47,8 +47,13 @@ class Views(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def augmentation(config: DataConfig, augment: Augment) -> Transform:
-    """Timm's training transform; it draws from the global generators of Python, NumPy, torch."""
+def augmentation(config: InputConfig, augment: Augment) -> Transform:
+    """Timm's training transform; it draws from the global generators of Python, NumPy, torch.
+
+    Texts are what they are.
+    """
+    if not isinstance(config, DataConfig):
+        return eval_transform(config)
     prepare = timm.data.create_transform(
         input_size=config.input_size,
         is_training=True,
