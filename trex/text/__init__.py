@@ -1,0 +1,1 @@
+"""Texts: tokenisers, data sets, and a small BERT trained from nothing."""
