@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+from trex.models.bert import from_transformers, pack_inputs
 from trex.models.registry import adapter_of
 
 _VIT: dict[str, Any] = {
@@ -84,7 +86,48 @@ STAGED_KINDS = {
         side=96,
     ),
 }  # fmt: skip
-KINDS = {**VIT_KINDS, **STAGED_KINDS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextKind(Kind):
+    """A text classifier of `transformers`; one of its texts is shorter than the others."""
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model in evaluation mode, with random weights far from their usual start."""
+        transformers = pytest.importorskip("transformers", reason="the extra `text` is missing")
+        config = transformers.AutoConfig.for_model(self.name, **_TEXT, **self.kwargs)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = transformers.AutoModelForSequenceClassification.from_config(config)
+            model = randomised(from_transformers(network, tokens=9))
+        # so that `silence` can make encoder 4 pass on what encoder 3 puts out
+        norm = blocks_of(model)[3].get_submodule("layer.output.LayerNorm")
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
+        return model
+
+    def images(self, number: int = 2) -> Tensor:
+        """Random texts; half of the first one is padding."""
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(5, 40, (number, 9), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[0, 5:] = 0
+        return pack_inputs(ids, mask)
+
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": 40, "hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3,
+    "intermediate_size": 96, "max_position_embeddings": 16, "num_labels": 7,
+    "layer_norm_eps": 1e-15,
+    # dropout draws anew in a checkpointed backward pass, and tests compare training passes
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+TEXT_KINDS = {
+    "bert": TextKind(name="bert"),
+    "roberta": TextKind(name="roberta"),
+    "electra": TextKind(name="electra", kwargs={"embedding_size": 32}),
+}
+KINDS = {**VIT_KINDS, **STAGED_KINDS, **TEXT_KINDS}
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -139,6 +182,13 @@ def total(outputs: Any) -> Tensor:
 def silence(block: Any) -> None:
     """Make an encoder pass its input on unchanged; its attention can still be reused."""
     with torch.no_grad():
+        if hasattr(block, "layer"):
+            for part in (block.layer.attention.output, block.layer.output):
+                for value in part.dense.parameters():
+                    value.zero_()
+                nn.init.ones_(part.LayerNorm.weight)
+                nn.init.zeros_(part.LayerNorm.bias)
+            return
         if not hasattr(block, "attn"):
             for branch in (part for part in block.children() if hasattr(part, "m")):
                 _silence_branch(branch)
@@ -155,6 +205,13 @@ def copy_attention(source: Any, target: Any, *, values: bool) -> None:
     A convolutional encoder's steps before its attention are silenced.
     """
     with torch.no_grad():
+        if hasattr(target, "layer"):
+            for name in ("query", "key", "value")[: 3 if values else 2]:
+                part = f"layer.attention.self.{name}"
+                target.get_submodule(part).load_state_dict(
+                    source.get_submodule(part).state_dict()
+                )
+            return
         if not hasattr(target, "attn"):
             _copy_staged_attention(source, target, values=values)
             return

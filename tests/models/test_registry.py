@@ -11,6 +11,7 @@ from tiny_models import KINDS, Kind, randomised
 from trex.errors import ModelError, WeightsError
 from trex.hardware import workload
 from trex.models import registry
+from trex.models.bert.adapter import BertAdapter
 from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.uniform.adapter import UniformAdapter
@@ -55,7 +56,10 @@ def test_a_model_comes_in_evaluation_mode_of_the_size_asked_for() -> None:
 
 
 #: the beginnings of models' names that are of another class than timm's VisionTransformer
-OTHER_FAMILIES = {"lvvit": LvvitAdapter, "uniform": UniformAdapter, "shvit": ShvitAdapter}
+OTHER_FAMILIES = {
+    "lvvit": LvvitAdapter, "uniform": UniformAdapter, "shvit": ShvitAdapter,
+    "bert": BertAdapter, "roberta": BertAdapter, "electra": BertAdapter,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
