@@ -88,3 +88,9 @@ class StorageError(TrexError):
     """A result could not be written: the disk is full or the folder not writable."""
 
     exit_code = 1
+
+
+class WorkerError(TrexError):
+    """The processes of a search died."""
+
+    exit_code = 1

@@ -80,7 +80,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_an_empty_folder_and_what_a_kill_leaves_are_fine(tmp_path: Path) -> None:
     (tmp_path / ".manifest.json.0badcafe.tmp").write_text("{")
     run = Run.start(tmp_path, MANIFEST)
-    with run.locked():
+    with run.joined():
         assert run.candidates.is_dir()
 
 
@@ -142,9 +142,8 @@ def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> Non
     whole = file.read_bytes()
     file.write_bytes(whole + whole[: len(whole) // 2])
     assert [r["key"] for r in run.records()] == ["a"]
-    with run.locked():
-        assert file.read_bytes() == whole
-        run.append(record("b"))
+    run.append(record("b"))
+    assert file.read_bytes().startswith(whole)
     assert [r["key"] for r in run.records()] == ["a", "b"]
 
 
@@ -168,18 +167,40 @@ def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: s
         run.records()
 
 
-def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
+def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
     script = (
         "import sys; from pathlib import Path; from trex.search.run import Run\n"
-        "with Run.open(Path(sys.argv[1])).locked(): pass"
+        "with getattr(Run.open(Path(sys.argv[1])), sys.argv[2])(): pass"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    join, lock = (
+        [sys.executable, "-c", script, str(tmp_path), how] for how in ("joined", "locked")
+    )
+    with run.joined():
+        assert subprocess.run(join, env=os.environ).returncode == 0
+        refused = subprocess.run(lock, capture_output=True, text=True, env=os.environ)
+        assert "another process is searching" in refused.stderr
     with run.locked():
-        refused = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert refused.returncode != 0
-    assert "another process is searching" in refused.stderr
-    assert subprocess.run(command, env=os.environ).returncode == 0
+        refused = subprocess.run(join, capture_output=True, text=True, env=os.environ)
+        assert "another process is pruning" in refused.stderr
+    assert subprocess.run(lock, env=os.environ).returncode == 0
+
+
+def test_later_rungs_add_to_a_record(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    run.append(record("a", rungs=[{"rung": "fitted", "loss": 2.0}]))
+    run.append({"key": "a", "rung": {"rung": "refined", "loss": 1.0}, "measured": {"loss": 1.0}})
+    run.append({"key": "a", "rung": {"rung": "refined", "loss": 9.0}, "measured": {"loss": 9.0}})
+    (found,) = run.records()
+    assert [rung["loss"] for rung in found["rungs"]] == [2.0, 1.0]
+    assert found["refined"] == {"loss": 1.0}
+
+
+def test_a_record_is_not_appended_where_it_is_known(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    for known in (None, "already"):
+        run.append_unless(lambda known=known: known, record("a"))
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_lock_ends_with_its_search_however_that_ends(tmp_path: Path) -> None:

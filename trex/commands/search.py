@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,13 @@ from trex.commands import _arguments, _densities
 
 if TYPE_CHECKING:
     from trex.search.engine import Search
-    from trex.search.feasible import FeasiblePlans
+    from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem
+
+_logger = logging.getLogger(__name__)
+
+# The same names as in trex.search.strategies, which is too heavy to import for `--help`.
+STRATEGIES = ("exact", "optuna", "paper", "random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +43,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
-    parser.add_argument(
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--strategy",
+        default="exact",
+        choices=STRATEGIES,
+        help="exact: least predicted loss; paper: the TReX paper's uniform patterns; random",
+    )
+    work.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
+    work.add_argument(
         "--final-views",
         type=int,
         default=2,
         metavar="N",
         help="augmented views of every image in the winner's last fit",
     )
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+    work.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
+    work.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+    many = parser.add_argument_group(
+        "many workers (the same command elsewhere joins, by --out or by --storage)"
+    )
+    many.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, one thread each; 1 uses all cores for one",
+    )
+    many.add_argument(
+        "--storage", metavar="URL", help="postgresql://user@host/database; else a file in --out"
+    )
+    many.add_argument("--study", metavar="NAME", help="in the storage; else model, chip, budget")
     _arguments.add_json(parser)
 
 
@@ -79,17 +107,17 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.errors import BudgetError
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, load
+    from trex.reuse.fit import FitSettings
     from trex.reuse.sizes import parameter_table
     from trex.search.budget import QUANTITIES, Budget
-    from trex.search.engine import Search
-    from trex.search.feasible import PricedSpace, feasible_plans
+    from trex.search.engine import Search, Sharing
+    from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
     from trex.training.transforms import DataConfig
 
-    for name in ("evaluations", "final_views"):
-        least = 1 if name == "evaluations" else 0
+    for name, least in (("evaluations", 1), ("final_views", 0), ("batch_size", 1), ("workers", 1)):
         if getattr(args, name) < least:
             raise BudgetError(
                 f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
@@ -121,6 +149,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             evaluations=args.evaluations,
             # there are no views of texts
             final_views=args.final_views if isinstance(config, DataConfig) else 0,
+            fit=FitSettings(batch_size=args.batch_size),
         ),
     )
     measured = None
@@ -131,14 +160,18 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     densities = _densities.of_search(loaded, chip, images, args.out, settings)
     planes = densities.planes if densities else None
     parameters = parameter_table(loaded.model, space.forms)
-    feasible = feasible_plans(
-        PricedSpace.of(model, chip, args.accounting, space, budget, parameters, planes)
-    )
-    manifest = _manifest(args, problem, settings, feasible)
+    priced = PricedSpace.of(model, chip, args.accounting, space, budget, parameters, planes)
+    manifest = _manifest(args, problem, settings, priced)
     manifest["densities"] = densities.as_json() if densities else None
-    run_folder = Run.start(args.out, manifest)
+    run_folder = Run(args.out)
+    run_folder.check(settings)
+    sharing = Sharing(
+        workers=args.workers,
+        storage=args.storage,
+        study=args.study or f"{loaded.name} on {chip.name}, {budget}",
+    )
     scratch = args.scratch or args.out
-    return Search(problem, feasible, run_folder, scratch), measured
+    return Search(problem, priced, run_folder, manifest, sharing, scratch), measured
 
 
 def _measurement(problem: Problem, images: Any, out: Path) -> Any:
@@ -178,12 +211,19 @@ def _manifest(
     args: argparse.Namespace,
     problem: Problem,
     settings: dict[str, Any],
-    feasible: FeasiblePlans,
+    priced: PricedSpace,
 ) -> dict[str, Any]:
     import sys
 
     from trex.report.versions import versions
+    from trex.search.strategies import count_feasible
 
+    feasible = count_feasible(priced)
+    _logger.info(
+        "%s plans, %s within the budget",
+        f"{priced.space.size:,}",
+        "more than can be listed" if feasible is None else f"{feasible:,}",
+    )
     return {
         "settings": settings,
         "command": ["trex", *sys.argv[1:]],
@@ -192,7 +232,7 @@ def _manifest(
         "calibration": args.calib,
         "calibration_images": len(problem.images),
         "class_map": None if args.class_map is None else str(args.class_map),
-        "space_size": feasible.space_size,
-        "feasible": len(feasible.masks),
-        "baseline": feasible.baseline_estimate(problem.chip, problem.accounting),
+        "space_size": priced.space.size,
+        "feasible": feasible,
+        "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
     }

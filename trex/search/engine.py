@@ -1,16 +1,18 @@
-"""One search from beginning to end: cost everything, keep what fits, fit and measure the best.
+"""One search from beginning to end: price everything, keep what fits, fit and measure the best.
 
-all plans costed ─> budget ─> surrogate on some images ─> the likeliest fitted and measured
-─> winner refitted on all images ─> bundle
+all plans priced ─> budget ─> predicted losses, made of some that are measured ─> the likeliest
+fitted and measured ─> winner refitted on all images ─> bundle
+
+What is measured can be shared among processes (`search.workers`), here and on other machines.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,47 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from trex.errors import SpaceError
 from trex.export.bundle import save_bundle
 from trex.files import write_atomic
-from trex.reuse.fit import Calibration, Candidate, FittedPlan, PlanFitter
-from trex.search.feasible import FeasiblePlans
-from trex.search.pareto import pareto_front
+from trex.reuse.fit import Calibration, Candidate, PlanFitter, Take
+from trex.search.entries import (
+    LOSS,
+    RECORD,
+    entry,
+    estimate_notes,
+    in_tree_order,
+    measured_notes,
+)
+from trex.search.feasible import PricedSpace
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import best_record, candidate_of, describe, mean_kl, selection_metrics
 from trex.search.run import Run
+from trex.search.storage import open_storage
+from trex.search.strategies import STRATEGIES, Strategy, Task
+from trex.search.study import Study
 from trex.search.surrogate import Surrogate, build, probes
+from trex.search.terms import Floats, Rows
 from trex.search.winner import fit_winner
+from trex.search.workers import Phase, Result, work_off
 from trex.training.data import Batch, batches
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """Who does the work, and through what it is shared; no result depends on it.
+
+    Attributes:
+        workers: processes on this machine.
+        storage: address of a PostgreSQL database; None for the run folder's journal.
+        study: its name there.
+    """
+
+    workers: int = 1
+    storage: str | None = None
+    study: str = "search"
 
 
 class Search:
@@ -39,37 +69,45 @@ class Search:
 
     Args:
         problem: what is searched for.
-        feasible: the plans within the budget.
+        priced: the plans, their prices and the budget.
         run: where to.
+        manifest: what the run folder says of it.
+        sharing: who does the work.
         scratch: a folder with room for activations.
     """
 
-    def __init__(self, problem: Problem, feasible: FeasiblePlans, run: Run, scratch: Path) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        priced: PricedSpace,
+        run: Run,
+        manifest: dict[str, Any],
+        sharing: Sharing,
+        scratch: Path,
+    ) -> None:
         self.problem = problem
-        self.feasible = feasible
+        self.priced = priced
         self.run = run
-        self.scratch = scratch
+        self._manifest = manifest
+        self._sharing = sharing
+        self._scratch = scratch
 
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
-        with self.run.locked():
-            _logger.info(
-                "%s plans, %s within the budget",
-                f"{self.feasible.space_size:,}",
-                f"{len(self.feasible.masks):,}",
-            )
-            done = {record["key"] for record in self.run.records()}
-            try:
-                chosen = self._choose(self._surrogates())
-                open_ones = [c for c in chosen if c.key not in done]
-                if len(open_ones) < len(chosen):
-                    _logger.info("%d candidates are recorded", len(chosen) - len(open_ones))
-                if open_ones:
-                    self._evaluate(open_ones)
-            finally:
-                if "_calibration" in self.__dict__:
-                    self._calibration.close()
-            return self._finish()
+        try:
+            with self.run.folder():
+                if not self.run.begun:
+                    _ = self._calibration  # images that cannot be read leave no folder behind
+                Run.start(self.run.path, self._manifest)
+            with self.run.joined():
+                strategy = STRATEGIES[self.problem.settings.strategy]
+                predict = self._predict() if strategy.predicts else None
+                self._measure(self._chosen(strategy, predict), predict)
+                with self.run.finishing():
+                    return self._finish()
+        finally:
+            if "_calibration" in self.__dict__:
+                self._calibration.close()
 
     @cached_property
     def _calibration(self) -> Calibration:
@@ -87,84 +125,135 @@ class Search:
                 (batch.images for batch in batches(fit, settings.fit.batch_size)),
                 _noting(measured, labels),
                 settings=settings.fit,
-                scratch=self.scratch,
+                scratch=self._scratch,
                 progress=advance,
             )
         self._labels = torch.cat(labels)
         return calibration
 
-    def _surrogates(self) -> list[Surrogate]:
+    def _open_study(self, part: str, *objectives: str) -> Study:
+        sharing = self._sharing
+        return Study(
+            open_storage(sharing.storage, self.run.path, sharing.study),
+            f"{sharing.study}{part}",
+            objectives,
+            self._manifest["settings"],
+        )
+
+    def _predict(self) -> Callable[[Rows], Floats]:
+        """Predicted losses, from what is measured once."""
         if (self.run.path / "surrogate.json").exists():
             stored = self.run.read_json("surrogate.json")
-            return [Surrogate.from_json(item) for item in stored["forms"]]
-        calibration = self._calibration
-        share = self.problem.settings.surrogate_images / calibration.n_images
-        rows = [
-            range(start, start + max(1, min(round(size * share), size)))
-            for start, size in (
-                (0, calibration.n_fit),
-                (calibration.n_fit, calibration.n_images - calibration.n_fit),
+            surrogates = [Surrogate.from_json(item) for item in stored["forms"]]
+        else:
+            surrogates = self._measure_surrogates()
+            self.run.write_json("surrogate.json", {"forms": [s.as_json() for s in surrogates]})
+        return partial(_predicted, surrogates, self.priced)
+
+    def _measure_surrogates(self) -> list[Surrogate]:
+        space, choices = self.priced.space, self.priced.choices
+        if space.mixed or space.source != "nearest":
+            raise SpaceError(
+                f"losses of plans of the space {space.name} cannot be predicted",
+                hint="choose --strategy random, or a space of nearest sources and one form",
             )
+        wanted = [list(probes(space, form)) for form in space.forms]
+        candidates = in_tree_order([c for of in wanted for _, c in of], choices)
+
+        def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+            calibration = self._calibration
+            fit_rows, rows = _first_rows(calibration, self.problem.settings.surrogate_images)
+            original = calibration.logits[rows.start : rows.stop]
+            fitter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=rows)
+            for fitted in fitter.fit(order, take):
+                loss = mean_kl(fitted.logits, original)
+                yield Result(fitted.candidate.key, [loss], {})
+
+        done = work_off(
+            Phase(
+                name="surrogate",
+                candidates=candidates,
+                entries=[entry(c, choices, {}) for c in candidates],
+                open_study=partial(self._open_study, ", surrogate", LOSS),
+                prepare=lambda: self._calibration,
+                known=lambda key: None,
+                work=work,
+            ),
+            self._sharing.workers,
+        )
+        losses = {key: trial.values[0] for key, trial in done.items()}
+        return [
+            build(space, form, {consumers: losses[c.key] for consumers, c in of})
+            for form, of in zip(space.forms, wanted, strict=True)
         ]
-        surrogates = []
-        for form in self.problem.space.forms:
-            wanted = {c.key: consumers for consumers, c in probes(self.problem.space, form)}
-            losses = {}
-            for fitted in self._fit(
-                calibration, [c for _, c in probes(self.problem.space, form)], "surrogate", *rows
-            ):
-                losses[wanted[fitted.candidate.key]] = mean_kl(
-                    fitted.logits, calibration.logits[rows[1].start : rows[1].stop]
-                )
-            surrogates.append(build(self.problem.space, form, losses))
-        self.run.write_json("surrogate.json", {"forms": [s.as_json() for s in surrogates]})
-        return surrogates
 
-    def _choose(self, surrogates: Sequence[Surrogate]) -> list[Candidate]:
-        """The plans worth measuring: the best at every price level, then the best of all."""
-        feasible = self.feasible
-        predicted = np.empty(len(feasible.masks))
-        for number, surrogate in enumerate(surrogates):
-            of_form = feasible.forms == number
-            predicted[of_form] = surrogate.predict(feasible.masks[of_form])
-        self._predicted = {}
-        front = pareto_front(np.stack((feasible.costs.edap_j_s_m2, predicted), axis=1))
-        wanted = self.problem.settings.evaluations
-        # The front, thinned to a quarter of the evaluations, keeps the answer useful if the budget
-        # changes; the rest goes to the plans that are predicted to lose least.
-        share = max(1, wanted // 4)
-        thinned = front[np.unique(np.linspace(0, len(front) - 1, share).round().astype(int))]
-        ranked = [*thinned.tolist(), *np.argsort(predicted, kind="stable").tolist()]
-        chosen = []
-        for row in list(dict.fromkeys(ranked))[:wanted]:
-            candidate = self.problem.space.candidate(
-                feasible.masks[row], self.problem.space.forms[feasible.forms[row]]
+    def _chosen(self, strategy: Strategy, predict: Callable[[Rows], Floats] | None) -> Rows:
+        settings = self.problem.settings
+        return strategy.choose(
+            Task(
+                priced=self.priced,
+                predict=predict,
+                wanted=settings.evaluations,
+                seed=settings.seed,
             )
-            chosen.append(candidate)
-            self._predicted[candidate.key] = (float(predicted[row]), row)
-        return chosen
+        )
 
-    def _evaluate(self, candidates: Sequence[Candidate]) -> None:
-        calibration = self._calibration
-        original = calibration.logits[calibration.n_fit :]
-        started = time.monotonic()
-        for fitted in self._fit(calibration, candidates, "candidates"):
-            key = fitted.candidate.key
-            predicted, row = self._predicted[key]
-            write_atomic(self.run.candidates / f"{key}.safetensors", save(fitted.state))
-            self.run.append(
-                {
+    def _measure(self, rows: Rows, predict: Callable[[Rows], Floats] | None) -> None:
+        """Fit and measure plans, and record them."""
+        choices, problem = self.priced.choices, self.problem
+        costs = self.priced.price(rows)
+        losses = [None] * len(rows) if predict is None else predict(rows).tolist()
+        known_before: dict[str, tuple[dict[str, Any], float | None]] = {}
+        candidates = []
+        for number, row in enumerate(rows):
+            candidate = choices.candidate(row)
+            estimate = costs.estimate(number, problem.chip, problem.accounting)
+            known_before[candidate.key] = (estimate, losses[number])
+            candidates.append(candidate)
+        candidates = in_tree_order(candidates, choices)
+
+        def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+            calibration = self._calibration
+            original = calibration.logits[calibration.n_fit :]
+            started = time.monotonic()
+            for fitted in PlanFitter(calibration).fit(order, take):
+                key = fitted.candidate.key
+                estimate, predicted = known_before[key]
+                write_atomic(self.run.candidates / f"{key}.safetensors", save(fitted.state))
+                record = {
                     "key": key,
                     **describe(fitted.candidate),
-                    "estimate": self.feasible.estimate(
-                        row, self.problem.chip, self.problem.accounting
-                    ),
+                    "estimate": estimate,
                     "predicted_loss": predicted,
                     "selection": selection_metrics(fitted.logits, original, self._labels),
                     "seconds": round(time.monotonic() - started, 3),
                 }
-            )
-            started = time.monotonic()
+                self.run.append(record)
+                yield _result(record)
+                started = time.monotonic()
+
+        done = work_off(
+            Phase(
+                name="candidates",
+                candidates=candidates,
+                entries=[
+                    entry(c, choices, estimate_notes(*known_before[c.key])) for c in candidates
+                ],
+                open_study=partial(self._open_study, "", LOSS),
+                prepare=lambda: self._calibration,
+                known=self._recorded,
+                work=work,
+            ),
+            self._sharing.workers,
+        )
+        recorded = {record["key"] for record in self.run.records()}
+        for key in done.keys() - recorded:  # measured on other machines
+            known = partial(self._recorded, key)
+            self.run.append_unless(known, done[key].user_attrs[RECORD])
+
+    def _recorded(self, key: str) -> Result | None:
+        record = next((r for r in self.run.records() if r["key"] == key), None)
+        return None if record is None else _result(record)
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())
@@ -174,7 +263,7 @@ class Search:
                 return stored
         candidate = candidate_of(record)
         loaded = self.problem.loaded
-        variant, rounds = fit_winner(self.problem, candidate, self.scratch)
+        variant, rounds = fit_winner(self.problem, candidate, self._scratch)
         save_bundle(
             self.run.best,
             variant,
@@ -189,19 +278,31 @@ class Search:
         self.run.write_json("best/best.json", best)
         return best
 
-    def _fit(
-        self,
-        calibration: Calibration,
-        candidates: Sequence[Candidate],
-        label: str,
-        fit_rows: range | None = None,
-        measure_rows: range | None = None,
-    ) -> Iterator[FittedPlan]:
-        counter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=measure_rows)
-        with progress_bar(label, counter.steps(candidates), "encoder steps") as advance:
-            yield from PlanFitter(
-                calibration, fit_rows=fit_rows, measure_rows=measure_rows, progress=advance
-            ).fit(candidates)
+
+def _result(record: dict[str, Any]) -> Result:
+    return Result(record["key"], [record["selection"]["loss"]], measured_notes(record))
+
+
+def _first_rows(calibration: Calibration, images: int) -> tuple[range, range]:
+    """The first of the fitted and of the measured images, in proportion, so many in all."""
+    share = images / calibration.n_images
+    fit, measure = (
+        range(start, start + max(1, min(round(size * share), size)))
+        for start, size in (
+            (0, calibration.n_fit),
+            (calibration.n_fit, calibration.n_images - calibration.n_fit),
+        )
+    )
+    return fit, measure
+
+
+def _predicted(surrogates: Sequence[Surrogate], priced: PricedSpace, rows: Rows) -> Floats:
+    """Predicted losses of plans of one form each."""
+    predicted = np.zeros(len(rows))
+    forms = priced.choices.row_forms(rows).max(axis=1)
+    for number, surrogate in enumerate(surrogates, start=1):
+        predicted[forms == number] = surrogate.predict(rows[forms == number] != 0)
+    return predicted
 
 
 def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:

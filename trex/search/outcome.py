@@ -18,7 +18,7 @@ def outcome(
         best: what `Search.execute` returned.
         evaluation: the winner's measurement on `--eval`, or None.
     """
-    problem, feasible = search.problem, search.feasible
+    problem, baseline = search.problem, search.priced.baseline
     records = search.run.records()
     winner = next(record for record in records if record["key"] == best["key"])
     return {
@@ -27,12 +27,12 @@ def outcome(
         "chip": problem.chip.name,
         "accounting": problem.accounting,
         "budget": search.run.manifest()["settings"]["budget"],
-        "baseline": feasible.baseline_estimate(problem.chip, problem.accounting),
+        "baseline": baseline.estimate(0, problem.chip, problem.accounting),
         "best": {**_short(winner), "evaluation": evaluation},
         "pareto": [_short(record) for record in front_of(records)],
         "candidates": {
-            "space": feasible.space_size,
-            "feasible": len(feasible.masks),
+            "space": search.priced.space.size,
+            "feasible": search.run.manifest()["feasible"],
             "evaluated": len(records),
         },
     }

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -26,6 +27,8 @@ class SearchSettings:
     """How much work a search does, and how it is spread."""
 
     seed: int = 0
+    #: how plans are chosen
+    strategy: Literal["exact", "optuna", "paper", "random"] = "exact"
     #: candidates fitted and measured
     evaluations: int = 32
     #: the share of the calibration images that candidates are compared on

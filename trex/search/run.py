@@ -2,28 +2,40 @@
 
 manifest.json     what was asked, of what (versions, hashes), written once
 surrogate.json    predicted losses' measured parts, once they are all there
-results.jsonl     one record a candidate, appended
+results.jsonl     one record a candidate, appended; what later rungs measured follows as lines of
+                  their own. This file alone says what was measured
 candidates/       the fitted parameters of every recorded candidate
 best/             the winner as a bundle, and its final measurements (best.json)
+study.log         who works on what (an Optuna journal); made again from the records if lost
+.locks/           of processes that search here together
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from trex.errors import RunError, StorageError
 from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.search.locks import LOCKS, file_lock
+from trex.search.settings import difference
+
+_logger = logging.getLogger(__name__)
 
 SCHEMA: Final = 1
 
 #: what a record must hold to be read by later commands
 _RECORD_FIELDS: Final = ("key", "plan", "transforms", "estimate", "selection")
+#: and a line of a later rung
+_RUNG_FIELDS: Final = ("key", "rung", "measured")
+#: names a folder may hold before it is a run
+_BEFORE: Final = (".manifest.json.", ".lock")
 
 
 class Run:
@@ -47,24 +59,56 @@ class Run:
             StorageError: it cannot be created.
         """
         run = cls(path)
-        if run._manifest_path.exists():
-            run._compare(manifest["settings"])
-            return run
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(not item.name.startswith(".manifest.json.") for item in path.iterdir()):
-                raise RunError(
-                    f"{path} exists and is not a run folder", hint="choose another --out folder"
-                )
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be created: {error.strerror}", hint="choose another --out folder"
-            ) from error
-        # The manifest makes it a run: killed before, the same command begins anew.
-        write_atomic(
-            run._manifest_path, json.dumps({"schema": SCHEMA, **manifest}, indent=2) + "\n"
-        )
+        run.check(manifest["settings"])
+        with run.folder(), file_lock(path / LOCKS / "manifest"):
+            if run.begun:
+                run.check(manifest["settings"])
+            else:
+                # The manifest makes it a run: killed before, the same command begins anew.
+                text = json.dumps({"schema": SCHEMA, **manifest}, indent=2)
+                write_atomic(run._manifest_path, text + "\n")
         return run
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """See that `start` can go on here, or begin; changes nothing.
+
+        Raises:
+            RunError: the folder holds a run of other settings, or something else.
+            StorageError: it cannot be read.
+        """
+        if self.begun:
+            self._compare(settings)
+            return
+        try:
+            names = [item.name for item in self.path.iterdir()]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        if not all(name.startswith(_BEFORE) for name in names):
+            raise RunError(
+                f"{self.path} exists and is not a run folder", hint="choose another --out folder"
+            )
+
+    @contextmanager
+    def folder(self) -> Iterator[None]:
+        """Make the folder; where an error leaves it empty, it is removed again.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        try:
+            yield
+        except BaseException:
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -76,6 +120,11 @@ class Run:
         run = cls(path)
         run.manifest()
         return run
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run."""
+        return self._manifest_path.exists()
 
     @property
     def candidates(self) -> Path:
@@ -139,61 +188,97 @@ class Run:
         if not file.exists():
             return []
         unique: dict[str, dict[str, Any]] = {}
-        for number, record in enumerate(read_jsonl(file).records, start=1):
-            if record.get("schema") != SCHEMA or any(f not in record for f in _RECORD_FIELDS):
+        for number, line in enumerate(read_jsonl(file).records, start=1):
+            fields = _RUNG_FIELDS if "rung" in line else _RECORD_FIELDS
+            if line.get("schema") != SCHEMA or any(f not in line for f in fields):
                 raise RunError(
                     f"{file}:{number}: is not a record this TReX reads",
                     hint="use the version of TReX that wrote it",
                 )
-            unique.setdefault(record["key"], record)
+            if "rung" not in line:
+                unique.setdefault(line["key"], line)
+            elif (record := unique.get(line["key"])) and line["rung"]["rung"] not in record:
+                record[line["rung"]["rung"]] = line["measured"]
+                record["rungs"] = [*record.get("rungs", ()), line["rung"]]
         return list(unique.values())
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one candidate's record; on disk when this returns."""
-        append_line(self.path / "results.jsonl", json.dumps({"schema": SCHEMA, **record}))
+        """Add one candidate's record, or what a later rung measured; on disk when this returns."""
+        self.append_unless(lambda: None, record)
+
+    def append_unless(self, known: Callable[[], object], record: Mapping[str, Any]) -> None:
+        """The same, unless `known` finds something once other processes can no longer append.
+
+        A line that a crash has cut off is removed first.
+        """
+        file = self.path / "results.jsonl"
+        with file_lock(self.path / LOCKS / "results"):
+            if known() is not None:
+                return
+            if file.exists() and repair_jsonl(file):
+                _logger.warning("%s: the last record was cut off; it is made again", file)
+            append_line(file, json.dumps({"schema": SCHEMA, **record}))
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Choose and write the winner in one process at a time; the others wait."""
+        with file_lock(self.path / LOCKS / "best"):
+            yield
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Search here, as other processes may.
+
+        Raises:
+            RunError: another process deletes files here.
+            StorageError: the folder cannot be written.
+        """
+        with self._lock(fcntl.LOCK_SH, "another process is pruning"):
+            try:
+                self.candidates.mkdir(exist_ok=True)
+            except OSError as error:
+                raise _unusable(self.path, error) from error
+            yield
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from searching in the same folder; repairs a torn last record.
+        """Keep searches out.
 
         Raises:
             RunError: another process is searching there.
             StorageError: the folder cannot be written.
         """
+        with self._lock(fcntl.LOCK_EX, "another process is searching"):
+            yield
+
+    @contextmanager
+    def _lock(self, kind: int, otherwise: str) -> Iterator[None]:
         try:
-            self.candidates.mkdir(exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be written: {error.strerror}",
-                hint="choose another --out folder",
-            ) from error
+            raise _unusable(self.path, error) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(
-                    f"another process is searching in {self.path}",
+                    f"{otherwise} in {self.path}",
                     hint="wait for it, or choose another --out folder",
                 ) from None
-            if (self.path / "results.jsonl").exists():
-                repair_jsonl(self.path / "results.jsonl")
             yield
         finally:
             os.close(descriptor)
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
-        before = self.manifest()["settings"]
-        now = json.loads(json.dumps(settings))
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise RunError(
-                    f"{self.path} holds a run of other settings: {name} was "
-                    f"{_short(before.get(name))}, now it is {_short(now.get(name))}",
-                    hint="choose another --out folder; nothing was changed",
-                )
+        if different := difference(self.manifest()["settings"], settings):
+            raise RunError(
+                f"{self.path} holds a run of other settings: {different}",
+                hint="choose another --out folder; nothing was changed",
+            )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _unusable(path: Path, error: OSError) -> StorageError:
+    what = "read" if path.exists() and not os.access(path, os.R_OK) else "created"
+    return StorageError(
+        f"{path} cannot be {what}: {error.strerror}", hint="choose another --out folder"
+    )

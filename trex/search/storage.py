@@ -1,0 +1,225 @@
+"""Where a search's studies are kept: a journal in the run folder, or a PostgreSQL database."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import BaseJournalBackend
+
+from trex.errors import RunError, StorageError
+from trex.search.locks import LOCKS, FileLocks, Locks, PostgresLocks, file_lock
+
+_logger = logging.getLogger(__name__)
+
+#: the journal's name in a run folder; `optuna-dashboard` opens it
+JOURNAL: Final = "study.log"
+
+_HINT: Final = "give postgresql://user:password@host:5432/database, of a server that runs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedStorage:
+    """A storage of studies that processes share.
+
+    Attributes:
+        where: it is, for people; without a password.
+        studies: Optuna's storage.
+        locks: of the processes that share it.
+        poll_s: how often to look for what others did.
+        errors: a context that says what to do about the storage's errors.
+    """
+
+    where: str
+    studies: BaseStorage
+    locks: Locks
+    poll_s: float
+    errors: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def close(self) -> None:
+        """Let go of all locks and connections."""
+        self.locks.close()
+        self.studies.remove_session()
+
+
+def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
+    """The storage at `url`; the journal in the run folder where there is none.
+
+    Processes that fork open it anew in every child.
+
+    Raises:
+        StorageError: it cannot be reached, or is of a kind TReX cannot share work through.
+        RunError: the journal is damaged in the middle.
+    """
+    if url is None:
+        locks = FileLocks(folder / LOCKS)
+        journal = Journal(folder / JOURNAL, folder / LOCKS / "journal")
+        return SharedStorage(
+            where=str(folder / JOURNAL),
+            studies=JournalStorage(journal),
+            locks=locks,
+            poll_s=0.05,
+        )
+    storage = _database(url)
+    with _database_errors(url):
+        database_locks = PostgresLocks(storage.engine, study)
+    return SharedStorage(
+        where=_without_password(url),
+        studies=get_storage(storage),
+        locks=database_locks,
+        poll_s=0.5,
+        errors=partial(_database_errors, url),
+    )
+
+
+class Journal(BaseJournalBackend):
+    """Optuna's journal as a file of one JSON object a line.
+
+    Unlike Optuna's own backend it survives `kill -9`: the kernel keeps its lock, and a line that
+    was cut off is removed before the next one is written. Lines are not forced to the disk, since
+    a run's records are kept in `results.jsonl`, from which the journal can be made again.
+
+    Args:
+        path: the journal.
+        lock: a file to lock while appending.
+
+    Raises:
+        RunError: a line before the last is no JSON object.
+    """
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self._path = path
+        self._lock = lock
+        #: where every line that was read begins, and the last one ends
+        self._ends = [0]
+        with file_lock(lock):
+            self._path.touch()
+            self._repair()
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """Entries from a number on; a last one that is not all written yet is left out."""
+        with self._path.open("rb") as file:
+            file.seek(self._ends[log_number_from])
+            del self._ends[log_number_from + 1 :]
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._ends.append(self._ends[-1] + len(line))
+                yield json.loads(line)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries."""
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with file_lock(self._lock):
+            try:
+                with self._path.open("r+b") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    if size:
+                        file.seek(size - 1)
+                        if file.read(1) != b"\n":
+                            self._repair()
+                            size = file.seek(0, os.SEEK_END)
+                    try:
+                        file.write(data)
+                        file.flush()
+                    except OSError:
+                        os.truncate(self._path, size)
+                        raise
+            except OSError as error:
+                raise StorageError(
+                    f"{self._path}: cannot be written: {error.strerror}",
+                    hint="free some space on the disk; the same command goes on",
+                ) from error
+
+    def _repair(self) -> None:
+        """Cut off what a crash left of the last entries; the lock is held."""
+        data = self._path.read_bytes()
+        sound, damaged = 0, 0
+        for number, line in enumerate(data.splitlines(keepends=True), start=1):
+            if _is_entry(line):
+                if damaged:
+                    raise RunError(
+                        f"{self._path}:{damaged}: is not an entry of a study",
+                        hint="remove the file: it is made again from results.jsonl",
+                    )
+                sound += len(line)
+            elif not damaged:
+                damaged = number
+        if damaged:
+            os.truncate(self._path, sound)
+            _logger.warning(
+                "%s: the end was damaged, %d bytes from line %d on are left out",
+                self._path, len(data) - sound, damaged,
+            )  # fmt: skip
+
+
+def _is_entry(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _database(url: str) -> RDBStorage:
+    try:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StorageError(f"--storage {url} is not an address", hint=_HINT) from None
+    if parsed.get_backend_name() != "postgresql":
+        raise StorageError(
+            f"--storage {_without_password(url)} is not a PostgreSQL database",
+            hint=f"{_HINT}; without --storage the study is in the run folder",
+        )
+    if parsed.drivername == "postgresql":
+        # SQLAlchemy before 2.1 would look for another driver.
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        import psycopg  # noqa: F401 (SQLAlchemy would name the module, not what to install)
+    except ImportError:
+        raise StorageError(
+            "--storage needs psycopg, which is not installed",
+            hint='pip install "trex-vit[postgres]"',
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _database_errors(url):
+        return RDBStorage(
+            parsed.render_as_string(hide_password=False),
+            engine_kwargs={"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True},
+        )
+
+
+@contextmanager
+def _database_errors(url: str) -> Iterator[None]:
+    """Turn a database's errors into one that says what to do."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause)).strip().splitlines()[-1]
+        raise StorageError(
+            f"the study's database {_without_password(url)} does not answer: {reason}",
+            hint=f"{_HINT}; the same command goes on",
+        ) from error
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)

@@ -1,0 +1,178 @@
+"""Which plans are worth fitting: four answers, one interface.
+
+All of them know every plan's price, so no evaluation is spent on a plan over budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trex.errors import SpaceError
+from trex.plan import uniform_plans
+from trex.search.feasible import PricedSpace
+from trex.search.pareto import pareto_front
+from trex.search.plans import RandomPlans, all_rows, holds
+from trex.search.space import MOST_PLANS
+from trex.search.terms import Choice, Floats, Rows
+
+#: draws a random plan that fits is looked for in, for every plan that is wanted
+_DRAWS: Final = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What a strategy chooses from.
+
+    Attributes:
+        priced: the plans, their prices and the budget.
+        predict: the predicted losses of plans given as rows; None for strategies without them.
+        wanted: how many plans to choose, at most.
+        seed: of everything drawn.
+    """
+
+    priced: PricedSpace
+    predict: Callable[[Rows], Floats] | None
+    wanted: int
+    seed: int
+
+
+class Strategy(Protocol):
+    """A way to choose plans."""
+
+    #: whether it reads predicted losses; measuring what they are made of takes a while
+    predicts: bool
+
+    def choose(self, task: Task) -> Rows:
+        """Rows of different plans within the budget, the most promising first."""
+        ...
+
+
+class Exact:
+    """The plans of least predicted loss, and a thinned front.
+
+    A quarter of the plans are the best at prices spread over the front, which keeps the answer
+    useful when the budget changes; the rest are those that are predicted to lose least.
+    """
+
+    predicts = True
+
+    def choose(self, task: Task) -> Rows:
+        """See `Strategy`."""
+        rows = feasible_rows(task.priced)
+        assert task.predict is not None
+        predicted = task.predict(rows)
+        edap = task.priced.price(rows).edap_j_s_m2
+        front = pareto_front(np.stack((edap, predicted), axis=1))
+        share = max(1, task.wanted // 4)
+        thinned = front[np.unique(np.linspace(0, len(front) - 1, share).round().astype(int))]
+        ranked = [*thinned.tolist(), *np.argsort(predicted, kind="stable").tolist()]
+        chosen: Rows = rows[list(dict.fromkeys(ranked))[: task.wanted]]
+        return chosen
+
+
+class RandomChoice:
+    """Plans drawn at random, every plan within the budget as likely as any other: the baseline."""
+
+    predicts = False
+
+    def choose(self, task: Task) -> Rows:
+        """See `Strategy`."""
+        space, rng = task.priced.space, np.random.default_rng(task.seed)
+        if space.size <= MOST_PLANS:
+            rows = feasible_rows(task.priced)
+            picked: Rows = rows[rng.permutation(len(rows))[: task.wanted]]
+            return picked
+        plans, found = RandomPlans(space), dict[bytes, Rows]()
+        for _ in range(task.wanted):
+            draws = np.stack([plans.draw(rng) for _ in range(_DRAWS)])
+            for row in draws[task.priced.fits(task.priced.price(draws))]:
+                found.setdefault(row.tobytes(), row)
+            if len(found) >= task.wanted:
+                break
+        if not found:
+            raise SpaceError(
+                f"none of {task.wanted * _DRAWS:,} random plans of {space.name} fits the budget",
+                hint="raise the limit, or choose another strategy",
+            )
+        return np.stack(list(found.values())[: task.wanted])
+
+
+class Paper:
+    """The TReX paper's candidates: Algorithm 1's number of consumers, uniform patterns only.
+
+    The number is the least with which a pattern fits the budget. Every form of the space is tried.
+    """
+
+    predicts = False
+
+    def choose(self, task: Task) -> Rows:
+        """See `Strategy`."""
+        priced = task.priced
+        for n_reuse in range(priced.space.num_encoders):
+            rows = self._patterns(priced, n_reuse)
+            if len(rows):
+                fitting: Rows = rows[priced.fits(priced.price(rows))]
+                if len(fitting):
+                    return fitting[: task.wanted]
+        raise SpaceError(
+            f"no uniform pattern of {priced.space.name} fits the budget",
+            hint="raise the limit, or choose another strategy",
+        )
+
+    def _patterns(self, priced: PricedSpace, n_reuse: int) -> Rows:
+        space, choices = priced.space, priced.choices
+        numbers = [{choice: number for number, choice in enumerate(of)} for of in choices.of]
+        rows = []
+        for plan in uniform_plans(space.num_encoders, n_reuse):
+            for tensor, transform in space.forms:
+                row = np.zeros(space.num_encoders, dtype=np.intp)
+                for reuse in plan:
+                    choice = Choice(reuse.source, tensor, transform)
+                    row[reuse.consumer] = numbers[reuse.consumer].get(choice, -1)
+                if (row >= 0).all():
+                    rows.append(row)
+        if not rows:
+            return np.empty((0, space.num_encoders), dtype=np.intp)
+        # The plan without reuse is the same in every form.
+        unique = np.stack(list({row.tobytes(): row for row in rows}.values()))
+        inside: Rows = unique[holds(space, unique)]
+        return inside
+
+
+STRATEGIES: Final[dict[str, Strategy]] = {
+    "exact": Exact(),
+    "optuna": Exact(),
+    "paper": Paper(),
+    "random": RandomChoice(),
+}
+
+
+def count_feasible(priced: PricedSpace) -> int | None:
+    """How many plans are within the budget; None where they are too many to list.
+
+    Raises:
+        InfeasibleError: none is; it names the nearest.
+    """
+    return len(feasible_rows(priced)) if priced.space.size <= MOST_PLANS else None
+
+
+def feasible_rows(priced: PricedSpace) -> Rows:
+    """Every plan within the budget.
+
+    Raises:
+        InfeasibleError: there is none; it names the nearest.
+        SpaceError: the space is too large to enumerate.
+    """
+    rows = all_rows(priced.space)
+    costs = priced.price(rows)
+    fits: NDArray[np.bool_] = priced.fits(costs)
+    if not fits.any():
+        nearest = int(np.argmin(priced.budget.overrun(costs, priced.baseline)))
+        raise priced.infeasible(rows[nearest])
+    feasible: Rows = rows[fits]
+    return feasible
