@@ -107,7 +107,7 @@ class BertConsumer(Consumer):
 class BertAdapter(Adapter):
     """`TextClassifier` on BERT, RoBERTa or ELECTRA."""
 
-    family = "text encoders of transformers (bert_*, or BERT, RoBERTa, ELECTRA checkpoints)"
+    family = "BERT, RoBERTa, ELECTRA (through trex.models.bert.from_transformers)"
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly TReX's class."""

@@ -85,8 +85,8 @@ class TextClassifier(nn.Module):
 
     def __init__(self, network: nn.Module, tokens: int, tokenizer: str = "") -> None:
         super().__init__()
-        config = cast(Any, network).config
-        base = getattr(network, _BASES.get(config.model_type, ""), None)
+        config: Any = getattr(network, "config", None)
+        base: Any = getattr(network, _BASES.get(getattr(config, "model_type", ""), ""), None)
         if base is None or not hasattr(network, "classifier"):
             raise ModelError(
                 f"{type(network).__name__} is not a text classifier that TReX understands",
