@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print("\n".join([*text_table(rows), "", *legend(rows, subject.accounting, args.data)]))
     if files:
-        print(f"\ntables: {', '.join(files)}")
+        print(f"\ntables: {args.out}")
     return 0
 
 
@@ -87,6 +87,7 @@ def prepare(args: argparse.Namespace) -> Question:
     from trex.compare.given import read_given
     from trex.compare.measure import Kept
     from trex.compare.subject import subject
+    from trex.compare.variants import has_class_token
     from trex.errors import DataError
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, create, load
@@ -129,6 +130,7 @@ def prepare(args: argparse.Namespace) -> Question:
         _make(args.out)
     return Question(
         subject=compared,
+        class_token=has_class_token(model),
         limit_s=limit_s,
         methods=methods,
         given=given,

@@ -36,7 +36,7 @@ from trex.compare.methods import (
 )
 from trex.compare.published import BACKBONES, published_of, trained_of
 from trex.compare.subject import Price, Subject
-from trex.compare.variants import check_class_token, variant
+from trex.compare.variants import variant
 from trex.config import did_you_mean
 from trex.errors import ModelError, TrexError
 from trex.models.registry import LoadedModel
@@ -73,6 +73,7 @@ class Row:
         setting: in words.
         encoders: that reuse or skip, or a plan, in words.
         price: an estimate; None where the accounting has no term.
+        exact: it computes what the original does, so its accuracy is the original's.
         measured: on the data that was given, without training unless `finetuned`.
         published_top1: in percent, on all of ImageNet's validation images, trained.
         note: what is the matter, or nothing.
@@ -85,6 +86,7 @@ class Row:
     encoders: str = ""
     price: Price | None = None
     finetuned: bool = False
+    exact: bool = False
     measured: Measured | None = None
     published_top1: float | None = None
     source: str = ""
@@ -96,6 +98,7 @@ class Question:
     """What is compared, and with what.
 
     Attributes:
+        class_token: whether the model has exactly one, which its head reads.
         limit_s: most latency.
         methods: names out of `NAMES`.
         given: TReX variants that were made before.
@@ -107,6 +110,7 @@ class Question:
     """
 
     subject: Subject
+    class_token: bool
     limit_s: float
     methods: tuple[str, ...]
     given: tuple[Given, ...]
@@ -216,16 +220,14 @@ class Comparison:
         if method.full_only and subject.accounting != "full":
             note = f"{subject.accounting} accounting has no term for it"
             return self._row(method, "unpriced", note=note)
-        try:
-            if method.one_class_token and self._question.loaded is not None:
-                check_class_token(self._question.loaded)
-            setting, within = closest_from_below(
-                method.settings(subject.model),
-                lambda setting: subject.price(method, setting).latency_s,
-                limit_s,
-            )
-        except ModelError as error:
-            return self._row(method, "unpriced", note=error.message)
+        if method.one_class_token and not self._question.class_token:
+            note = f"{subject.model.model} has no single class token to prune and merge by"
+            return self._row(method, "unpriced", note=note)
+        setting, within = closest_from_below(
+            method.settings(subject.model),
+            lambda setting: subject.price(method, setting).latency_s,
+            limit_s,
+        )
         encoders, measured = self._run(method, setting) if within else ((), None)
         return self._row(
             method,
@@ -239,13 +241,14 @@ class Comparison:
 
     def _row(self, method: Method, group: Group, **fields: Any) -> Row:
         return Row(
-            group=group, method=method.name, title=method.title, source=method.source, **fields
-        )
+            group=group, method=method.name, title=method.title, source=method.source,
+            exact=method.accuracy == "exact", **fields,
+        )  # fmt: skip
 
     def _run(self, method: Method, setting: float) -> tuple[Encoders, Measured | None]:
         """The encoders a method works on, where it is measured, and its measurement."""
         loaded = self._question.loaded
-        if loaded is None or self._evaluation is None or method.trained_only:
+        if loaded is None or self._evaluation is None or method.accuracy != "loaded":
             return (), None
         if isinstance(method, FittedReuse):
             return self._fitted(loaded, method, int(setting))

@@ -21,7 +21,7 @@ class WeightSharing(Method):
     name = "weight_sharing"
     title = "weight sharing"
     source = "MiniViT (arXiv 2204.07154), its form: area only"
-    trained_only = True
+    accuracy = "trained"
 
     def settings(self, model: Architecture) -> Sequence[float]:
         """How many adjacent encoders share; the usual number first."""
@@ -62,7 +62,9 @@ class WeightSharing(Method):
 
 
 class _Fixed(Method):
-    """A design that is there or not."""
+    """A design that is there or not, and computes the same."""
+
+    accuracy = "exact"
 
     def settings(self, model: Architecture) -> Sequence[float]:
         """There is nothing to set."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from trex.architecture import Architecture, Encoder, Operation, Transform
 from trex.compare import tokens
@@ -36,7 +36,8 @@ class Method(ABC):
         full_only: whether the published equations have no term for what it changes.
         chooses: whether somebody must say which encoders.
         one_class_token: whether it needs a model with exactly one class token.
-        trained_only: whether without training there is nothing to measure.
+        accuracy: `loaded`: it runs on the loaded weights; `trained`: only training makes it of
+            use; `exact`: it computes what the original does.
     """
 
     name: ClassVar[str]
@@ -45,7 +46,7 @@ class Method(ABC):
     full_only: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
     one_class_token: ClassVar[bool] = False
-    trained_only: ClassVar[bool] = False
+    accuracy: ClassVar[Literal["loaded", "trained", "exact"]] = "loaded"
 
     @abstractmethod
     def settings(self, model: Architecture) -> Sequence[float]:
@@ -113,7 +114,7 @@ class BlockReuse(Reuse):
     title = "TReX block"
     source = "TReX (arXiv 2408.12742); under full accounting its block is priced"
     transform = "block"
-    trained_only = True
+    accuracy = "trained"
 
 
 class IdentityReuse(Reuse):
@@ -216,7 +217,7 @@ class DynamicVit(Method):
     title = "DynamicViT"
     source = "DynamicViT (arXiv 2106.02034), its predictors priced"
     one_class_token = True
-    trained_only = True
+    accuracy = "trained"
 
     def settings(self, model: Architecture) -> Sequence[float]:
         """The share of patches kept, at every number of patches."""

@@ -97,8 +97,9 @@ def legend(rows: Sequence[Row], accounting: str, data: str | None) -> list[str]:
     ]
     if measured is not None:
         lines += [
-            f"Measured on {measured.n} images of {data}, without training unless said: top-1 %,",
-            "and its change in points, paired with the original; ± is half of the 95 % interval.",
+            "Measured without training, unless said: top-1 %, and its change in points, paired",
+            "with the original (± half of the 95 % interval). same: computes what the original does.",
+            f"{measured.n} images of {data}",
         ]
     lines += ["", *verdict(rows)]
     details = [
@@ -192,7 +193,7 @@ def _ratios(row: Row, rows: Sequence[Row]) -> Cells:
 def _measurement(row: Row) -> Cells:
     measured = row.measured
     if measured is None:
-        return "-", "-"
+        return "-", "same" if row.exact else "-"
     if row.group == "original":
         return percent(measured.top1), ""
     low, high = measured.ci95

@@ -64,7 +64,8 @@ def dynamicvit_counts(num_encoders: int, tokens: int, keep: float) -> list[tuple
     left = tokens
     for index in range(num_encoders):
         if index in at:
-            left = 1 + math.floor(round(patches * keep ** (at.index(index) + 1), 9))
+            share = keep ** (at.index(index) + 1)
+            left = 1 + max(1, math.floor(round(patches * share, 9)))
         counts.append((left, left))
     return counts
 

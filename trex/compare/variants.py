@@ -9,8 +9,7 @@ from torch import nn
 from trex.compare.methods import AttentionSkip, Encoders, EvitPruning, Method, Reuse, TomeMerging
 from trex.compare.stepped import MergedTokens, PrunedTokens, SkippedAttention
 from trex.compare.tokens import stages
-from trex.errors import ModelError
-from trex.models.registry import LoadedModel
+from trex.models.registry import LoadedModel, adapter_of
 from trex.models.vit import VitAdapter
 from trex.reuse import apply_reuse
 
@@ -25,9 +24,6 @@ def variant(
         method: one that can run without training.
         setting: the method's.
         encoders: those that reuse or skip.
-
-    Raises:
-        ModelError: the method cannot run on this model.
     """
     model, adapter = loaded.model, loaded.adapter
     if isinstance(method, Reuse):
@@ -36,26 +32,20 @@ def variant(
         )
     if isinstance(method, AttentionSkip):
         return SkippedAttention(model, adapter, encoders)
-    check_class_token(loaded)
     if isinstance(method, EvitPruning):
         return PrunedTokens(model, adapter, stages(num_encoders(loaded)), setting)
     assert isinstance(method, TomeMerging)
     return MergedTokens(model, adapter, int(setting))
 
 
-def check_class_token(loaded: LoadedModel) -> None:
-    """Methods that prune tokens need exactly one class token in front, which the head reads.
+def has_class_token(model: nn.Module) -> bool:
+    """Whether a model has exactly one class token in front, which its head reads.
 
-    Raises:
-        ModelError: the model is another.
+    Tokens are pruned and merged in such models only. Parameters may be on the meta device.
     """
-    prefix = getattr(loaded.model, "num_prefix_tokens", 1)
-    pooled = getattr(loaded.model, "global_pool", "token")
-    if not isinstance(loaded.adapter, VitAdapter) or prefix != 1 or pooled != "token":
-        raise ModelError(
-            f"{loaded.name} has no single class token, by which tokens are pruned and merged",
-            hint="leave the token methods out with --methods",
-        )
+    prefix = getattr(model, "num_prefix_tokens", 1)
+    pooled = getattr(model, "global_pool", "token")
+    return isinstance(adapter_of(model), VitAdapter) and prefix == 1 and pooled == "token"
 
 
 def num_encoders(loaded: LoadedModel) -> int:

@@ -1,0 +1,177 @@
+"""`trex compare` on a small model: its table, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_runs import Inputs, write_images, write_inputs
+
+from trex.cli import main
+from trex.compare import comparison
+from trex.compare.published import BACKBONES
+
+#: of the other models, those that the tests ask for
+FEW = tuple(b for b in BACKBONES if b.model in ("deit_small_patch16_224", "shvit_s1"))
+CHEAP = ["compare", "--model", "deit_tiny_patch16_224", "--hw", "trex_fefet_32nm"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_models() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "BACKBONES", FEW)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def run(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a run"
+    assert main(inputs.search(out)) == 0
+    return out
+
+
+def measured(inputs: Inputs, run: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+        "--data", str(inputs.labelled), "--calib", str(inputs.calib), "--calib-images", "8",
+        "--run", str(run), "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(inputs: Inputs, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "compared"
+    assert main(measured(inputs, run, out, "--json")) == 0
+    return out
+
+
+def rows(out: Path) -> dict[str, dict]:
+    found = json.loads((out / "compare.json").read_text())["rows"]
+    return {row["title"]: row for row in found if row["group"] != "trained"}
+
+
+def test_every_method_that_can_run_is_measured_beside_the_original(compared: Path) -> None:
+    found = rows(compared)
+    running = ("TReX (a run)", "identity reuse", "map reuse", "attention skipping")
+    for title in running:
+        row = found[title]
+        assert row["group"] == "within"
+        assert row["estimate"]["latency_ratio"] <= 0.8
+        assert row["measured"]["n"] == found["test_vit"]["measured"]["n"]
+        assert row["measured"]["baseline_top1"] == found["test_vit"]["measured"]["top1"]
+        assert row["published_top1"] is None
+    for title in ("ToMe merging", "EViT pruning"):  # of five tokens there is little to take
+        assert found[title]["group"] == "beyond"
+        assert found[title]["note"] == "cannot reach the limit"
+        assert found[title]["measured"] is None
+    for title in ("DynamicViT", "weight sharing", "ReTransformer", "shvit_s1"):
+        assert found[title]["measured"] is None
+    assert found["shvit_s1"]["published_top1"] == 72.8
+    assert sum(row["best"] for row in found.values()) == 1
+
+
+def test_a_run_that_was_searched_under_another_accounting_says_so(compared: Path) -> None:
+    assert rows(compared)["TReX (a run)"]["note"] == "a run was searched for accounting paper"
+
+
+def test_the_same_comparison_repeats_nothing(
+    compared: Path, inputs: Inputs, run: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    before = (compared / "measured.jsonl").read_bytes()
+    monkeypatch.setattr(comparison.Evaluation, "measure", never)
+    monkeypatch.setattr(comparison, "choose_encoders", never)
+    assert main(measured(inputs, run, compared)) == 0
+    assert (compared / "measured.jsonl").read_bytes() == before
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if str(inputs.weights.parent.parent) not in line) <= 100
+    assert sum(line.startswith("* ") for line in lines) == 2  # the row, and the verdict
+
+
+def test_tables_for_papers_lie_beside(compared: Path) -> None:
+    for kind in ("csv", "md", "tex"):
+        assert "ToMe merging" in (compared / f"compare.{kind}").read_text()
+
+
+def test_token_methods_are_measured(inputs: Inputs, capsys) -> None:
+    flags = [
+        "compare", *inputs.model_flags(), "--hw", "trex_sram_32nm", "--max-latency", "0.9x",
+        "--data", str(inputs.labelled), "--methods", "tome", "evit", "--accounting", "paper",
+        "--json",
+    ]  # fmt: skip
+    assert main(flags) == 0
+    for row in json.loads(capsys.readouterr().out)["rows"][1:]:
+        assert row["measured"]["n"] > 0
+        assert row["estimate"]["latency_ratio"] <= 0.9
+
+
+def test_closed_form_trex_without_a_run(inputs: Inputs, capsys) -> None:
+    flags = [
+        "compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+        "--data", str(inputs.labelled), "--calib", str(inputs.calib), "--methods", "trex",
+        "--json",
+    ]  # fmt: skip
+    assert main(flags) == 0
+    found = {row["title"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert found["TReX linear"]["measured"]["n"] > 0
+    assert found["TReX linear"]["encoders"]
+
+
+def test_without_data_nothing_is_measured(capsys) -> None:
+    assert main([*CHEAP, "--methods", "tome", "evit", "retransformer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["group"] for row in found] == ["original", "within", "within", "beyond"]
+    assert all(row["measured"] is None for row in found)
+
+
+def test_paper_accounting_has_no_price_for_what_it_does_not_know(capsys) -> None:
+    flags = [*CHEAP, "--accounting", "paper", "--methods", "fused_qk", "backbones", "--json"]
+    assert main(flags) == 0
+    found = {row["title"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    for title in ("fused Q/K weights", "shvit_s1"):
+        assert found[title]["group"] == "unpriced"
+        assert found[title]["estimate"] is None
+        assert "paper accounting has" in found[title]["note"]
+    assert found["deit_small_patch16_224"]["estimate"]["edap_gain"] < 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "hint"),
+    [
+        (["--methods", "tom"], "no method is called 'tom'", "did you mean 'tome'?"),
+        (["--calib", "x"], "there is no --data", "add --data"),
+        (["--max-latency", "fast"], "--max-latency", "0.6x"),
+        (["--model", "shvit_s1"], "not made of like encoders", "ViT"),
+        (["--run", "nowhere"], "nowhere has no manifest.json", "trex search"),
+    ],
+)
+def test_bad_input(more: list[str], message: str, hint: str, capsys) -> None:
+    assert main([*CHEAP, *more]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert hint in told
+
+
+def test_data_without_labels(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    write_images(tmp_path / "images", each=1)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate((tmp_path / "images").rglob("*.png")):
+        file.rename(flat / f"{number}.png")
+    flags = ["compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--data", str(flat)]
+    assert main(flags) == 2
+    assert "have no label" in capsys.readouterr().err
+
+
+def test_a_run_of_another_model(run: Path, capsys) -> None:
+    assert main([*CHEAP, "--run", str(run)]) == 2
+    assert "is of test_vit, not of deit_tiny_patch16_224" in capsys.readouterr().err

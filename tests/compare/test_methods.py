@@ -1,0 +1,163 @@
+"""What methods cost: laws, parameters as they are, and the TReX paper's comparison."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import pytest
+from tiny_models import VIT_KINDS
+
+from trex.architecture import Architecture
+from trex.compare.comparison import METHODS
+from trex.compare.methods import closest_from_below, spread
+from trex.compare.published import TRAINED, trained_of
+from trex.compare.subject import Subject, subject
+from trex.compare.variants import variant
+from trex.errors import ModelError
+from trex.hardware import load_chip
+from trex.models.registry import LoadedModel, adapter_of, architecture, architecture_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RUNNING = ("trex", "identity_reuse", "map_reuse")
+
+
+def on_chip(name: str, accounting: str = "paper", chip: str = "trex_fefet_32nm") -> Subject:
+    return subject(architecture(name), 22_050_664, load_chip(chip), accounting)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def deit_s() -> Subject:
+    return on_chip("deit_small_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "gain"),
+    [("weight_sharing", 2, 2.0), ("retransformer", 1, 1.03), ("trex_block", 3, 1.6),
+     ("trex_block", 5, 2.3)],
+)  # fmt: skip
+def test_the_papers_comparison(deit_s: Subject, method: str, setting: int, gain: float) -> None:
+    """TReX, section V: gains in EDAP on DeiT-S, all on its own simulator."""
+    original, found = deit_s.original(), deit_s.price(METHODS[method], setting)
+    assert original.edap_mj_ms_mm2 / found.edap_mj_ms_mm2 == pytest.approx(gain, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "golden"),
+    [("deit_small_patch16_224", "deit_s_fefet.csv"), ("lvvit_s", "lvvit_s_fefet.csv")],
+)
+def test_the_papers_tables(model: str, golden: str) -> None:
+    priced = on_chip(model)
+    lines = (GOLDEN / golden).read_text().splitlines()
+    original, *rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    for row in rows:
+        found = priced.price(METHODS["trex_block"], int(row["n_reuse"]))
+        ours = priced.original().edap_mj_ms_mm2 / found.edap_mj_ms_mm2
+        theirs = float(original["edap_mj_ms_mm2"]) / float(row["edap_mj_ms_mm2"])
+        assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_published_trex_points_are_the_golden_ones() -> None:
+    for model, golden in (("deit_small_patch16_224", "deit_s_fefet.csv"),
+                          ("lvvit_s", "lvvit_s_fefet.csv")):  # fmt: skip
+        lines = (GOLDEN / golden).read_text().splitlines()
+        rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+        published = {int(r["n_reuse"]): float(r["top1_ideal"]) for r in rows}
+        points = [p for p in trained_of(model) if p.method == "trex_block"]
+        assert points
+        assert all(published[int(p.setting)] == p.top1 for p in points)
+    assert all(p.method in METHODS for p in TRAINED)
+
+
+def test_sharing_by_two_halves_the_area_and_changes_nothing_else(deit_s: Subject) -> None:
+    original, shared = deit_s.original(), deit_s.price(METHODS["weight_sharing"], 2)
+    assert shared.area_m2 == pytest.approx(original.area_m2 / 2)
+    assert shared.latency_s == original.latency_s
+    assert shared.energy_j == pytest.approx(original.energy_j)
+
+
+def test_sharing_under_full_spares_leakage_too() -> None:
+    full = on_chip("deit_small_patch16_224", "full")
+    original, shared = full.original(), full.price(METHODS["weight_sharing"], 2)
+    assert shared.latency_s == original.latency_s
+    assert shared.energy_j < original.energy_j
+    # MiniViT prints 11 million for a Mini-DeiT-S
+    assert shared.parameters / 1e6 == pytest.approx(11, abs=0.5)
+
+
+def test_retransformer_hides_one_write_of_every_encoder(deit_s: Subject) -> None:
+    original, found = deit_s.original(), deit_s.price(METHODS["retransformer"], 1)
+    # TReX, Table II: D_write = D_W * 8, with 3.3 us
+    assert original.latency_s - found.latency_s == pytest.approx(12 * 3.3e-6 * 8)
+    assert found.energy_j == pytest.approx(original.energy_j)
+
+
+@pytest.mark.parametrize("name", ["fused_qk", "depth_first_softmax"])
+def test_options_of_the_chip_change_the_price_under_full(name: str) -> None:
+    full = on_chip("deit_tiny_patch16_224", "full")
+    assert full.price(METHODS[name], 1) != full.original()
+
+
+@pytest.mark.parametrize("name", RUNNING)
+@pytest.mark.parametrize("kind", ["vit", "layer scale"])
+def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> None:
+    model = VIT_KINDS[kind].build()
+    whole = sum(p.numel() for p in model.parameters())
+    priced = subject(architecture_of(model, "tiny"), whole, load_chip("trex_fefet_32nm"), "full")
+    method = METHODS[name]
+    loaded = LoadedModel(
+        name="tiny", arguments={}, model=model, adapter=adapter_of(model), weights_source="random",
+        weights_sha256="", report=None,
+    )  # fmt: skip
+    running = variant(loaded, method, 2, spread(priced.model, 2))
+    count = sum(p.numel() for p in running.parameters())
+    # LayerScale has no operation of its own: it is folded into a consumer's projection
+    folded = 2 * 48 if kind == "layer scale" else 0
+    assert priced.price(method, 2).parameters == count + folded
+    assert sum(p.numel() for p in model.parameters()) == whole
+
+
+def test_skipping_drops_the_whole_branch(deit_s: Subject) -> None:
+    dim, tokens = 384, 197
+    spared = deit_s.original().macs - deit_s.price(METHODS["attention_skip"], 1).macs
+    assert spared == 4 * tokens * dim * dim + 2 * tokens * tokens * dim
+    everything = deit_s.price(METHODS["attention_skip"], 12)
+    assert everything.latency_s < deit_s.price(METHODS["attention_skip"], 11).latency_s
+
+
+@pytest.mark.parametrize("name", ["identity_reuse", "attention_skip", "tome", "evit"])
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.45])
+def test_the_setting_is_the_closest_from_below(deit_s: Subject, name: str, share: float) -> None:
+    method, limit_s = METHODS[name], share * deit_s.original().latency_s
+    settings = method.settings(deit_s.model)
+
+    def latency_s(setting: float) -> float:
+        return deit_s.price(method, setting).latency_s
+
+    setting, within = closest_from_below(settings, latency_s, limit_s)
+    assert within
+    assert latency_s(setting) <= limit_s
+    before = settings.index(setting) - 1
+    assert before < 0 or latency_s(settings[before]) > limit_s
+
+
+def test_what_cannot_reach_the_limit_says_so(deit_s: Subject) -> None:
+    found = closest_from_below([3, 2, 1], lambda setting: setting, 0.5)
+    assert found == (1, False)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_encoders_are_spread_evenly(count: int) -> None:
+    model: Architecture = architecture("deit_tiny_patch16_224")
+    chosen = spread(model, count)
+    assert len(set(chosen)) == count
+    assert chosen[0] >= 1
+    assert chosen[-1] == 11
+    gaps = {b - a for a, b in itertools.pairwise(chosen)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_unlike_encoders_are_refused() -> None:
+    with pytest.raises(ModelError, match="not made of like encoders"):
+        on_chip("shvit_s1")
