@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.errors import BudgetError, InfeasibleError, UnitError
-from trex.search.costs import VariantCosts
 from trex.units import EDAP_MJ_MS_MM2, UNITS, format_quantity, parse_quantity, significant
+
+if TYPE_CHECKING:  # costs load torch, which reading a budget does without
+    from trex.search.costs import VariantCosts
 
 Quantity = Literal["latency", "energy", "area", "edap", "params", "macs"]
 QUANTITIES: Final[tuple[Quantity, ...]] = get_args(Quantity)
