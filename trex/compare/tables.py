@@ -98,7 +98,7 @@ def legend(rows: Sequence[Row], accounting: str, data: str | None) -> list[str]:
     if measured is not None:
         lines += [
             "Measured without training, unless said: top-1 %, and its change in points, paired",
-            "with the original (± half of the 95 % interval). same: computes what the original does.",
+            "with the original; ±: half of the 95 % interval. same: as the original, exactly.",
             f"{measured.n} images of {data}",
         ]
     lines += ["", *verdict(rows)]
