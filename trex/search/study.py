@@ -89,13 +89,17 @@ class Study:
         self._mine: set[int] = set()
         with self.shared.errors(), shared.locks.exclusive():
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            self.optuna = optuna.create_study(
-                storage=self._storage,
-                sampler=sampler,
-                study_name=name,
-                directions=["minimize"] * len(objectives),
-                load_if_exists=True,
-            )
+            try:
+                self.optuna = optuna.load_study(
+                    study_name=name, storage=self._storage, sampler=sampler
+                )
+            except KeyError:
+                self.optuna = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    sampler=sampler,
+                    directions=["minimize"] * len(objectives),
+                )
             self._id = self._storage.get_study_id_from_name(name)
             self._agree(settings, objectives)
             shared.locks.hold(self.worker)

@@ -1,0 +1,89 @@
+"""Made-up work that processes share: every candidate's result is a line in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from trex.files import append_line, read_jsonl
+from trex.plan import ReusePlan
+from trex.reuse.fit import Candidate, Take
+from trex.search.entries import entry
+from trex.search.storage import open_storage
+from trex.search.study import Study
+from trex.search.terms import Choice, Choices
+from trex.search.workers import Phase, Result
+
+CHOICES = Choices(
+    of=tuple((None, *(Choice(s, "output", "linear") for s in range(e))) for e in range(6)),
+    forms=(("output", "linear"),),
+)
+CANDIDATES = [
+    Candidate(plan=p, transforms=dict.fromkeys(p.consumers, "linear"))
+    for consumer in range(1, 6)
+    for p in (ReusePlan.nearest([consumer]), ReusePlan.nearest(range(consumer, 6)))
+][:-1]
+
+
+def open_study(folder: Path, url: str | None = None, **settings: str) -> Study:
+    storage = open_storage(url, folder, "tiny")
+    return Study(storage, "tiny", ["loss"], settings or {"model": "tiny"})
+
+
+def result(candidate: Candidate) -> Result:
+    return Result(candidate.key, [float(len(candidate.plan.consumers))], {"note": "done"})
+
+
+def made_up_phase(
+    folder: Path, on_the_way: Callable[[Candidate], None] = lambda c: None, url: str | None = None
+) -> Phase:
+    """Work whose results go to `results.jsonl`; `on_the_way` may disturb it."""
+    file = folder / "results.jsonl"
+
+    def known(key: str) -> Result | None:
+        keys = [line["key"] for line in read_jsonl(file).records] if file.exists() else []
+        return next((result(c) for c in CANDIDATES if c.key == key and key in keys), None)
+
+    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+        while (candidate := take(order)) is not None:
+            on_the_way(candidate)
+            append_line(file, json.dumps({"key": candidate.key, "process": os.getpid()}))
+            yield result(candidate)
+
+    return Phase(
+        name="made up",
+        candidates=CANDIDATES,
+        entries=[entry(c, CHOICES, {}) for c in CANDIDATES],
+        open_study=partial(open_study, folder, url),
+        prepare=lambda: None,
+        known=known,
+        work=work,
+    )
+
+
+def dies_once(folder: Path, moment: int) -> Callable[[Candidate], None]:
+    """One process, the first that comes to some candidate, is killed there."""
+
+    def on_the_way(candidate: Candidate) -> None:
+        time.sleep(0.01)
+        if candidate is CANDIDATES[moment]:
+            try:
+                (folder / "died").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_the_way
+
+
+def results(folder: Path) -> list[str]:
+    """The keys of all results, sorted; a doubled one stands there twice."""
+    return sorted(line["key"] for line in read_jsonl(folder / "results.jsonl").records)
+
+
+ALL = sorted(candidate.key for candidate in CANDIDATES)
