@@ -103,11 +103,12 @@ def pretrain(
         optimizer, schedule = _optimizer(model, size.pretraining_lr, size.pretraining_steps)
         model.train()
         means = {"filled in": 0.0, "damage": 0.0}
-        bar = tqdm(
-            range(size.pretraining_steps), desc="pretraining", file=sys.stderr, disable=None
-        )
+        # sentences of about one length in a batch: little padding
+        ordered = sorted(sentences, key=lambda text: (len(_words(text)), chance.random()))
+        bar = tqdm(range(size.pretraining_steps), "pretraining", file=sys.stderr, disable=None)
         for step in bar:
-            chosen = chance.choices(sentences, k=size.batch_size)
+            start = chance.randrange(max(1, len(ordered) - size.batch_size))
+            chosen = ordered[start : start + size.batch_size]
             wrong = [chance.random() < 0.5 for _ in chosen]
             shown = [
                 _joined(damage(_words(text), chance, lexicon), text) if bad else text
@@ -115,18 +116,20 @@ def pretrain(
             ]
             ids, mask = _trimmed(encode(tokenizer, shown, size.tokens)).unbind(1)
             damaged = torch.tensor(wrong)
-            hidden, targets = _masked_words(ids, mask, damaged, tokenizer)
-            outputs = model(input_ids=hidden, attention_mask=mask)
-            filled = F.cross_entropy(
-                outputs.prediction_logits.flatten(0, 1), targets.flatten(), ignore_index=-100
+            hidden, asked = _masked_words(ids, mask, damaged, tokenizer)
+            states = model.bert(input_ids=hidden, attention_mask=mask)
+            answers = model.cls.predictions(states.last_hidden_state[asked])
+            filled = F.cross_entropy(answers, ids[asked]) if len(answers) else answers.sum()
+            told = F.cross_entropy(
+                model.cls.seq_relationship(states.pooler_output), damaged.long()
             )
-            told = F.cross_entropy(outputs.seq_relationship_logits, damaged.long())
             _step(filled + told, model, optimizer, schedule)
             share = 1.0 / min(step + 1, 100)
             for name, loss in (("filled in", filled), ("damage", told)):
                 means[name] += share * (loss.item() - means[name])
-    model.eval()
-    return model, means
+    trained: nn.Module = model
+    trained.eval()
+    return trained, means
 
 
 def train_classifier(
@@ -184,7 +187,7 @@ def _trimmed(inputs: Tensor) -> Tensor:
 def _masked_words(
     ids: Tensor, mask: Tensor, damaged: Tensor, tokenizer: Any
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking of whole sentences; damaged ones have nothing to fill in."""
+    """BERT's masking, and where it asks; damaged sentences have nothing to fill in."""
     special = torch.tensor([tokenizer.token_to_id(name) for name in SPECIAL])
     words = (mask > 0) & ~torch.isin(ids, special) & ~damaged[:, None]
     chosen = words & (torch.rand(ids.shape) < _MASKED)
@@ -192,7 +195,7 @@ def _masked_words(
     shown = ids.masked_fill(chosen & (fate < 0.8), tokenizer.token_to_id("[MASK]"))
     drawn = torch.randint(len(SPECIAL), tokenizer.get_vocab_size(), ids.shape)
     shown = torch.where(chosen & (fate > 0.9), drawn, shown)
-    return shown, ids.masked_fill(~chosen, -100)
+    return shown, chosen
 
 
 def _optimizer(model: nn.Module, lr: float, steps: int) -> tuple[Any, Any]:
