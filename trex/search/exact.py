@@ -1,0 +1,134 @@
+"""The plans of least predicted loss within a budget, with a proof.
+
+Three methods, all exact, that differ in the spaces they can do: every plan listed and priced; all
+sets of consumers bounded, the good ones gone through (`exact_sets`); a mixed-integer programme
+(`exact_milp`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from trex.search.budget import TOLERANCE
+from trex.search.costs import VariantCosts
+from trex.search.exact_sets import MOST_FREE, SetSolver
+from trex.search.feasible import PricedSpace
+from trex.search.nearest import nearest_row
+from trex.search.plans import all_rows
+from trex.search.pool import EQUAL, Pool
+from trex.search.space import MOST_PLANS
+from trex.search.terms import Floats, LossTerms, Rows
+
+Method = Literal["enumeration", "consumer sets", "milp"]
+
+#: Partial plans gone through before a proof is given up; some minutes.
+_MOST_WORK: Final = 200_000_000
+#: Plans predicted at once, so that memory does not grow with their number.
+_CHUNK: Final = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """The k best plans in order of predicted loss.
+
+    Attributes:
+        rows: (k, encoders), choice numbers; fewer than asked for where no more plans fit.
+        losses: (k,), predicted.
+        bounds: (k,): no plan but those listed before it is predicted to lose less than this.
+        costs: of the plans.
+        method: which one ran.
+    """
+
+    rows: Rows
+    losses: Floats
+    bounds: Floats
+    costs: VariantCosts
+    method: Method
+
+    @property
+    def gaps(self) -> Floats:
+        """(k,): how far each plan may be from the one that belongs in its place."""
+        return self.losses - self.bounds
+
+    @property
+    def proved(self) -> bool:
+        """Whether every plan is proved to belong in its place, to nine digits."""
+        return bool((self.gaps <= EQUAL * np.maximum(np.abs(self.losses), 1e-3)).all())
+
+
+def method_for(priced: PricedSpace) -> Method:
+    """The method for a space: listing is limited by plans, sets by encoders that may reuse."""
+    if priced.space.size <= MOST_PLANS:
+        return "enumeration"
+    return "consumer sets" if sum(priced.space.may_reuse) <= MOST_FREE else "milp"
+
+
+def solve(
+    priced: PricedSpace,
+    terms: LossTerms,
+    count: int = 1,
+    *,
+    method: Method | None = None,
+    most_work: int = _MOST_WORK,
+) -> Solution:
+    """The `count` plans of least predicted loss within the budget.
+
+    Args:
+        priced: the space, its costs and its budget.
+        terms: of the predicted loss, for the space's choices.
+        count: how many plans.
+        method: instead of the one that suits the space.
+        most_work: partial plans, or nodes, after which a proof is given up; the gaps then say
+            what is left open.
+
+    Raises:
+        InfeasibleError: no plan fits; it names the nearest.
+        SpaceError: the method cannot do a space of this size.
+    """
+    method = method or method_for(priced)
+    pool = Pool(count, priced.space.num_encoders)
+    if method == "enumeration":
+        rest = _enumerate(priced, terms, pool)
+    else:
+        nearest = nearest_row(priced)
+        if not priced.fits(priced.price(nearest[None]))[0]:
+            raise priced.infeasible(nearest)
+        pool.add(nearest[None], terms.predict(nearest[None]))
+        rest = _by_sets(priced, terms, pool, most_work)
+    costs = priced.price(pool.rows)
+    order = np.lexsort((*pool.rows.T[::-1], costs.edap_j_s_m2, pool.losses))
+    losses = pool.losses[order]
+    return Solution(
+        rows=pool.rows[order],
+        losses=losses,
+        bounds=np.minimum(losses, rest),
+        costs=costs.of(order),
+        method=method,
+    )
+
+
+def _enumerate(priced: PricedSpace, terms: LossTerms, pool: Pool) -> float:
+    rows = all_rows(priced.space)
+    nearest, least = rows[0], np.inf
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
+        overrun = priced.budget.overrun(priced.price(some), priced.baseline)
+        fits = overrun <= 1.0 + TOLERANCE
+        pool.add(some[fits], terms.predict(some[fits]))
+        if overrun.min() < least:
+            nearest, least = some[overrun.argmin()], overrun.min()
+    if not len(pool.rows):
+        raise priced.infeasible(nearest)
+    return float("inf")
+
+
+def _by_sets(priced: PricedSpace, terms: LossTerms, pool: Pool, most_work: int) -> float:
+    numbers = range(1, len(priced.space.forms) + 1)
+    groups = [list(numbers)] if priced.space.mixed else [[number] for number in numbers]
+    rest = float("inf")
+    for forms in groups:
+        rest = min(rest, SetSolver(priced, terms, forms).solve(pool, most_work))
+    return rest
