@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,8 @@ def pretrain(
     lexicon = [word for sentence in sentences for word in sentence.rstrip(".!?").split()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = transformers.BertForPreTraining(size.config(tokenizer.get_vocab_size()))
+        config = size.config(tokenizer.get_vocab_size())
+        model = cast(Any, transformers.BertForPreTraining(config))
         optimizer, schedule = _optimizer(model, size.pretraining_lr, size.pretraining_steps)
         model.train()
         means = {"filled in": 0.0, "damage": 0.0}
@@ -117,12 +118,12 @@ def pretrain(
             ids, mask = _trimmed(encode(tokenizer, shown, size.tokens)).unbind(1)
             damaged = torch.tensor(wrong)
             hidden, asked = _masked_words(ids, mask, damaged, tokenizer)
-            states = model.bert(input_ids=hidden, attention_mask=mask)
-            answers = model.cls.predictions(states.last_hidden_state[asked])
+            with _half_precision():
+                states = model.bert(input_ids=hidden, attention_mask=mask)
+                answers = model.cls.predictions(states.last_hidden_state[asked]).float()
+                verdicts = model.cls.seq_relationship(states.pooler_output).float()
             filled = F.cross_entropy(answers, ids[asked]) if len(answers) else answers.sum()
-            told = F.cross_entropy(
-                model.cls.seq_relationship(states.pooler_output), damaged.long()
-            )
+            told = F.cross_entropy(verdicts, damaged.long())
             _step(filled + told, model, optimizer, schedule)
             share = 1.0 / min(step + 1, 100)
             for name, loss in (("filled in", filled), ("damage", told)):
@@ -163,11 +164,17 @@ def train_classifier(
         for _ in tqdm(range(size.epochs), desc="classifier", file=sys.stderr, disable=None):
             for rows in torch.split(torch.randperm(len(labels)), size.batch_size):
                 ids, mask = _trimmed(inputs[rows]).unbind(1)
-                logits = model(input_ids=ids, attention_mask=mask).logits
-                loss = F.cross_entropy(logits, labels[rows], weights)
+                with _half_precision():
+                    logits = model(input_ids=ids, attention_mask=mask).logits
+                loss = F.cross_entropy(logits.float(), labels[rows], weights)
                 _step(loss, model, optimizer, schedule)
     model.eval()
     return model
+
+
+def _half_precision() -> torch.autocast:
+    """bf16 is exact enough here, and three times as fast on processors that have it."""
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def _words(sentence: str) -> list[str]:
