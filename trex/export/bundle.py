@@ -2,6 +2,7 @@
 
 config.json           the base model, the plan, the preprocessing, where the weights came from
 model.safetensors     every parameter of the variant
+tokenizer.json        of a text model, for the `tokenizers` library
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from trex.files import write_atomic
 from trex.models.registry import create
 from trex.models.weights import state_hash, weights_hash
 from trex.reuse import apply_reuse, remove_reuse, reuse_of
+from trex.text.config import TextConfig
+from trex.text.tokenizer import FILE as TOKENIZER
 from trex.training.transforms import InputConfig
 
 SCHEMA: Final = 1
@@ -79,6 +82,8 @@ def save_bundle(
         raise StorageError(
             f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
         ) from error
+    if isinstance(data_config, TextConfig):
+        write_atomic(folder / TOKENIZER, data_config.load().to_str().encode())
     write_atomic(folder / WEIGHTS, save(state))
     write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 

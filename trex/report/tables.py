@@ -76,18 +76,23 @@ def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
     """A paired measurement in words."""
     low, high = measured["ci95"]
     skipped = f", {measured['skipped']} unreadable ones left out" if measured["skipped"] else ""
+    # of two classes, two guesses are always enough
+    two_classes, unit = "matthews" in measured, measured.get("unit", "images")
     rows = [
         (
             name,
             percent(measured[prefix + "top1"]),
-            percent(measured[prefix + "top5"]),
+            f"{measured[prefix + 'matthews']:.3f}"
+            if two_classes
+            else percent(measured[prefix + "top5"]),
             f"{measured[prefix + 'images_per_second']:.1f}",
         )
         for name, prefix in (("original", "baseline_"), ("variant", ""))
     ]
+    second = "Matthews" if two_classes else "top-5 %"
     return [
-        f"measured on {measured['n']} images of {measured['data']}{skipped}: {plan or 'no reuse'}",
-        *aligned(("", "top-1 %", "top-5 %", "images/s"), rows),
+        f"measured on {measured['n']} {unit} of {measured['data']}{skipped}: {plan or 'no reuse'}",
+        *aligned(("", "top-1 %", second, f"{unit}/s"), rows),
         f"difference {points(measured['difference'])} points, 95 % interval {points(low)} to "
         f"{points(high)} (paired bootstrap), McNemar p = {measured['p_value']:.2g}",
         *(_non_ideal_lines(measured["non_ideal"]) if "non_ideal" in measured else []),

@@ -9,6 +9,8 @@ from torch import nn
 
 from trex.hardware import Chip
 from trex.hardware.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
+from trex.text.metrics import matthews
+from trex.text.sources import Texts
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.evaluate import accuracy, compare_paired, predict, predict_paired
 
@@ -26,19 +28,28 @@ def measure_pair(
 ) -> dict[str, Any]:
     """Both models on the same labelled images; accuracies and differences are fractions.
 
+    Two classes, often of unequal size, also have a Matthews correlation.
+
     Raises:
         DataError: no image can be read, or one has no label.
     """
     parts = batches(images, batch_size, workers)
     answers, of_original, speed = predict_paired(variant, original, parts)
     paired = compare_paired(answers.logits, of_original.logits, answers.labels)
+    correlations = {
+        f"{name}matthews": matthews(of.logits.argmax(dim=1), of.labels)
+        for name, of in (("", answers), ("baseline_", of_original))
+        if of.logits.shape[1] == 2
+    }
     return {
         "data": images.origin,
+        "unit": "texts" if isinstance(images.source, Texts) else "images",
         "data_sha256": dataset_fingerprint(images),
         "top1": paired.top1,
         "top5": paired.top5,
         "baseline_top1": paired.baseline_top1,
         "baseline_top5": paired.baseline_top5,
+        **correlations,
         "difference": paired.difference,
         "ci95": list(paired.ci95),
         "p_value": paired.p_value,
