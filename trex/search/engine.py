@@ -16,12 +16,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from trex.errors import SpaceError
 from trex.export.bundle import save_bundle
 from trex.files import write_atomic
 from trex.reuse.fit import Calibration, Candidate, PlanFitter, Take
@@ -143,22 +141,15 @@ class Search:
     def _predict(self) -> Callable[[Rows], Floats]:
         """Predicted losses, from what is measured once."""
         if (self.run.path / "surrogate.json").exists():
-            stored = self.run.read_json("surrogate.json")
-            surrogates = [Surrogate.from_json(item) for item in stored["forms"]]
+            surrogate = Surrogate.from_json(self.run.read_json("surrogate.json"))
         else:
-            surrogates = self._measure_surrogates()
-            self.run.write_json("surrogate.json", {"forms": [s.as_json() for s in surrogates]})
-        return partial(_predicted, surrogates, self.priced)
+            surrogate = self._measure_surrogate()
+            self.run.write_json("surrogate.json", surrogate.as_json())
+        return surrogate.predict
 
-    def _measure_surrogates(self) -> list[Surrogate]:
-        space, choices = self.priced.space, self.priced.choices
-        if space.mixed or space.source != "nearest":
-            raise SpaceError(
-                f"losses of plans of the space {space.name} cannot be predicted",
-                hint="choose --strategy random, or a space of nearest sources and one form",
-            )
-        wanted = [list(probes(space, form)) for form in space.forms]
-        candidates = in_tree_order([c for of in wanted for _, c in of], choices)
+    def _measure_surrogate(self) -> Surrogate:
+        choices = self.priced.choices
+        candidates = in_tree_order(probes(self.priced.space), choices)
 
         def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
             calibration = self._calibration
@@ -182,10 +173,7 @@ class Search:
             self._sharing.workers,
         )
         losses = {key: trial.values[0] for key, trial in done.items()}
-        return [
-            build(space, form, {consumers: losses[c.key] for consumers, c in of})
-            for form, of in zip(space.forms, wanted, strict=True)
-        ]
+        return build(self.priced.space, losses)
 
     def _chosen(self, strategy: Strategy, predict: Callable[[Rows], Floats] | None) -> Rows:
         settings = self.problem.settings
@@ -294,15 +282,6 @@ def _first_rows(calibration: Calibration, images: int) -> tuple[range, range]:
         )
     )
     return fit, measure
-
-
-def _predicted(surrogates: Sequence[Surrogate], priced: PricedSpace, rows: Rows) -> Floats:
-    """Predicted losses of plans of one form each."""
-    predicted = np.zeros(len(rows))
-    forms = priced.choices.row_forms(rows).max(axis=1)
-    for number, surrogate in enumerate(surrogates, start=1):
-        predicted[forms == number] = surrogate.predict(rows[forms == number] != 0)
-    return predicted
 
 
 def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:

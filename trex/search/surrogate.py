@@ -1,96 +1,192 @@
-"""Predicting a plan's loss before it is fitted: from single consumers and pairs of them.
+"""Predicting a plan's loss before it is fitted: from plans of one, two and three consumers.
 
 Losses of consumers do not add: runs collapse where strided consumers do not, and later consumers
-correct earlier ones' error. So the loss of every consumer alone and of every pair is measured, by
-fitting them on a part of the calibration images, and a plan is predicted to lose
+correct earlier ones' error. So a few hundred small plans, the probes, are fitted and measured on a
+part of the calibration images, and a plan is predicted to lose
 
-    sum of its consumers' single losses
+    sum of its consumers' own losses
     + sum over its pairs of what the pair loses beyond both
-    - for each consumer, the most that one later consumer corrects of its error.
+    - for each consumer, the most that one later consumer corrects of its error
+    + for each three consumers in a row, what they lose beyond all that.
 
-An error can be corrected only once, so corrections do not add up as losses do.
+An error can be corrected only once, so corrections do not add up as losses do. Encoders that are
+far apart neither add to nor correct each other's loss, so only near pairs are measured. Pairs and
+runs are measured in one form and with the nearest source; what another form or source loses is
+measured for single consumers.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.hardware import Form
+from trex.plan import Reuse, ReusePlan
 from trex.reuse.fit import Candidate
 from trex.search.space import SearchSpace
+from trex.search.terms import Choice, Floats, LossTerms, Rows
 
-Floats = NDArray[np.float64]
+#: Pairs further apart are not measured: on DeiT-T they change no rank (docs/search.md).
+REACH: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surrogate:
-    """Losses of one form's single consumers and pairs.
+    """Predicted losses, in nats an image.
 
     Attributes:
-        single: (encoders,), in nats an image; zero where an encoder may not reuse.
-        interaction: (encoders, encoders), upper triangle: what a pair loses beyond its singles.
+        form: the form that pairs and runs were measured in.
+        alone: (encoders,), what each consumer loses in this form with the nearest source.
+        terms: what predictions are made of.
     """
 
     form: Form
-    single: Floats
-    interaction: Floats
+    alone: Floats
+    terms: LossTerms
 
-    def predict(self, masks: NDArray[np.bool_]) -> Floats:
-        """The predicted loss of plans given as rows of consumers, in nats an image."""
-        chosen = masks.astype(np.float64)
-        added = np.einsum("pi,ij,pj->p", chosen, np.maximum(self.interaction, 0.0), chosen)
-        predicted: Floats = chosen @ self.single + added
-        for earlier, row in enumerate(np.minimum(self.interaction, 0.0)):
-            corrected = (masks * row).min(axis=1, initial=0.0)
-            predicted += np.where(masks[:, earlier], corrected, 0.0)
-        return predicted
+    def predict(self, rows: Rows) -> Floats:
+        """The predicted losses of plans given as rows of choice numbers, (plans, encoders)."""
+        return self.terms.predict(rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for the run folder."""
-        return {
+        """Plain values for the run folder; interactions are corrections where negative."""
+        measured = {
             "form": list(self.form),
-            "single": self.single.tolist(),
-            "interaction": self.interaction.tolist(),
+            "single": self.alone.tolist(),
+            "interaction": (self.terms.added - self.terms.corrected).tolist(),
+            "runs": self.terms.runs.tolist(),
         }
+        return {"forms": [measured], "choices": self.terms.single.tolist()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Surrogate:
+    def from_json(cls, data: Mapping[str, Any]) -> Surrogate:
         """What `as_json` wrote."""
-        tensor, transform = data["form"]
+        (measured,) = data["forms"]
+        tensor, transform = measured["form"]
         return cls(
             form=(tensor, transform),
-            single=np.array(data["single"]),
-            interaction=np.array(data["interaction"]),
+            alone=np.array(measured["single"]),
+            terms=_terms(
+                np.array(data["choices"]),
+                np.array(measured["interaction"]),
+                np.array(measured["runs"]),
+            ),
         )
 
 
-def probes(space: SearchSpace, form: Form) -> Iterator[tuple[tuple[int, ...], Candidate]]:
-    """What has to be measured for one form: every consumer alone, and every pair."""
-    free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
-    most = min(2, space.max_reuse)
-    for size in range(1, most + 1):
-        for consumers in itertools.combinations(free, size):
-            if size == 2 and space.max_run < 2 and consumers[1] == consumers[0] + 1:
-                continue
-            mask = np.zeros(space.num_encoders, dtype=np.bool_)
-            mask[list(consumers)] = True
-            yield consumers, space.candidate(mask, form)
+def probes(space: SearchSpace) -> list[Candidate]:
+    """The plans whose losses `build` needs, each once."""
+    form = reference_form(space)
+    found = [_nearest(consumers, form) for consumers in _sets(space)]
+    found += [_single(encoder, choice) for encoder, choice in _other_singles(space, form)]
+    return list({candidate.key: candidate for candidate in found}.values())
 
 
-def build(space: SearchSpace, form: Form, losses: dict[tuple[int, ...], float]) -> Surrogate:
-    """A surrogate from the measured losses of all `probes`."""
-    single = np.zeros(space.num_encoders)
-    interaction = np.zeros((space.num_encoders, space.num_encoders))
-    for consumers, loss in losses.items():
+def build(space: SearchSpace, losses: Mapping[str, float]) -> Surrogate:
+    """A surrogate from the measured losses of all `probes`, by their keys."""
+    form = reference_form(space)
+    loss_of = {consumers: losses[_nearest(consumers, form).key] for consumers in _sets(space)}
+    alone = np.zeros(space.num_encoders)
+    for consumers, loss in loss_of.items():
         if len(consumers) == 1:
-            single[consumers[0]] = loss
-    for consumers, loss in losses.items():
-        if len(consumers) == 2:
-            interaction[consumers] = loss - single[list(consumers)].sum()
-    return Surrogate(form=form, single=single, interaction=interaction)
+            alone[consumers[0]] = loss
+    other = {
+        (encoder, choice): losses[_single(encoder, choice).key]
+        for encoder, choice in _other_singles(space, form)
+    }
+    choices = space.choices()
+    single = np.zeros((space.num_encoders, choices.width))
+    for encoder, of in enumerate(choices.of):
+        for number, choice in enumerate(of):
+            if choice is not None:
+                single[encoder, number] = _own_loss(space, encoder, choice, alone, other)
+    interaction = np.zeros((space.num_encoders, space.num_encoders))
+    runs = np.zeros(space.num_encoders)
+    for size in (2, 3):
+        terms = _terms(single, interaction, runs)
+        for consumers, loss in loss_of.items():
+            if len(consumers) != size:
+                continue
+            row = choices.row(_nearest(consumers, form))
+            beyond = loss - float(terms.predict(row[None])[0])
+            if size == 2:
+                interaction[consumers] = beyond
+            else:
+                runs[consumers[-1]] = max(beyond, 0.0)
+    return Surrogate(form=form, alone=alone, terms=_terms(single, interaction, runs))
+
+
+def reference_form(space: SearchSpace) -> Form:
+    """The form that pairs and runs are measured in: the first that is fitted."""
+    fitted = [form for form in space.forms if form[1] != "none"]
+    return (fitted or list(space.forms))[0]
+
+
+def _terms(single: Floats, interaction: Floats, runs: Floats) -> LossTerms:
+    return LossTerms(
+        single=single,
+        added=np.maximum(interaction, 0.0),
+        corrected=np.maximum(-interaction, 0.0),
+        runs=runs,
+    )
+
+
+def _sets(space: SearchSpace) -> Iterator[tuple[int, ...]]:
+    """The consumers of the probes in the reference form: singles, near pairs, runs of three."""
+    free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
+    for size, reach in ((1, 0), (2, REACH), (3, 2)):
+        for consumers in itertools.combinations(free, size):
+            near = consumers[-1] - consumers[0] <= reach
+            if near and space.allows(_mask(space, consumers))[0]:
+                yield consumers
+
+
+def _other_singles(space: SearchSpace, form: Form) -> Iterator[tuple[int, Choice]]:
+    """Single consumers in other forms from the nearest source, and from other sources."""
+    for encoder, choices in enumerate(space.choices().of):
+        for choice in choices if space.max_reuse else ():
+            if choice is None:
+                continue
+            if choice.source == encoder - 1:
+                wanted = choice.form != form
+            else:
+                wanted = choice.form == form and space.source == "any"
+            if wanted:
+                yield encoder, choice
+
+
+def _own_loss(
+    space: SearchSpace,
+    encoder: int,
+    choice: Choice,
+    alone: Floats,
+    other: Mapping[tuple[int, Choice], float],
+) -> float:
+    """A choice's own loss: its form's, and what its source adds in the reference form."""
+    form = reference_form(space)
+    loss = other.get((encoder, Choice(encoder - 1, *choice.form)), float(alone[encoder]))
+    far = other.get((encoder, Choice(choice.source, *form)))
+    if choice.source == encoder - 1 or far is None:
+        return loss
+    return loss + far - float(alone[encoder])
+
+
+def _mask(space: SearchSpace, consumers: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros((1, space.num_encoders), dtype=np.bool_)
+    mask[0, list(consumers)] = True
+    return mask
+
+
+def _nearest(consumers: tuple[int, ...], form: Form) -> Candidate:
+    plan = ReusePlan.nearest(consumers, form[0])
+    return Candidate(plan=plan, transforms=dict.fromkeys(consumers, form[1]))
+
+
+def _single(encoder: int, choice: Choice) -> Candidate:
+    plan = ReusePlan((Reuse(encoder, choice.source, choice.tensor),))
+    return Candidate(plan=plan, transforms={encoder: choice.transform})
