@@ -86,13 +86,14 @@ def test_nothing_is_refined_where_nothing_was_fitted(original: nn.Module, tmp_pa
 
 def test_images_beyond_the_limits_are_left_out(original: nn.Module, tmp_path: Path) -> None:
     variant = apply_reuse(copy.deepcopy(original), "2<-1")
-    assert refined(original, variant, tmp_path, rounds=1, most_images=20)[0].images == 20
+    (done,) = refined(original, variant, tmp_path, rounds=1, draws=2, most_equations=20)
+    assert done.equations == 20
     parameters = 4 * 48 * 49  # the projections of encoders 2 to 5
     variant = apply_reuse(copy.deepcopy(original), "2<-1")
     (done,) = refined(
-        original, variant, tmp_path, rounds=1, most_scratch_bytes=4 * parameters * 30
+        original, variant, tmp_path, rounds=1, draws=1, most_scratch_bytes=2 * parameters * 30
     )
-    assert done.images == 30
+    assert done.equations == 30
 
 
 def test_the_left_out_error_is_that_of_solving_without_each_picture() -> None:
@@ -118,7 +119,7 @@ def test_the_left_out_error_is_that_of_solving_without_each_picture() -> None:
 
 def test_the_solution_is_that_of_ridge_regression_whatever_the_parts(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
-    gradients = torch.randn(10, 24, generator=generator)
+    gradients = torch.randn(10, 24, generator=generator).bfloat16().float()
     residuals = torch.randn(10, generator=generator)
     equations = _Equations(2, tmp_path)
     for rows in torch.arange(10).split(4):

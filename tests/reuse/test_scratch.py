@@ -63,3 +63,11 @@ def test_a_full_disk_is_a_storage_error(file: TensorFile, tmp_path: Path) -> Non
 def test_a_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         TensorFile(tmp_path / "missing").write(0, torch.ones(1))
+
+
+def test_half_precision_takes_half_the_room(tmp_path: Path) -> None:
+    rows = torch.randn(6, 5, 3)
+    with closing(TensorFile(tmp_path, torch.bfloat16)) as half:
+        half.write(0, rows[:4])
+        half.write(4, rows[4:])
+        assert torch.equal(half.read(1, 6), rows[1:6].bfloat16().float())

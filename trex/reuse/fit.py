@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -24,6 +24,7 @@ from trex.errors import DataError
 from trex.models.adapter import Adapter, Consumer
 from trex.plan import Reuse, ReusedTensor, ReusePlan
 from trex.reuse.apply import apply_reuse, check_plan
+from trex.reuse.precision import Precision, forward_precision
 from trex.reuse.ridge import RidgeSystem
 from trex.reuse.scratch import TensorFile
 from trex.reuse.transforms import OWN_INPUT, make_transform
@@ -45,6 +46,8 @@ class FitSettings:
     drift: float = 0.5
     #: images in one forward
     batch_size: int = 50
+    #: of forwards; what is solved is solved in double precision
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +131,8 @@ class Calibration:
         self.n_fit = self.n_images = 0
         logits = []
         model.eval()
-        with torch.no_grad(), _closed_on_failure(self.entry, *self.targets):
+        precision = forward_precision(settings.precision)
+        with torch.no_grad(), precision, _closed_on_failure(self.entry, *self.targets):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
                     logits.append(self._collect(images, fitted))
@@ -137,7 +141,7 @@ class Calibration:
                     progress(len(images))
             if not self.n_fit:
                 raise DataError("there is no image to fit on", hint="give more calibration images")
-        self.logits = torch.cat(logits)
+        self.logits = torch.cat(logits).float()
 
     def _collect(self, images: Tensor, fitted: bool) -> Tensor:
         """Run one batch through the original; store its entry stream and the fit's targets."""
@@ -303,7 +307,7 @@ class PlanFitter:
         adapter, (_, block) = self._adapter, self._calibration.encoders[index]
         moved = TensorFile(self._calibration.scratch)
         offered = {(index, t): TensorFile(self._calibration.scratch) for t in tensors}
-        with _closed_on_failure(moved, *offered.values()):
+        with self._precision(), _closed_on_failure(moved, *offered.values()):
             for start, stop in self._batches(self._fit_rows, self._measure_rows):
                 x = adapter.before(block, stream.read(start, stop))
                 output, kept = adapter.attend(block, x, tensors)
@@ -328,7 +332,7 @@ class PlanFitter:
         if transform != "none":
             self._solve(consumer, index, stream, source)
         moved = TensorFile(calibration.scratch)
-        with _closed_on_failure(moved):
+        with self._precision(), _closed_on_failure(moved):
             for start, stop in self._batches(self._fit_rows, self._measure_rows):
                 x = consumer(stream.read(start, stop), source.read(start, stop))
                 moved.write(start, adapter.between(calibration.model, index, x))
@@ -344,8 +348,9 @@ class PlanFitter:
         projection = consumer.projection
         system = RidgeSystem(projection.in_features, projection.out_features)
         for start, stop in self._batches(self._fit_rows):
-            x = consumer.before(stream.read(start, stop))
-            features = consumer.features(x, source.read(start, stop))
+            with self._precision():
+                x = consumer.before(stream.read(start, stop))
+                features = consumer.features(x, source.read(start, stop))
             target = calibration.targets[index].read(start, stop) - settings.drift * x
             weights = self._adapter.token_weights(calibration.model, x, settings.class_weight)
             system.add(self._adapter.vectors(features), self._adapter.vectors(target), weights)
@@ -354,11 +359,15 @@ class PlanFitter:
         projection.bias.copy_(bias)
 
     def _head(self, stream: TensorFile) -> Tensor:
-        logits = [
-            self._adapter.head(self._calibration.model, stream.read(start, stop))
-            for start, stop in self._batches(self._measure_rows)
-        ]
-        return torch.cat(logits) if logits else torch.empty(0)
+        with self._precision():
+            logits = [
+                self._adapter.head(self._calibration.model, stream.read(start, stop))
+                for start, stop in self._batches(self._measure_rows)
+            ]
+        return torch.cat(logits).float() if logits else torch.empty(0)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return forward_precision(self._calibration.settings.precision)
 
 
 @contextmanager

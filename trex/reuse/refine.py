@@ -8,9 +8,10 @@ producers' too: on the chip that costs nothing), and to second order
     KL(original || variant) = 1/2 · E[(h · (logits − original's logits + J·d))²]
 
 with h the gradient of the log-likelihood of a label drawn from the variant's own output. That is a
-linear regression with one equation an image (Gauss-Newton with a sampled Fisher metric). Its dual
-has one unknown an image, so the solution is exact however many parameters there are. How far to go
-is chosen by leave-one-image-out error, which the dual gives in closed form.
+linear regression with an equation for each label drawn of an image (Gauss-Newton with a sampled
+Fisher metric). Its dual has one unknown an equation, so the solution is exact however many
+parameters there are. How far to go is chosen by leave-one-image-out error, which the dual gives in
+closed form.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,11 @@ from torch import Tensor, nn
 from trex.models.adapter import Adapter
 from trex.reuse.apply import consumers_of, reuse_of, reusing_containers
 from trex.reuse.fit import Progress
+from trex.reuse.precision import Precision, forward_precision
 from trex.reuse.scratch import TensorFile
+
+#: what gradients are stored in: the equations they stand in are drawn at random anyway
+_GRADIENT: Final = torch.bfloat16
 
 #: images, the original's logits, and the number of the picture each image is made from
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -38,15 +44,19 @@ class RefineSettings:
 
     Attributes:
         rounds: linearisations, each around what the one before found.
+        draws: labels drawn of an image's output, an equation each.
         dampings: penalties to choose from, as shares of the mean squared gradient.
-        most_images: equations of one round; further images are left out.
+        most_equations: of one round; further images are left out.
         most_scratch_bytes: room for the gradients; where it is too little, so are further images.
+        precision: of forwards and gradients; what is solved is solved in double precision.
     """
 
     rounds: int = 2
+    draws: int = 2
     dampings: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
-    most_images: int = 5000
+    most_equations: int = 6000
     most_scratch_bytes: int = 8_000_000_000
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +64,13 @@ class Round:
     """What one round did.
 
     Attributes:
-        images: equations it solved.
+        equations: how many it solved.
         damping: the penalty that was chosen.
         before: mean square of the equations' residuals before.
         predicted: the same for images left out of the solution, by the linear model.
     """
 
-    images: int
+    equations: int
     damping: float
     before: float
     predicted: float
@@ -92,7 +102,8 @@ def refine(
     """
     projections = _projections(variant, adapter)
     size = sum(p.weight.numel() + p.out_features for p in projections)
-    most = min(settings.most_images, settings.most_scratch_bytes // (4 * max(size, 1)))
+    room = settings.most_scratch_bytes // (_GRADIENT.itemsize * max(size, 1))
+    most = min(settings.most_equations, room) // settings.draws
     rounds: list[Round] = []
     variant.eval()
     for number in range(settings.rounds if projections and most else 0):
@@ -100,10 +111,12 @@ def refine(
         try:
             generator = torch.Generator().manual_seed(seed + number)
             for images, original, pictures in _first(batches(), most):
-                equations.add(
-                    *_linearise(variant, adapter, projections, images, original, generator),
-                    pictures,
-                )
+                with forward_precision(settings.precision):
+                    drawn = _linearise(
+                        variant, adapter, projections, images, original, generator, settings.draws
+                    )
+                    for gradients, residuals in drawn:
+                        equations.add(gradients, residuals, pictures)
                 progress(len(images))
             solution, done = equations.solve(settings.dampings)
         finally:
@@ -133,7 +146,7 @@ def _projections(variant: nn.Module, adapter: Adapter) -> list[nn.Linear]:
 
 
 class _Equations:
-    """One equation an image: gradient · change = residual. Gradients lie on disk.
+    """Equations gradient · change = residual. Gradients lie on disk, in half precision.
 
     Args:
         parts: into how many parts the parameters are divided; one is read at a time.
@@ -141,7 +154,7 @@ class _Equations:
     """
 
     def __init__(self, parts: int, scratch: Path) -> None:
-        self._gradients = [TensorFile(scratch) for _ in range(parts)]
+        self._gradients = [TensorFile(scratch, _GRADIENT) for _ in range(parts)]
         self._residuals: list[Tensor] = []
         self._pictures: list[Tensor] = []
         self._count = 0
@@ -173,7 +186,7 @@ class _Equations:
         predicted, damping, dual = best
         change = [part.T @ dual.float() for part in self._parts()]
         return change, Round(
-            images=self._count,
+            equations=self._count,
             damping=damping,
             before=float(residuals.square().mean()),
             predicted=predicted,
@@ -214,25 +227,40 @@ def _linearise(
     images: Tensor,
     original: Tensor,
     generator: torch.Generator,
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients (B, parameters) of every projection and residuals (B,) of one batch."""
+    draws: int,
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Gradients (B, parameters) of every projection and residuals (B,) of one batch, each draw's.
+
+    Scaled so that the equations of one image weigh as much as one draw's alone would.
+    """
     with torch.enable_grad(), _recording(projections) as seen:
-        logits = variant(images)
-        probabilities = logits.detach().softmax(-1)
-        labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        logits = variant(images).float()
+    probabilities = logits.detach().softmax(-1)
+    labels = torch.multinomial(probabilities, draws, replacement=True, generator=generator)
+    outputs = [seen[projection][1] for projection in projections]
+    inputs = [_with_constant(adapter.vectors(seen[p][0]).flatten(1, -2), p) for p in projections]
+    for draw in range(draws):
         direction = -probabilities
-        direction[torch.arange(len(labels)), labels] += 1.0
-        outputs = [seen[projection][1] for projection in projections]
-        felt = torch.autograd.grad((logits * direction).sum(), outputs)
-    residuals = -(direction * (logits.detach() - original)).sum(-1)
-    parts = []
-    for projection, gradient in zip(projections, felt, strict=True):
-        inputs = adapter.vectors(seen[projection][0]).flatten(1, -2)
-        upstream = adapter.vectors(gradient).flatten(1, -2)
-        if projection.bias is not None:
-            inputs = torch.cat((inputs, torch.ones_like(inputs[..., :1])), dim=-1)
-        parts.append(torch.einsum("bnd,bne->bde", upstream, inputs).flatten(1))
-    return parts, residuals
+        direction[torch.arange(len(labels)), labels[:, draw]] += 1.0
+        direction *= draws**-0.5
+        with torch.enable_grad():
+            felt = torch.autograd.grad(
+                (logits * direction).sum(), outputs, retain_graph=draw < draws - 1
+            )
+        residuals = -(direction * (logits.detach() - original)).sum(-1)
+        yield (
+            [
+                torch.einsum("bnd,bne->bde", adapter.vectors(g).flatten(1, -2), x).flatten(1)
+                for g, x in zip(felt, inputs, strict=True)
+            ],
+            residuals,
+        )
+
+
+def _with_constant(inputs: Tensor, projection: nn.Linear) -> Tensor:
+    if projection.bias is not None:
+        inputs = torch.cat((inputs, torch.ones_like(inputs[..., :1])), dim=-1)
+    return inputs
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +15,19 @@ from trex.errors import StorageError
 
 
 class TensorFile:
-    """One float32 tensor of fixed shape for each image, in a temporary file of its own.
+    """One tensor of fixed shape for each image, in a temporary file of its own.
 
     The file has no name: it is gone when it is closed or the process ends, however it ends.
+
+    Args:
+        folder: where the file lies.
+        dtype: what is stored, float32 or bfloat16; it is read back as float32.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        assert dtype in (torch.float32, torch.bfloat16)
         self._folder = folder
+        self._dtype = dtype
         self._file: IO[bytes] | None = None
         self._shape: tuple[int, ...] = ()
 
@@ -31,13 +37,13 @@ class TensorFile:
         Raises:
             StorageError: the disk is full, or the folder not writable.
         """
-        array = np.ascontiguousarray(rows.detach().to("cpu", torch.float32).numpy())
-        self._shape = array.shape[1:]
+        stored = rows.detach().to("cpu", self._dtype).contiguous()
+        self._shape = tuple(stored.shape[1:])
+        view = _bytes(stored)
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed in close)
             offset = start * self._row_bytes()
-            view = array.reshape(-1).view(np.uint8).data
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset)
                 offset, view = offset + written, view[written:]
@@ -51,14 +57,14 @@ class TensorFile:
     def read(self, start: int, stop: int) -> Tensor:
         """The images from `start` to `stop`, (stop - start, …)."""
         assert self._file is not None, "nothing was written yet"
-        array = np.empty((stop - start, *self._shape), dtype=np.float32)
-        view = array.reshape(-1).view(np.uint8).data
+        rows = torch.empty((stop - start, *self._shape), dtype=self._dtype)
+        view = _bytes(rows)
         offset = start * self._row_bytes()
         while view:
             count = os.preadv(self._file.fileno(), [view], offset)
             assert count > 0, "these images were not written"
             offset, view = offset + count, view[count:]
-        return torch.from_numpy(array)
+        return rows.float()
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -67,4 +73,10 @@ class TensorFile:
             self._file = None
 
     def _row_bytes(self) -> int:
-        return int(np.prod(self._shape)) * 4
+        return math.prod(self._shape) * self._dtype.itemsize
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """A tensor's memory; NumPy knows no bfloat16, so its bytes pass through."""
+    view: memoryview = tensor.flatten().view(torch.uint8).numpy().data
+    return view

@@ -53,7 +53,7 @@ def fit_winner(
                 start = stop
 
     variant = apply_fitted(deepcopy(loaded.model), fitted)
-    most = min(total, settings.refine.most_images) * settings.refine.rounds
+    most = total * settings.refine.rounds
     with progress_bar("refinement", most) as advance:
         rounds = refine(
             variant,
