@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="augmented views of every image in the winner's last fit",
     )
     work.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
+    work.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of forwards while searching; auto: bfloat16 where the processor has it",
+    )
     work.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
     many = parser.add_argument_group(
         "many workers (the same command elsewhere joins, by --out or by --storage)"
@@ -84,8 +90,12 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     search, measured = prepare(args)
     best = search.execute()
+    from trex.models.registry import architecture_of
+    from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
 
+    loaded = search.problem.loaded
+    store_architecture(search.run, architecture_of(loaded.model, loaded.name))
     result = outcome(search, best, measured() if measured else None)
     result["seconds"] = round(time.monotonic() - started, 1)
     search.run.write_json("summary.json", result)
@@ -108,6 +118,8 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, load
     from trex.reuse.fit import FitSettings
+    from trex.reuse.precision import fastest_precision
+    from trex.reuse.refine import RefineSettings
     from trex.reuse.sizes import parameter_table
     from trex.search.budget import QUANTITIES, Budget
     from trex.search.engine import Search, Sharing
@@ -137,6 +149,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     config = _arguments.data_config(args, loaded.model)
     classes = getattr(loaded.model, "num_classes", None)
     images = _arguments.open_calibration(args.calib, args, config, classes)
+    precision = fastest_precision() if args.precision == "auto" else args.precision
     problem = Problem(
         loaded=loaded,
         chip=chip,
@@ -149,7 +162,8 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             evaluations=args.evaluations,
             # there are no views of texts
             final_views=args.final_views if isinstance(config, DataConfig) else 0,
-            fit=FitSettings(batch_size=args.batch_size),
+            fit=FitSettings(batch_size=args.batch_size, precision=precision),
+            refine=RefineSettings(precision=precision),
         ),
     )
     measured = None
