@@ -27,7 +27,8 @@ import numpy as np
 from trex.hardware import CostTable, load_chip
 from trex.models.registry import architecture
 from trex.plan import ReusePlan
-from trex.search.run import SCHEMA
+from trex.report.operations import store_architecture
+from trex.search.run import SCHEMA, Run
 
 MODEL, CHIP = "deit_tiny_patch16_224", "trex_fefet_32nm"
 
@@ -65,6 +66,7 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
         "feasible": candidates, "baseline": estimate(0),
     }  # fmt: skip
     (path / "manifest.json").write_text(json.dumps(manifest))
+    store_architecture(Run(path), model)
     with (path / "results.jsonl").open("w") as file:
         for row, mask in enumerate(masks, start=1):
             plan = ReusePlan.nearest(np.flatnonzero(mask).tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from trex.training.transforms import InputConfig
 
     Measurement = Callable[[nn.Module, nn.Module, ImageSet], dict[str, Any]]
+
+_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,11 +63,23 @@ def run(args: argparse.Namespace) -> int:
     measured = measure_pair(variant, original.model, images)
     if noisy is not None:
         measured["non_ideal"] = noisy(variant, original.model, images)
+    _keep(folder, args.pick, plan, measured)
     if args.json:
         print(json.dumps({"run": str(folder.path), "plan": plan, **measured}))
     else:
         print("\n".join(evaluation_lines(plan, measured)))
     return 0
+
+
+def _keep(folder: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
+    """Write the measurement into the run, for its report; a run may be read-only."""
+    from trex.errors import StorageError
+    from trex.report.evaluations import store_evaluation
+
+    try:
+        store_evaluation(folder, "best" if pick == "best" else plan, plan, measured)
+    except StorageError as error:
+        _logger.warning("not kept in the run: %s", error.message)
 
 
 def _non_ideal(args: argparse.Namespace, folder: Run, config: InputConfig) -> Measurement:

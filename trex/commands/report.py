@@ -12,7 +12,11 @@ from trex.commands import _arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders that `trex search` wrote"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="of `trex search`, `trex finetune`",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"
@@ -31,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise RunError(
             f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
         )
-    written = write_report(runs, args.out or args.runs[0] / "report")
+    written = write_report(runs, args.out or runs[0].path / "report")
     if args.json:
         files = [str(file) for file in written.files]
         result = {

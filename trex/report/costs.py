@@ -10,6 +10,8 @@ from trex.errors import TrexError
 from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, workload
 from trex.plan import ReusePlan
 from trex.report.facts import Facts
+from trex.report.operations import stored_architecture
+from trex.search.run import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +30,14 @@ class Priced:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
-    """A run's prices, the run's own accounting first; or why there are none."""
+    """A run's prices, the run's own accounting first; or why there are none.
+
+    `rebuilt`: the run does not hold its model's operations, so the model was built for them.
+    """
 
     pairs: tuple[Priced, ...] = ()
     missing: str = ""
+    rebuilt: bool = False
 
 
 def prices(facts: Facts) -> Prices:
@@ -45,23 +51,27 @@ def prices(facts: Facts) -> Prices:
         chip = _chip(facts)
         if chip.fingerprint != settings["chip_sha256"]:
             return Prices(missing=f"the files of {facts.chip} have changed since the search")
-        from trex.models.registry import architecture
+        model = stored_architecture(Run(facts.path))
+        rebuilt = model is None
+        if model is None:
+            from trex.models.registry import architecture
 
-        model = architecture(facts.model, **settings["model_args"])
+            model = architecture(facts.model, **settings["model_args"])
         before = workload(model)
         after = workload(model, ReusePlan.parse(facts.best.plan), _transforms(facts))
         planes = (facts.manifest.get("densities") or {}).get("planes")
         wanted = [a for a in ACCOUNTINGS if a == facts.accounting]
         if "full" not in wanted:
             wanted.append("full")
-        return Prices(pairs=tuple(
+        pairs = tuple(
             Priced(
                 accounting=accounting,
                 before=price(before, chip, accounting, densities=planes),
                 after=price(after, chip, accounting, densities=planes),
             )
             for accounting in wanted
-        ))  # fmt: skip
+        )
+        return Prices(pairs=pairs, rebuilt=rebuilt)
     except TrexError as error:
         return Prices(missing=error.message)
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from trex.errors import RunError, TrexError
 from trex.plan import ReusePlan
+from trex.report.evaluations import Evaluation, stored_evaluations
+from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.run import Run
@@ -74,6 +76,8 @@ class Facts:
         front: positions of those no other beats in EDAP and loss, cheapest first.
         evaluation: the winner measured on labelled images of its own, or None.
         finished: whether the search came to its end.
+        later: what `trex evaluate` measured since.
+        finetunings: of the run's variants, where their folders were given too.
     """
 
     name: str
@@ -92,6 +96,8 @@ class Facts:
     evaluation: dict[str, Any] | None
     finished: bool
     surrogate: tuple[Pairs, ...]
+    later: tuple[Evaluation, ...] = ()
+    finetunings: tuple[Finetuning, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -136,20 +142,40 @@ def read_facts(path: Path) -> Facts:
 
 
 def read_all(paths: Sequence[Path]) -> tuple[Facts, ...]:
-    """Several run folders; names and slugs that occur twice are numbered.
+    """Several run folders, and fine-tunings of them; names that occur twice are numbered.
 
     Raises:
-        RunError: as `read_facts`.
+        RunError: as `read_facts`; or a fine-tuning is of none of the runs.
     """
     found: list[Facts] = []
-    for path in dict.fromkeys(path.resolve() for path in paths):
+    resolved = list(dict.fromkeys(path.resolve() for path in paths))
+    tuned = [read_finetuning(path) for path in resolved if is_finetuning(path)]
+    for path in resolved:
+        if any(path == finetuning.path for finetuning in tuned):
+            continue
         facts = read_facts(path)
         name, number = facts.name, 1
         while any(other.slug.lower() == facts.slug.lower() for other in found):
             number += 1
             facts = replace(facts, name=f"{name} ({number})")
         found.append(facts)
+    for finetuning in tuned:
+        _attach(finetuning, found)
     return tuple(found)
+
+
+def _attach(finetuning: Finetuning, runs: list[Facts]) -> None:
+    """Put a fine-tuning to its run: the one it names, else one of its weights with its plan."""
+    for facts in sorted(runs, key=lambda f: f.path != Path(finetuning.run).resolve()):
+        same = facts.manifest["settings"].get("weights_sha256") == finetuning.weights_sha256
+        if same and any(c.plan == finetuning.plan for c in facts.candidates):
+            both = (*facts.finetunings, finetuning)
+            runs[runs.index(facts)] = replace(facts, finetunings=both)
+            return
+    raise RunError(
+        f"{finetuning.path} is a fine-tuning of none of the runs",
+        hint=f"give its run too: trex report {finetuning.run or 'RUN'} {finetuning.path}",
+    )
 
 
 def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) -> Facts:
@@ -186,6 +212,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         evaluation=evaluation,
         finished=summary is not None and same,
         surrogate=surrogate,
+        later=stored_evaluations(run),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trex.errors import StorageError
 from trex.files import write_atomic
-from trex.report import charts, drawing
+from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.costs import Prices, prices
 from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
 from trex.report.facts import Facts
@@ -118,6 +118,7 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
             "calibration images": settings.get("calibration_sha256"),
             "evaluation images": (facts.evaluation or {}).get("data_sha256"),
         },
+        "noisy": _noisy(facts),
         "seed": settings.get("search", {}).get("seed"),
     }
 
@@ -182,7 +183,28 @@ def _figures(
             "what a pair loses beyond both. A good plan stays on the dark cells.",
             (5.8, 5.0),
         ))  # fmt: skip
-    return {"fronts": fronts, "plan": [plan], "costs": costs, "why": why}
+    tuned = []
+    lines = measured_charts.curves(facts.subject, facts.finetunings)
+    if lines is not None:
+        tuned.append(shown(
+            "finetuning", partial(measured_drawing.draw_curves, numbers=lines),
+            "Losses by step. The weights with the least loss on held-out images were kept.",
+        ))  # fmt: skip
+    noisy = [
+        shown(
+            f"noisy{number + 1}", partial(measured_drawing.draw_noisy, numbers=pair),
+            f"Top-1 as computed exactly, and on {len(pair.variant.draws)} simulated instances of "
+            "the chip with its read and write errors and its converters.", (5.8, 2.6),
+        )
+        for number, pair in enumerate(_noisy(facts))
+    ]  # fmt: skip
+    return {"fronts": fronts, "plan": [plan], "costs": costs, "why": why, "tuned": tuned,
+            "noisy": noisy}  # fmt: skip
+
+
+def _noisy(facts: Facts) -> list[measured_charts.NoisyPair]:
+    pairs = (measured_charts.noisy_pair(evaluation) for evaluation in facts.later)
+    return [pair for pair in pairs if pair is not None]
 
 
 def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:

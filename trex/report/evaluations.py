@@ -1,0 +1,99 @@
+"""What `trex evaluate` measured, kept in the run folder for the report.
+
+evaluations.jsonl     one line a measurement, appended; the last one of its kind counts
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trex.files import append_line, read_jsonl
+from trex.search.run import Run
+
+FILE: Final = "evaluations.jsonl"
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noisy:
+    """Accuracies on instances of a chip that errs, in fractions; one entry a chip instance."""
+
+    chip: str
+    mode: str
+    top1: tuple[float, ...]
+    baseline_top1: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A variant beside its original on labelled images, in fractions.
+
+    Attributes:
+        pick: `best` for the winner's bundle, else a plan as it was fitted for the selection.
+        noisy: the same on a chip that errs, or None.
+    """
+
+    pick: str
+    plan: str
+    data: str
+    n: int
+    top1: float
+    baseline_top1: float
+    difference: float
+    ci95: tuple[float, float]
+    noisy: Noisy | None
+
+
+def store_evaluation(run: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
+    """Append a measurement, as `measure_pair` and `measure_non_ideal` give it.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    line = {"schema": SCHEMA, "pick": pick, "plan": plan, **measured}
+    append_line(run.path / FILE, json.dumps(line))
+
+
+def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:
+    """The measurements; of equal picks, data and chips the last. Others' lines are left out.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    if not (run.path / FILE).exists():
+        return ()
+    kept: dict[tuple[str, ...], Evaluation] = {}
+    for line in read_jsonl(run.path / FILE).records:
+        if line.get("schema") != SCHEMA:
+            continue
+        found = _evaluation(line)
+        noisy = (found.noisy.chip, found.noisy.mode) if found.noisy else ()
+        key = (found.pick, found.plan, str(line.get("data_sha256")), *noisy)
+        kept.pop(key, None)
+        kept[key] = found
+    return tuple(kept.values())
+
+
+def _evaluation(line: dict[str, Any]) -> Evaluation:
+    low, high = line["ci95"]
+    noisy = line.get("non_ideal")
+    return Evaluation(
+        pick=str(line["pick"]),
+        plan=str(line["plan"]),
+        data=str(line["data"]),
+        n=int(line["n"]),
+        top1=float(line["top1"]),
+        baseline_top1=float(line["baseline_top1"]),
+        difference=float(line["difference"]),
+        ci95=(float(low), float(high)),
+        noisy=None
+        if noisy is None
+        else Noisy(
+            chip=str(noisy["chip"]),
+            mode=str(noisy["mode"]),
+            top1=tuple(map(float, noisy["top1_by_draw"])),
+            baseline_top1=tuple(map(float, noisy["baseline_top1_by_draw"])),
+        ),
+    )

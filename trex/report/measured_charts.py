@@ -1,0 +1,76 @@
+"""Numbers of the figures of fine-tuning and of chips that err."""
+
+from __future__ import annotations
+
+import statistics
+from typing import NamedTuple
+
+from trex.report.evaluations import Evaluation
+from trex.report.finetunings import Finetuning
+
+
+class Curve(NamedTuple):
+    """Losses by step; `held_out` may be empty."""
+
+    name: str
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+    held_out: tuple[tuple[int, float], ...]
+
+
+class Curves(NamedTuple):
+    """Fine-tunings of one run."""
+
+    title: str
+    curves: tuple[Curve, ...]
+
+
+class Spread(NamedTuple):
+    """Accuracies in percent of one model: ideal, and on instances of a chip that errs."""
+
+    name: str
+    ideal: float
+    draws: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the chip instances."""
+        return statistics.fmean(self.draws)
+
+    @property
+    def std(self) -> float | None:
+        """Of the chip instances; None of a single one."""
+        return statistics.stdev(self.draws) if len(self.draws) > 1 else None
+
+
+class NoisyPair(NamedTuple):
+    """Ideal against non-ideal accuracy: the original and a variant on one chip."""
+
+    title: str
+    n: int
+    original: Spread
+    variant: Spread
+
+
+def curves(subject: str, finetunings: tuple[Finetuning, ...]) -> Curves | None:
+    """The curves of those that have one."""
+    found = tuple(Curve(f.name, f.steps, f.loss, f.held_out) for f in finetunings if f.steps)
+    return Curves(f"{subject}: fine-tuning", found) if found else None
+
+
+def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
+    """One evaluation's; None without errors."""
+    noisy = evaluation.noisy
+    if noisy is None:
+        return None
+    picked = "winner" if evaluation.pick == "best" else "plan, not refined"
+    return NoisyPair(
+        title=f"{evaluation.plan or 'no reuse'} on {noisy.chip}, {noisy.mode} mode",
+        n=evaluation.n,
+        original=Spread("original", 100 * evaluation.baseline_top1, _percent(noisy.baseline_top1)),
+        variant=Spread(picked, 100 * evaluation.top1, _percent(noisy.top1)),
+    )
+
+
+def _percent(fractions: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(100 * f for f in fractions)
