@@ -180,7 +180,7 @@ def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence
 def draw_heat_map(figure: Figure, numbers: HeatMap) -> dict[str, Sequence[str]]:
     """Encoder against encoder; the plan's own consumers framed."""
     values = np.array(numbers.values)
-    axes = figure.add_axes((0.1, 0.11, 0.74, 0.81))
+    axes = figure.add_axes((0.1, 0.11, 0.71, 0.81))
     finite = values[np.isfinite(values)]
     # A few pairs collapse; the scale ends where 95 % of the others still differ.
     top = float(np.quantile(np.abs(finite), 0.95)) or 1.0
@@ -194,8 +194,8 @@ def draw_heat_map(figure: Figure, numbers: HeatMap) -> dict[str, Sequence[str]]:
     axes.set_xticks(ticks, marked, fontsize=8)
     axes.set_yticks(ticks, marked, fontsize=8)
     axes.invert_yaxis()
-    bar = figure.colorbar(mesh, cax=figure.add_axes((0.865, 0.11, 0.025, 0.81)), extend="both")
-    bar.ax.set_title("nats", fontsize=9)
+    bar = figure.colorbar(mesh, cax=figure.add_axes((0.83, 0.11, 0.025, 0.81)), extend="both")
+    bar.ax.set_ylabel("nats", fontsize=9, labelpad=2)
     hover = []
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
