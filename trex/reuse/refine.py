@@ -48,12 +48,12 @@ class RefineSettings:
         dampings: penalties to choose from, as shares of the mean squared gradient.
         most_equations: of one round; further images are left out.
         most_scratch_bytes: room for the gradients; where it is too little, so are further images.
-        precision: of forwards and gradients; what is solved is solved in double precision.
+        precision: of forwards and gradients.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     draws: int = 2
-    dampings: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
+    dampings: tuple[float, ...] = (3.0, 10.0, 30.0)
     most_equations: int = 6000
     most_scratch_bytes: int = 8_000_000_000
     precision: Precision = "float32"
@@ -163,13 +163,13 @@ class _Equations:
         """Gradients (B, parameters) of every part, residuals (B,), picture numbers (B,)."""
         for file, gradient in zip(self._gradients, gradients, strict=True):
             file.write(self._count, gradient)
-        self._residuals.append(residuals.double())
+        self._residuals.append(residuals)
         self._pictures.append(pictures)
         self._count += len(residuals)
 
     def solve(self, dampings: Sequence[float]) -> tuple[list[Tensor], Round]:
         """Every part's change, with the damping that predicts left-out pictures best."""
-        kernel = torch.zeros(self._count, self._count, dtype=torch.float64)
+        kernel = torch.zeros(self._count, self._count)
         for part in self._parts():
             kernel += part @ part.T
         residuals = torch.cat(self._residuals)
@@ -177,14 +177,16 @@ class _Equations:
         mean = kernel.diagonal().mean()
         best: tuple[float, float, Tensor] | None = None
         for damping in dampings:
-            inverse = torch.linalg.inv(kernel + damping * mean * torch.eye(len(kernel)))
+            inverse = torch.cholesky_inverse(
+                torch.linalg.cholesky(kernel + damping * mean * torch.eye(len(kernel)))
+            )
             dual = inverse @ residuals
             left_out = _left_out_square(inverse, dual, groups)
             if best is None or left_out < best[0]:
                 best = (left_out, damping, dual)
         assert best is not None
         predicted, damping, dual = best
-        change = [part.T @ dual.float() for part in self._parts()]
+        change = [part.T @ dual for part in self._parts()]
         return change, Round(
             equations=self._count,
             damping=damping,
