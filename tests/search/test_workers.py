@@ -33,7 +33,15 @@ def test_every_candidate_is_done_once(tmp_path: Path, workers: int) -> None:
 
 
 def test_work_is_spread_over_processes(tmp_path: Path) -> None:
-    work_off(made_up_phase(tmp_path, lambda candidate: time.sleep(0.05)), 3)
+    barrier = FORK.Barrier(3)
+    met: list[int] = []
+
+    def meet(candidate: Candidate) -> None:
+        if not met:
+            barrier.wait(timeout=60)
+            met.append(os.getpid())
+
+    work_off(made_up_phase(tmp_path, meet), 3)
     lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     processes = {line["process"] for line in lines}
     assert len(processes) == 3

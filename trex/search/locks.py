@@ -2,24 +2,20 @@
 
 Workers take work under one lock that excludes all others, and hold another lock for as long as
 they live: what a worker was at when its lock went free has to be done again. Neither needs a clock
-or a time-out. On one machine the kernel keeps the locks, for many a PostgreSQL server does.
+or a time-out. On one machine the kernel keeps the locks; for many a PostgreSQL server does
+(`search.database`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from trex.errors import StorageError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
 
 #: the folder of lock files in a run folder
 LOCKS: Final = ".locks"
@@ -90,62 +86,6 @@ class FileLocks:
                 (self._folder / worker).unlink()
             os.close(descriptor)
         self._held = {}
-
-
-class PostgresLocks:
-    """Locks of processes on many machines: a server's advisory locks, which end with a connection.
-
-    A connection pooler in front of the server must keep sessions (PgBouncer: `pool_mode=session`).
-
-    Args:
-        engine: SQLAlchemy's, of the server.
-        study: what the locks are for.
-    """
-
-    def __init__(self, engine: Engine, study: str) -> None:
-        self._study = study
-        self._engine = engine
-        self._own: set[str] = set()
-        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        # A machine that vanishes closes no connection: the server asks it after half a minute.
-        for name, seconds in (("idle", 30), ("interval", 10), ("count", 3)):
-            self._connection.exec_driver_sql(f"SET tcp_keepalives_{name} = {seconds}")
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """See `Locks`."""
-        self._call("pg_advisory_lock", "")
-        try:
-            yield
-        finally:
-            self._call("pg_advisory_unlock", "")
-
-    def hold(self, worker: str) -> None:
-        """See `Locks`."""
-        self._call("pg_advisory_lock", worker)
-        self._own.add(worker)
-
-    def is_held(self, worker: str) -> bool:
-        """See `Locks`."""
-        if worker in self._own:  # a session may take its own locks again
-            return True
-        if not self._call("pg_try_advisory_lock", worker):
-            return True
-        self._call("pg_advisory_unlock", worker)
-        return False
-
-    def close(self) -> None:
-        """See `Locks`."""
-        self._own = set()
-        # Not back into the pool: the locks belong to the connection.
-        self._connection.invalidate()
-        self._connection.close()
-        self._engine.dispose()
-
-    def _call(self, function: str, name: str) -> bool:
-        digest = hashlib.sha256(f"{self._study}\n{name}".encode()).digest()
-        number = int.from_bytes(digest[:8], "big", signed=True)
-        return bool(self._connection.exec_driver_sql(f"SELECT {function}({number})").scalar())
 
 
 @contextmanager

@@ -5,50 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from trex.errors import RunError, StorageError
-from trex.search.locks import LOCKS, FileLocks, Locks, PostgresLocks, file_lock
+from trex.search.locks import LOCKS, FileLocks, file_lock
+from trex.search.shared import SharedStorage
 
 _logger = logging.getLogger(__name__)
 
 #: the journal's name in a run folder; `optuna-dashboard` opens it
 JOURNAL: Final = "study.log"
-
-_HINT: Final = "give postgresql://user:password@host:5432/database, of a server that runs"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SharedStorage:
-    """A storage of studies that processes share.
-
-    Attributes:
-        where: it is, for people; without a password.
-        studies: Optuna's storage.
-        locks: of the processes that share it.
-        poll_s: how often to look for what others did.
-        errors: a context that says what to do about the storage's errors.
-    """
-
-    where: str
-    studies: BaseStorage
-    locks: Locks
-    poll_s: float
-    errors: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def close(self) -> None:
-        """Let go of all locks and connections."""
-        self.locks.close()
-        self.studies.remove_session()
 
 
 def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
@@ -60,6 +32,7 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
         StorageError: it cannot be reached, or is of a kind TReX cannot share work through.
         RunError: the journal is damaged in the middle.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         locks = FileLocks(folder / LOCKS)
         journal = Journal(folder / JOURNAL, folder / LOCKS / "journal")
@@ -69,16 +42,14 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
             locks=locks,
             poll_s=0.05,
         )
-    storage = _database(url)
-    with _database_errors(url):
-        database_locks = PostgresLocks(storage.engine, study)
-    return SharedStorage(
-        where=_without_password(url),
-        studies=get_storage(storage),
-        locks=database_locks,
-        poll_s=0.5,
-        errors=partial(_database_errors, url),
-    )
+    try:
+        from trex.search.database import open_database
+    except ImportError:
+        raise StorageError(
+            "--storage needs psycopg, which is not installed",
+            hint='pip install "trex-vit[postgres]"',
+        ) from None
+    return open_database(url, study)
 
 
 class Journal(BaseJournalBackend):
@@ -169,57 +140,3 @@ def _is_entry(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def _database(url: str) -> RDBStorage:
-    try:
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StorageError(f"--storage {url} is not an address", hint=_HINT) from None
-    if parsed.get_backend_name() != "postgresql":
-        raise StorageError(
-            f"--storage {_without_password(url)} is not a PostgreSQL database",
-            hint=f"{_HINT}; without --storage the study is in the run folder",
-        )
-    if parsed.drivername == "postgresql":
-        # SQLAlchemy before 2.1 would look for another driver.
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    try:
-        import psycopg  # noqa: F401 (SQLAlchemy would name the module, not what to install)
-    except ImportError:
-        raise StorageError(
-            "--storage needs psycopg, which is not installed",
-            hint='pip install "trex-vit[postgres]"',
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _database_errors(url):
-        return RDBStorage(
-            parsed.render_as_string(hide_password=False),
-            engine_kwargs={"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True},
-        )
-
-
-@contextmanager
-def _database_errors(url: str) -> Iterator[None]:
-    """Turn a database's errors into one that says what to do."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", cause)).strip().splitlines()[-1]
-        raise StorageError(
-            f"the study's database {_without_password(url)} does not answer: {reason}",
-            hint=f"{_HINT}; the same command goes on",
-        ) from error
-
-
-def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
-
-    return make_url(url).render_as_string(hide_password=True)

@@ -18,11 +18,12 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from trex.errors import RunError
 from trex.search.settings import as_stored, difference
-from trex.search.storage import SharedStorage
+from trex.search.shared import SharedStorage
 
 _logger = logging.getLogger(__name__)
 
@@ -87,22 +88,15 @@ class Study:
         self.worker = f"worker-{secrets.token_hex(6)}"
         self._storage = shared.studies
         self._mine: set[int] = set()
-        with self.shared.errors(), shared.locks.exclusive():
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            try:
-                self.optuna = optuna.load_study(
-                    study_name=name, storage=self._storage, sampler=sampler
-                )
-            except KeyError:
-                self.optuna = optuna.create_study(
-                    study_name=name,
-                    storage=self._storage,
-                    sampler=sampler,
-                    directions=["minimize"] * len(objectives),
-                )
-            self._id = self._storage.get_study_id_from_name(name)
-            self._agree(settings, objectives)
-            shared.locks.hold(self.worker)
+        try:
+            with shared.errors(), shared.locks.exclusive():
+                self.optuna = _open(name, shared.studies, len(objectives), sampler)
+                self._id = self._storage.get_study_id_from_name(name)
+                self._agree(settings, objectives)
+                shared.locks.hold(self.worker)
+        except BaseException:
+            shared.close()
+            raise
 
     def _agree(self, settings: Mapping[str, Any], objectives: Sequence[str]) -> None:
         before = self.optuna.user_attrs.get(SETTINGS)
@@ -140,15 +134,14 @@ class Study:
     def claim(self, keys: Sequence[str]) -> str | None:
         """Take the first of these candidates that waits; None where none does."""
         with self.shared.errors():
-            if not any(self._waits(key) for key in keys):
+            if self._first_waiting(keys) is None:
                 return None
             with self.shared.locks.exclusive():
-                for key in keys:
-                    trial = self._by_key().get(key)
-                    if trial is not None and trial.state == TrialState.WAITING:
-                        self.take(trial._trial_id)
-                        return key
-        return None
+                trial = self._first_waiting(keys)
+                if trial is None:
+                    return None
+                self.take(trial._trial_id)
+        return str(trial.user_attrs[KEY])
 
     def take(self, trial_id: int) -> None:
         """Work on a trial from now on; the lock is held."""
@@ -203,9 +196,10 @@ class Study:
         worker = trial.user_attrs.get(WORKER)
         return worker is None or not self.shared.locks.is_held(worker)
 
-    def _waits(self, key: str) -> bool:
-        trial = self._by_key().get(key)
-        return trial is not None and trial.state == TrialState.WAITING
+    def _first_waiting(self, keys: Sequence[str]) -> FrozenTrial | None:
+        trials = self._by_key()
+        found = (trials[key] for key in keys if key in trials)
+        return next((trial for trial in found if trial.state == TrialState.WAITING), None)
 
     def _by_key(self) -> dict[str, FrozenTrial]:
         """Of every candidate the trial that counts: the first that did not fail."""
@@ -215,6 +209,21 @@ class Study:
             if key is not None and trial.state != TrialState.FAIL:
                 counting.setdefault(key, trial)
         return counting
+
+
+def _open(
+    name: str, storage: BaseStorage, objectives: int, sampler: BaseSampler | None
+) -> optuna.Study:
+    """Not `load_if_exists`, which adds to the journal even where the study is there."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    except KeyError:
+        return optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler,
+            directions=["minimize"] * objectives,
+        )
 
 
 def _waiting_copy(trial: FrozenTrial) -> FrozenTrial:

@@ -1,0 +1,141 @@
+"""Work shared through a real PostgreSQL server, as by many machines."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres import postgres_server
+from shared_work import ALL, dies_once, made_up_phase, open_study, results
+from small_runs import Inputs, write_inputs
+
+from trex.cli import main
+from trex.errors import RunError, StorageError
+from trex.search.run import Run
+from trex.search.storage import open_storage
+from trex.search.workers import work_off
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    """An empty database."""
+    import psycopg
+
+    name = f"db_{abs(hash(request.node.name))}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres", f"/{name}")
+
+
+def test_four_workers_and_a_killed_one_lose_and_double_nothing(url: str, tmp_path: Path) -> None:
+    done = work_off(made_up_phase(tmp_path, dies_once(tmp_path, 4), url), 4)
+    assert (tmp_path / "died").exists()
+    assert results(tmp_path) == ALL
+    assert sorted(done) == ALL
+
+
+def test_machines_that_start_apart_join(url: str, tmp_path: Path) -> None:
+    phase = made_up_phase(tmp_path, lambda candidate: time.sleep(0.02), url)
+    others = [FORK.Process(target=work_off, args=(phase, 1)) for _ in range(3)]
+    for other in others:
+        other.start()
+    work_off(phase, 1)
+    for other in others:
+        other.join()
+        assert other.exitcode == 0
+    assert results(tmp_path) == ALL
+
+
+def test_a_study_of_something_else_is_refused(url: str, tmp_path: Path) -> None:
+    open_study(tmp_path, url).close()
+    with pytest.raises(RunError, match='model was "tiny", now it is "other"') as caught:
+        open_study(tmp_path, url, model="other")
+    assert "--study" in caught.value.hint
+
+
+def test_a_database_that_does_not_answer(server: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"does not answer.*missing.* does not") as caught:
+        open_storage(server.replace("/postgres", "/missing"), tmp_path, "tiny")
+    assert "postgresql://user" in caught.value.hint
+    # nobody listens at port 1
+    with pytest.raises(StorageError, match="does not answer") as caught:
+        open_storage("postgresql://me:secret@127.0.0.1:1/x", tmp_path, "tiny")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_breaks_lets_its_work_go(url: str, tmp_path: Path) -> None:
+    import psycopg
+
+    phase = made_up_phase(tmp_path, url=url)
+    holders = (
+        "FROM pg_locks l JOIN pg_database d ON l.database = d.oid "
+        "WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+    )
+    with (
+        closing(open_study(tmp_path, url)) as first,
+        psycopg.connect(url, autocommit=True) as connection,
+    ):
+        first.offer(phase.entries)
+        key = first.claim(ALL)
+        (first_pid,) = connection.execute(f"SELECT DISTINCT l.pid {holders}").fetchall()
+        with closing(open_study(tmp_path, url)) as second:
+            assert second.revive() == 0
+            connection.execute("SELECT pg_terminate_backend(%s)", first_pid)
+            while connection.execute(f"SELECT 1 {holders} AND l.pid = %s", first_pid).fetchall():
+                time.sleep(0.01)
+            assert second.revive() == 1
+            assert second.claim([key]) == key
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    """Every record by its key, but for the time it took."""
+    return {
+        r["key"]: {k: v for k, v in r.items() if k != "seconds"} for r in Run.open(out).records()
+    }
+
+
+@pytest.mark.slow
+def test_machines_with_folders_of_their_own_end_with_the_same_records(
+    url: str, inputs: Inputs, tmp_path: Path
+) -> None:
+    alone, killed, other = (tmp_path / name for name in ("alone", "killed", "other"))
+    assert main(inputs.search(alone)) == 0
+    machines = [
+        FORK.Process(target=main, args=(inputs.search(out, "--storage", url),))
+        for out in (killed, other)
+    ]
+    for machine in machines:
+        machine.start()
+    while not (killed / "results.jsonl").exists() and machines[0].is_alive():
+        time.sleep(0.01)
+    assert machines[0].pid is not None
+    os.kill(machines[0].pid, signal.SIGKILL)
+    for machine in machines:
+        machine.join()
+    assert machines[1].exitcode == 0
+    assert main(inputs.search(killed, "--storage", url)) == 0
+    for out in (killed, other):
+        assert records(out) == records(alone)
+        lines = (out / "results.jsonl").read_text().splitlines()
+        assert len({json.loads(line)["key"] for line in lines}) == len(lines)
