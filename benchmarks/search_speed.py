@@ -1,11 +1,13 @@
 """How much work a search shares: many candidates fitted together against one by one.
 
-    python benchmarks/search_speed.py [--images 60] [--candidates 32] [--run DIR]
+    python benchmarks/search_speed.py [--images 60] [--candidates 32 64] [--run DIR] \
+        [--surrogate FILE]
 
-Prints, for DeiT-Tiny's shape with random weights (speed does not depend on them), the time of
-fitting and measuring the candidates together and one by one, taken in turns in one run, and the
-same in passes of the original over the same images. Candidates are random plans of five of twelve
-consumers, or those that a run measured.
+Prints, for DeiT-Tiny's shape with random weights (speed does not depend on them), how many
+encoders the images pass and how long that takes, for the candidates fitted and measured together
+and one by one, in one run; the results must be equal. Candidates are random plans of five of
+twelve consumers and, with --run, those that a search measured; with --surrogate those of five
+consumers that its surrogate predicts to lose least.
 """
 
 from __future__ import annotations
@@ -21,68 +23,95 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trex.models.registry import adapter_of, create
 from trex.plan import ReusePlan
 from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
 from trex.search.records import candidate_of
+from trex.search.run import Run
+from trex.search.surrogate import Surrogate
+
+#: consumers of the twelve encoders, in random and in predicted plans
+N_REUSE = 5
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--candidates", type=int, default=32)
-    parser.add_argument("--run", type=Path, help="take the candidates of this run folder")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[32, 64], metavar="K")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="what a search measured")
+    parser.add_argument(
+        "--surrogate", type=Path, metavar="FILE", help="a run's surrogate.json: what it predicts"
+    )
     args = parser.parse_args()
+    most = max(args.candidates)
+    ways = {"random": random_plans(most)}
+    if args.run:
+        ways["measured by a search"] = [candidate_of(r) for r in Run.open(args.run).records()]
+    if args.surrogate:
+        ways["predicted best"] = predicted_best(args.surrogate, most)
 
     model = create("deit_tiny_patch16_224")
-    adapter = adapter_of(model)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.images, 3, 224, 224, generator=generator).split(50)
-    chosen = from_run(args.run) if args.run else random_plans(args.candidates)
     with tempfile.TemporaryDirectory() as scratch:
 
         def calibrate() -> tuple[Calibration, float]:
             start = time.perf_counter()
             calibration = Calibration(
-                model, adapter, images, images[:1], settings=FitSettings(), scratch=Path(scratch)
-            )
+                model, adapter_of(model), images, images[:1],
+                settings=FitSettings(), scratch=Path(scratch),
+            )  # fmt: skip
             return calibration, time.perf_counter() - start
 
         calibrate()[0].close()  # warm up
         calibration, original_s = calibrate()
-        fitter = PlanFitter(calibration)
-        start = time.perf_counter()
-        together = {f.candidate.key: f.logits for f in fitter.fit(chosen)}
-        together_s = time.perf_counter() - start
-        start = time.perf_counter()
-        for candidate in chosen:
-            (alone,) = fitter.fit([candidate])
-            difference = (alone.logits - together[candidate.key]).abs().max()
-            assert difference < 1e-3, f"{candidate.plan}: differs by {difference}"
-        separate_s = time.perf_counter() - start
-        steps = fitter.steps(chosen)
-        alone_steps = sum(fitter.steps([candidate]) for candidate in chosen)
+        print(
+            f"{calibration.n_images} images, {torch.get_num_threads()} threads, "
+            f"a pass of the original {original_s:.1f} s"
+        )
+        print(
+            f"{'':<22}{'K':>4}{'steps':>8}{'one by one':>12}{'ratio':>7}"
+            f"{'seconds':>9}{'one by one':>12}{'ratio':>7}{'passes':>8}"
+        )
+        for name, candidates in ways.items():
+            compare(name, candidates, sorted(args.candidates), calibration, original_s)
         calibration.close()
-    count = len(chosen)
-    passes, most = (original_s + together_s) / original_s, 1.2 * (2 + count)
-    print(f"{count} candidates, {calibration.n_images} images, {torch.get_num_threads()} threads")
-    print(f"{'':<28}{'together':>10}{'one by one':>12}{'ratio':>8}")
-    for name, ours, theirs in (
-        ("seconds", together_s, separate_s),
-        ("images through an encoder", steps, alone_steps),
-    ):
-        print(f"{name:<28}{ours:>10,.0f}{theirs:>12,.0f}{ours / theirs:>8.2f}")
-    print(
-        f"in passes of the original, this one included: {passes:.1f} (1.2 * (2 + K): {most:.1f})"
-    )
 
 
-def from_run(folder: Path) -> list[Candidate]:
-    """What a run measured."""
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    return [candidate_of(json.loads(line)) for line in lines]
+def compare(
+    name: str,
+    candidates: list[Candidate],
+    counts: list[int],
+    calibration: Calibration,
+    original_s: float,
+) -> None:
+    """A line for each count of candidates; all are fitted one by one once."""
+    fitter = PlanFitter(calibration)
+    alone: list[tuple[Tensor, float]] = []
+    for candidate in candidates[: counts[-1]]:
+        start = time.perf_counter()
+        (fitted,) = fitter.fit([candidate])
+        alone.append((fitted.logits, time.perf_counter() - start))
+    for count in sorted({min(count, len(candidates)) for count in counts}):
+        some = candidates[:count]
+        start = time.perf_counter()
+        together = {fitted.candidate.key: fitted.logits for fitted in fitter.fit(some)}
+        together_s = time.perf_counter() - start
+        for candidate, (logits, _) in zip(some, alone, strict=False):
+            difference = (logits - together[candidate.key]).abs().max()
+            assert difference < 1e-3, f"{candidate.plan}: differs by {difference}"
+        steps = fitter.steps(some) // calibration.n_images
+        alone_steps = len(calibration.encoders) * count
+        alone_s = sum(seconds for _, seconds in alone[:count])
+        print(
+            f"{name:<22}{count:>4}{steps:>8}{alone_steps:>12}{steps / alone_steps:>7.2f}"
+            f"{together_s:>9.1f}{alone_s:>12.1f}{together_s / alone_s:>7.2f}"
+            f"{(original_s + together_s) / original_s:>8.1f}",
+            flush=True,
+        )
 
 
 def random_plans(count: int) -> list[Candidate]:
@@ -90,9 +119,27 @@ def random_plans(count: int) -> list[Candidate]:
     rng = np.random.default_rng(0)
     plans: dict[ReusePlan, None] = {}
     while len(plans) < count:
-        consumers = rng.choice(np.arange(1, 12), size=5, replace=False)
+        consumers = rng.choice(np.arange(1, 12), size=N_REUSE, replace=False)
         plans.setdefault(ReusePlan.nearest(consumers.tolist()))
-    return [Candidate(plan=p, transforms=dict.fromkeys(p.consumers, "linear")) for p in plans]
+    return [of_linear(plan) for plan in plans]
+
+
+def predicted_best(file: Path, count: int) -> list[Candidate]:
+    """The plans of five consumers, of nearest sources, that lose least by a surrogate."""
+    surrogate = Surrogate.from_json(json.loads(file.read_text()))
+    encoders = len(surrogate.alone)
+    numbers = np.arange(2 ** (encoders - 1))
+    masks = np.zeros((len(numbers), encoders), dtype=np.bool_)
+    masks[:, 1:] = numbers[:, None] >> np.arange(encoders - 1) & 1
+    masks = masks[masks.sum(1) == N_REUSE]
+    losses = masks @ surrogate.alone + surrogate.terms.of_consumers(masks)
+    best = np.argsort(losses, kind="stable")[:count]
+    return [of_linear(ReusePlan.nearest(np.flatnonzero(masks[i]).tolist())) for i in best]
+
+
+def of_linear(plan: ReusePlan) -> Candidate:
+    """A plan with the linear transform."""
+    return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, "linear"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""How well predicted losses rank plans before they are fitted.
+
+    python benchmarks/rank.py --calib IMAGES [--weights FILE] [--class-map FILE] \
+        --store losses.jsonl [--bf16] [--plans 64] [--mixed 36]
+
+Fits and measures the surrogate's probes, and random plans of 3, 5 and 7 consumers that are no
+probes, and prints Spearman's correlation between predicted and measured losses, of the shipped
+prediction and of simpler ones. Then the same for plans that mix forms and sources. Losses are kept
+in --store; run again, it measures what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from measured import Measured, add_arguments
+from scipy.stats import bootstrap, spearmanr
+
+from trex.models.registry import architecture_of
+from trex.plan import ReusePlan
+from trex.reuse.fit import Candidate
+from trex.search.plans import RandomPlans
+from trex.search.space import SearchSpace
+from trex.search.surrogate import Surrogate, build, probes
+from trex.search.terms import Choices, Floats, LossTerms
+
+COUNTS = (3, 5, 7)
+#: the forms that mixed plans choose from
+MIXTURE = {"tensors": ["output", "map"], "transforms": ["linear", "linear_own"]}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--fit-images", type=int, default=120)
+    parser.add_argument("--select-images", type=int, default=80)
+    parser.add_argument("--plans", type=int, default=64, help="random ones of each count")
+    parser.add_argument("--mixed", type=int, default=36, help="random plans that mix forms")
+    args = parser.parse_args()
+    measured = Measured(args, args.fit_images, args.select_images)
+    nearest = space_of(measured, "default")
+    known = {probe.key for probe in probes(nearest)}
+    targets = {
+        n: [c for c in random_plans(nearest.num_encoders, n, args.plans) if c.key not in known]
+        for n in COUNTS
+    }
+    measured.measure([*probes(nearest), *itertools.chain(*targets.values())])
+    print(f"{measured.describe()}; {len(known)} probes, plans of each count:", end="")
+    print(*(f" {n}: {len(of)}" for n, of in targets.items()), sep=",")
+    surrogate = build(nearest, {c.key: measured.loss(c) for c in probes(nearest)})
+    print(f"{'Spearman, nearest output, linear':<44}", *(f"{n:>14}" for n in COUNTS))
+    for name, predict in predictions(surrogate, nearest.choices()).items():
+        ranks = [correlation(measured, targets[n], predict) for n in COUNTS]
+        print(f"{name:<44}", *(f"{rank:>14}" for rank in ranks))
+    if args.mixed:
+        mixed(measured, args.mixed)
+
+
+def mixed(measured: Measured, count: int) -> None:
+    """The same for plans of any source, whose consumers differ in form."""
+    space = space_of(measured, "any", MIXTURE)
+    each = count // len(COUNTS)
+    rng = np.random.default_rng(0)
+    targets = {}
+    for n in COUNTS:
+        draws = RandomPlans(space, n)
+        rows = {row.tobytes(): row for row in (draws.draw(rng) for _ in range(each))}
+        targets[n] = [space.choices().candidate(row) for row in rows.values()]
+    measured.measure([*probes(space), *itertools.chain(*targets.values())])
+    surrogate = build(space, {c.key: measured.loss(c) for c in probes(space)})
+    print(f"{'Spearman, any source, mixed forms':<44}", *(f"{n:>14}" for n in (*COUNTS, "all")))
+    every = [*itertools.chain(*targets.values())]
+    for name, predict in predictions(surrogate, space.choices()).items():
+        ranks = [correlation(measured, of, predict) for of in (*targets.values(), every)]
+        print(f"{name:<44}", *(f"{rank:>14}" for rank in ranks))
+
+
+def space_of(
+    measured: Measured, name: str, overrides: dict[str, list[str]] | None = None
+) -> SearchSpace:
+    """A shipped space for the measured model."""
+    loaded = measured.loaded
+    return SearchSpace.load(name, architecture_of(loaded.model, loaded.name), overrides)
+
+
+def random_plans(num_encoders: int, n_reuse: int, count: int) -> list[Candidate]:
+    """Different random plans of the nearest source, output, linear."""
+    every = [*itertools.combinations(range(1, num_encoders), n_reuse)]
+    drawn = random.Random(1).sample(every, min(count, len(every)))
+    return [nearest_plan(consumers) for consumers in drawn]
+
+
+def nearest_plan(consumers: Sequence[int]) -> Candidate:
+    """A plan of the nearest source, output, linear."""
+    return Candidate(
+        plan=ReusePlan.nearest(consumers), transforms=dict.fromkeys(consumers, "linear")
+    )
+
+
+def predictions(
+    surrogate: Surrogate, choices: Choices
+) -> dict[str, Callable[[Sequence[Candidate]], Floats]]:
+    """The shipped prediction, and what is left of it without its parts."""
+    terms = surrogate.terms
+    none, no_runs = np.zeros_like(terms.added), np.zeros_like(terms.runs)
+    simpler = {
+        "own losses added": replace(terms, added=none, corrected=none, runs=no_runs),
+        "and pairs": replace(terms, corrected=none, runs=no_runs),
+        "and corrections": replace(terms, runs=no_runs),
+        "and runs of three (shipped)": terms,
+    }
+
+    def predicting(with_terms: LossTerms) -> Callable[[Sequence[Candidate]], Floats]:
+        return lambda plans: with_terms.predict(np.stack([choices.row(plan) for plan in plans]))
+
+    return {name: predicting(of) for name, of in simpler.items()}
+
+
+def correlation(
+    measured: Measured,
+    plans: Sequence[Candidate],
+    predict: Callable[[Sequence[Candidate]], Floats],
+) -> str:
+    """Spearman's correlation, with its 95 % interval over plans."""
+    losses = np.array([measured.loss(plan) for plan in plans])
+    predicted = predict(plans)
+    rank = float(spearmanr(predicted, losses)[0])
+    spread = bootstrap(
+        (predicted, losses), lambda x, y: float(spearmanr(x, y)[0]), paired=True,
+        vectorized=False, n_resamples=500, method="percentile", random_state=0,
+    ).confidence_interval  # fmt: skip
+    return f"{rank:.2f} {spread.low:.2f}-{spread.high:.2f}"
+
+
+if __name__ == "__main__":
+    main()
