@@ -136,7 +136,7 @@ def test_fast_moments_are_those_of_the_exact_array(encoding, step, read_sigma):
     codes = (0, 1 << 10) if encoding == "offset" else WIDE
     code, weight_code = InputCode(8, True, encoding), WeightCode.of(physics)
     random = torch.manual_seed(0)
-    inputs = (torch.randn(400, 130, generator=random) * 25).round().clamp(-127, 127)
+    inputs = (torch.randn(800, 130, generator=random) * 25).round().clamp(-127, 127)
     weights = (torch.randn(130, 40, generator=random) * 30).round().clamp(-127, 127)
     cells = store(weights, physics, weight_code, None)
     converter = Converter(torch.full((len(weight_code.weights), 1), step), codes)
@@ -147,8 +147,8 @@ def test_fast_moments_are_those_of_the_exact_array(encoding, step, read_sigma):
         "converter": converter,
         "normal": NoiseSource(0),
     }
-    moments = estimate(inputs[:200], cells, by_column=True, worth=torch.ones(()), **parts)
-    unseen = inputs[200:]
+    moments = estimate(inputs[:400], cells, by_column=True, worth=torch.ones(()), **parts)
+    unseen = inputs[400:]
     error = exact_product(unseen, cells, **parts) - unseen @ value_of(
         cells, weight_code, physics, moments.gain
     )

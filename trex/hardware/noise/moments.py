@@ -89,14 +89,16 @@ def estimate(
     k_weights = torch.tensor(input_code.weights, device=device, dtype=torch.float64).square()
     noises, squares = totals if by_column else totals.mean(-1, keepdim=True)
     passed_noise = torch.einsum("s,k,sko->ko", s_weights * passed, k_weights, noises)
-    own = torch.einsum("s,k,sko->ko", s_weights, k_weights, squares) - passed_noise
+    shown = torch.einsum("s,k,sko->ko", s_weights, k_weights, squares)
+    own = shown - passed_noise
     # That took reads to err independently; the outputs show what they come to together.
     together = (error - torch.tensordot(extra.float(), clean, dims=1)).double().square()
     together = together.flatten(0, -2).sum(0)
     measured = (together if by_column else together.mean()) - passed_noise.sum(0)
-    floor = (
-        own * (measured / own.sum(0)).nan_to_num_(0, 0, 0) / fed.clamp_min(1e-6).double()[:, None]
-    )
+    # Shares of a difference of nearly equal powers mean nothing, so shares of the power itself.
+    share = shown / shown.sum(0).clamp_min(1e-30)
+    own = own + (measured - own.sum(0)) * share
+    floor = own / fed.clamp_min(1e-6).double()[:, None]
     return Moments((1 + extra).float(), passed.float(), floor.float())
 
 
