@@ -11,6 +11,8 @@ the folder already is not done again.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from torchvision.transforms import functional as pictures
 from tqdm import tqdm
 
 import trex
+from trex import cli
 from trex.models.registry import create
 from trex.training.data import ImageSet, batches, open_dataset
 from trex.training.transforms import DataConfig, eval_transform
@@ -69,14 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     if not exported.exists():
         trex_command("export", str(run), "--format", "uniform", "--out", str(exported))
-    difference = rebuild(args, run / "best", exported)
+    difference, compared = rebuild(args, run / "best", exported)
     records = trex_command(
         "finetune", str(run), "--data", str(calib), "--eval", str(args.test),
         "--recipe", args.recipe, "--seed", str(args.seed), "--out", str(tuned),
     )["records"]  # fmt: skip
     training = json.loads((args.out / "training.json").read_text())
     print("\n".join(table(args, training, report, records)))
-    print(f"rebuilt in a fresh process: logits of {COMPARED} images differ by {difference:.1e}")
+    print(f"rebuilt in a fresh process: logits of {compared} images differ by {difference:.1e}")
     if difference > TOLERANCE:
         sys.exit(f"the rebuilt variant's logits differ by {difference:.1e}")
 
@@ -232,15 +235,18 @@ def read_labels(source: Path) -> tuple[int, ...]:
 
 
 def trex_command(*arguments: str) -> dict[str, Any]:
-    """What a command printed with `--json`; progress goes to this script's stderr."""
-    command = [sys.executable, "-m", "trex", *arguments, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    report: dict[str, Any] = json.loads(done.stdout)
+    """What a command printed with `--json`; progress goes to stderr."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main([*arguments, "--json"])
+    if code:
+        sys.exit(code)
+    report: dict[str, Any] = json.loads(printed.getvalue())
     return report
 
 
-def rebuild(args: argparse.Namespace, bundle: Path, exported: Path) -> float:
-    """The most that logits of the found variant and of the rebuilt one differ by."""
+def rebuild(args: argparse.Namespace, bundle: Path, exported: Path) -> tuple[float, int]:
+    """How far logits of the found variant and of the rebuilt one differ, on how many images."""
     variant = trex.load(bundle)
     config = DataConfig.of_model(variant)
     images = open_dataset(str(args.test), transform=eval_transform(config))
@@ -252,7 +258,7 @@ def rebuild(args: argparse.Namespace, bundle: Path, exported: Path) -> float:
     subprocess.run(script, check=True)
     with torch.no_grad():
         expected = variant(batch.images)
-    return float((load_file(outputs)["logits"] - expected).abs().max())
+    return float((load_file(outputs)["logits"] - expected).abs().max()), len(expected)
 
 
 if __name__ == "__main__":

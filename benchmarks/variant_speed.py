@@ -1,6 +1,6 @@
 """How much of the speed-up that a plan's operations predict a CPU delivers. Prints a table.
 
-    python benchmarks/variant_speed.py [--images 1 8] [--rounds 15] [--tensor output]
+    python benchmarks/variant_speed.py [--images 1 8] [--rounds 15] [--tensor output map]
 
 The original and the variant run in turns in one process. Predicted is the ratio of all
 multiply-accumulates, stem and head included. Weights and images are random: neither changes the
@@ -41,14 +41,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8], help="in a forward")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tensor", nargs="+", choices=REUSED_TENSORS, default=["output"])
+    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{machine()}; CPU ms an image, median of {args.rounds} ratios")
     print(f"{'':24}{'tensor':<8}{'images':>6} {'original':>9} {'variant':>8} {'predicted':>10} "
           f"{'measured':>9} {'quartiles':>13} {'reached':>8}")  # fmt: skip
-    for name, consumers in CASES.items():
-        original = create(name)
+    for name in args.models:
+        consumers, original = CASES[name], create(name)
         found = architecture_of(original, name)
         size = DataConfig.of_model(original).input_size
         for tensor in args.tensor:
