@@ -108,6 +108,17 @@ def test_the_interval_is_the_normal_one_for_many_images() -> None:
     assert result.ci95 == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=2e-4)
 
 
+def test_of_several_outputs_the_first_is_the_logits() -> None:
+    class Several(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return images[:, :3], images
+
+    images = torch.randn(5, 4)
+    assert torch.equal(
+        predict(Several(), batched(images, torch.zeros(5), 2)).logits, images[:, :3]
+    )
+
+
 class Clock:
     """Stands for the time: it moves only when told to."""
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from trex.errors import DataError
+from trex.models.adapter import first_tensor
 from trex.training.data import Batch
 
 #: Resamplings of the images behind a confidence interval.
@@ -114,6 +115,7 @@ def predict(
 
     Raises:
         DataError: there are no images.
+        ModelError: the model does not put out logits.
     """
     (answers,), _ = _run((model,), batches, torch.device(device), amp, label, warm_up=False)
     return answers
@@ -248,7 +250,7 @@ def _run(
 def _timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
     _wait_for(images.device)
     start = time.perf_counter()
-    output: Tensor = model(images)
+    output = first_tensor(model(images))
     _wait_for(images.device)
     return output, time.perf_counter() - start
 
