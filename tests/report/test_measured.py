@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from made_up_runs import MODEL, RECORDS, write_run
+from small_runs import write_inputs
 
 from trex.cli import main
 from trex.errors import RunError
@@ -160,3 +161,23 @@ def test_names_of_fine_tunings_and_data_are_escaped(tmp_path: Path) -> None:
     text = page(run, tuned, tmp_path / "out")
     assert evil not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_a_search_and_an_evaluation_leave_what_the_report_needs(tmp_path: Path, capsys) -> None:
+    inputs = write_inputs(tmp_path / "inputs")
+    run = tmp_path / "run"
+    assert main(inputs.search(run, "--evaluations", "2")) == 0
+    assert main([
+        "evaluate", str(run), "--data", str(inputs.labelled), "--non-ideal", "--draws", "2",
+    ]) == 0  # fmt: skip
+    facts = read_facts(run)
+    (evaluation,) = facts.later
+    assert evaluation.pick == "best"
+    assert evaluation.noisy is not None
+    assert len(evaluation.noisy.top1) == 2
+    model = stored_architecture(Run(run))
+    assert model is not None
+    assert len(model.encoders) == facts.num_encoders
+    text = page(run, tmp_path / "out")
+    assert "Ideal against non-ideal" in text
+    assert "taken from the model anew" not in text
