@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from trex.architecture import TRANSFORMS, Transform
 from trex.errors import ModelError, ReuseError, WeightsError
-from trex.hardware import workload
+from trex.hardware import load_chip, workload
+from trex.hardware.noise import make_non_ideal
 from trex.models import registry
 from trex.models.bert import TextClassifier, from_transformers, pack_inputs
 from trex.models.bert.model import config_values
@@ -243,6 +244,15 @@ def test_one_consumer_cannot_run_alone() -> None:
     model = apply_reuse(TEXT_KINDS["bert"].build(), PLAN)
     with pytest.raises(ReuseError, match="without its source"):
         model.encoders[2](torch.zeros(1, 9, 48))
+
+
+def test_a_chip_s_errors_are_refused_and_change_nothing() -> None:
+    inputs = pack_inputs(*texts())
+    for model in (TEXT_KINDS["bert"].build(), apply_reuse(TEXT_KINDS["bert"].build(), PLAN)):
+        expected = logits_of(model, inputs)
+        with pytest.raises(ModelError, match=r"encoders\.0 is an encoder of texts"):
+            make_non_ideal(model, load_chip("trex_fefet_32nm"), [inputs])
+        assert torch.equal(logits_of(model, inputs), expected)
 
 
 @every_kind

@@ -16,6 +16,8 @@ from trex.hardware.chip import Chip
 from trex.hardware.noise.attention import NonIdealAttention, NonIdealProduct, NonIdealProducts
 from trex.hardware.noise.linear import Instance, NonIdealLinear
 from trex.hardware.noise.physics import MODES, Mode, NoiseSettings, Physics
+from trex.models.bert.adapter import BertConsumer
+from trex.models.bert.model import EncoderBlock
 from trex.models.registry import adapter_of
 from trex.models.vit import ReusedAttention
 from trex.reuse.apply import reusing_containers
@@ -176,6 +178,11 @@ def _changes(
                     yield _Change(child, "products", None, own)
 
     for where, block in _encoders(model):
+        if isinstance(block, EncoderBlock | BertConsumer):
+            raise ModelError(
+                f"{where} is an encoder of texts, whose attention's products cannot err here",
+                hint="non-ideal accuracy knows timm's attention",
+            )
         yield from walk(block, where)
 
 
