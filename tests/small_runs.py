@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import randomised
 
 from trex.models.registry import create
+from trex.search.run import Run
 
 MODEL = "test_vit"
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -63,3 +65,14 @@ def write_inputs(folder: Path) -> Inputs:
         calib=write_images(folder / "calib"),
         labelled=write_images(folder / "labelled", each=3, seed=1),
     )
+
+
+def results(run: Run) -> dict[str, dict[str, Any]]:
+    """Every record by its key, but for the time it took."""
+    return {record["key"]: _timeless(record) for record in run.records()}
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _timeless(of) for name, of in value.items() if name != "seconds"}
+    return [_timeless(of) for of in value] if isinstance(value, list) else value

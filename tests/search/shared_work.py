@@ -13,7 +13,7 @@ from pathlib import Path
 from trex.files import append_line, read_jsonl
 from trex.plan import ReusePlan
 from trex.reuse.fit import Candidate, Take
-from trex.search.entries import entry
+from trex.search.entries import candidate_of_trial, entry
 from trex.search.storage import open_storage
 from trex.search.study import Study
 from trex.search.terms import Choice, Choices
@@ -57,7 +57,8 @@ def made_up_phase(
 
     return Phase(
         name="made up",
-        candidates=CANDIDATES,
+        total=len(CANDIDATES),
+        candidate_of=candidate_of_trial,
         entries=[entry(c, CHOICES, {}) for c in CANDIDATES],
         open_study=partial(open_study, folder, url),
         prepare=lambda: None,
@@ -71,7 +72,7 @@ def dies_once(folder: Path, moment: int) -> Callable[[Candidate], None]:
 
     def on_the_way(candidate: Candidate) -> None:
         time.sleep(0.01)
-        if candidate is CANDIDATES[moment]:
+        if candidate.key == CANDIDATES[moment].key:
             try:
                 (folder / "died").touch(exist_ok=False)
             except FileExistsError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from disks import files_of_at_most
-from small_runs import Inputs, write_images, write_inputs
+from small_runs import Inputs, results, write_images, write_inputs
 
 import trex
 from trex.cli import main
@@ -29,14 +29,6 @@ def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Run
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     assert main(inputs.search(out)) == 0
     return Run.open(out)
-
-
-def results(run: Run) -> dict[str, dict[str, Any]]:
-    """Every record by its key, but for the time it took."""
-    return {
-        record["key"]: {name: value for name, value in record.items() if name != "seconds"}
-        for record in run.records()
-    }
 
 
 def weights_of_best(run: Run) -> str:

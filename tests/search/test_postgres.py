@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from postgres import postgres_server
 from shared_work import ALL, dies_once, made_up_phase, open_study, results
 from small_runs import Inputs, write_inputs
+from small_runs import results as run_results
 
 from trex.cli import main
 from trex.errors import RunError, StorageError
@@ -108,13 +108,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def records(out: Path) -> dict[str, dict[str, Any]]:
-    """Every record by its key, but for the time it took."""
-    return {
-        r["key"]: {k: v for k, v in r.items() if k != "seconds"} for r in Run.open(out).records()
-    }
-
-
 @pytest.mark.slow
 def test_machines_with_folders_of_their_own_end_with_the_same_records(
     url: str, inputs: Inputs, tmp_path: Path
@@ -136,6 +129,6 @@ def test_machines_with_folders_of_their_own_end_with_the_same_records(
     assert machines[1].exitcode == 0
     assert main(inputs.search(killed, "--storage", url)) == 0
     for out in (killed, other):
-        assert records(out) == records(alone)
+        assert run_results(Run.open(out)) == run_results(Run.open(alone))
         lines = (out / "results.jsonl").read_text().splitlines()
         assert len({json.loads(line)["key"] for line in lines}) == len(lines)

@@ -20,6 +20,14 @@ _logger = logging.getLogger(__name__)
 # The same names as in trex.search.strategies, which is too heavy to import for `--help`.
 STRATEGIES = ("exact", "optuna", "paper", "random")
 
+_LEAST = {
+    "evaluations": 1,
+    "refined_candidates": 0,
+    "final_views": 0,
+    "batch_size": 1,
+    "workers": 1,
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
@@ -48,9 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         default="exact",
         choices=STRATEGIES,
-        help="exact: least predicted loss; paper: the TReX paper's uniform patterns; random",
+        help="exact: least predicted loss; optuna: a sampler seeded with these; paper: the TReX "
+        "paper's uniform patterns, ranked by closed-form fits where it trains; random",
+    )
+    work.add_argument(
+        "--sampler", default="tpe", choices=("tpe", "nsga2"), help="of --strategy optuna"
     )
     work.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
+    work.add_argument(
+        "--refined-candidates",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of these, the best so many are refined and compared once more",
+    )
     work.add_argument(
         "--final-views",
         type=int,
@@ -122,14 +141,15 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.reuse.refine import RefineSettings
     from trex.reuse.sizes import parameter_table
     from trex.search.budget import QUANTITIES, Budget
-    from trex.search.engine import Search, Sharing
+    from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
+    from trex.search.measuring import Sharing
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
     from trex.training.transforms import DataConfig
 
-    for name, least in (("evaluations", 1), ("final_views", 0), ("batch_size", 1), ("workers", 1)):
+    for name, least in _LEAST.items():
         if getattr(args, name) < least:
             raise BudgetError(
                 f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
@@ -159,7 +179,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         data_config=config,
         settings=SearchSettings(
             seed=args.seed,
+            strategy=args.strategy,
+            sampler=args.sampler,
             evaluations=args.evaluations,
+            refined_candidates=args.refined_candidates,
             # there are no views of texts
             final_views=args.final_views if isinstance(config, DataConfig) else 0,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from optuna.trial import FrozenTrial
+
+from trex.plan import ReusePlan
 from trex.reuse.fit import Candidate
 from trex.search.study import Entry
 from trex.search.terms import Choice, Choices
@@ -15,6 +18,7 @@ EDAP: Final = "EDAP (mJ*ms*mm2)"
 
 #: an attribute that holds a whole record, for run folders on other machines
 RECORD: Final = "record"
+_NO_REUSE: Final = "no reuse"
 
 
 def entry(candidate: Candidate, choices: Choices, notes: Mapping[str, Any]) -> Entry:
@@ -26,8 +30,25 @@ def entry(candidate: Candidate, choices: Choices, notes: Mapping[str, Any]) -> E
         if len(options) > 1:
             names = tuple(map(choice_name, options))
             of[f"encoder {encoder}"] = (names[number], names)
-    about = {"plan": str(candidate.plan) or "no reuse", "consumers": candidate.plan.n_reuse}
-    return Entry(key=candidate.key, choices=of, notes={**about, **notes})
+    return Entry(key=candidate.key, choices=of, notes={**candidate_notes(candidate), **notes})
+
+
+def candidate_notes(candidate: Candidate) -> dict[str, Any]:
+    """The plan in words; `candidate_of_trial` reads it back."""
+    return {
+        "plan": str(candidate.plan) or _NO_REUSE,
+        "consumers": candidate.plan.n_reuse,
+        "transforms": {str(consumer): name for consumer, name in candidate.transforms.items()},
+    }
+
+
+def candidate_of_trial(trial: FrozenTrial) -> Candidate:
+    """The candidate that a trial is about."""
+    plan = trial.user_attrs["plan"]
+    return Candidate(
+        plan=ReusePlan() if plan == _NO_REUSE else ReusePlan.parse(plan),
+        transforms={int(k): v for k, v in trial.user_attrs["transforms"].items()},
+    )
 
 
 def choice_name(choice: Choice | None) -> str:
@@ -65,6 +86,14 @@ def measured_notes(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**notes, RECORD: dict(record)}
 
 
-def in_tree_order(candidates: Sequence[Candidate], choices: Choices) -> list[Candidate]:
+def in_tree_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates sorted so that those that begin alike stand together."""
-    return sorted(candidates, key=lambda candidate: tuple(choices.row(candidate)))
+
+    def decisions(candidate: Candidate) -> list[tuple[int, str, str]]:
+        made = {
+            reuse.consumer: (reuse.source + 1, reuse.tensor, candidate.transforms[reuse.consumer])
+            for reuse in candidate.plan
+        }
+        return [made.get(encoder, (0, "", "")) for encoder in range(max(made, default=-1) + 1)]
+
+    return sorted(candidates, key=decisions)

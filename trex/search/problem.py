@@ -29,8 +29,12 @@ class SearchSettings:
     seed: int = 0
     #: how plans are chosen
     strategy: Literal["exact", "optuna", "paper", "random"] = "exact"
+    #: what proposes plans where the strategy is `optuna`
+    sampler: Literal["tpe", "nsga2"] = "tpe"
     #: candidates fitted and measured
     evaluations: int = 32
+    #: of these, the best so many are refined and compared once more
+    refined_candidates: int = 0
     #: the share of the calibration images that candidates are compared on
     select_share: float = 0.4
     #: images the surrogate is measured with, fitted and compared ones together

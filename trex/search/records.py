@@ -53,9 +53,17 @@ def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[
     }
 
 
+def of_fitted_loss(record: dict[str, Any]) -> tuple[float, float]:
+    """Sorts records by loss right after the fit; of equals the cheapest comes first."""
+    return record["selection"]["loss"], record["estimate"]["edap_mj_ms_mm2"]
+
+
 def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The record with the least selection loss; of equals the cheapest."""
-    return min(records, key=lambda r: (r["selection"]["loss"], r["estimate"]["edap_mj_ms_mm2"]))
+    """The record with the least selection loss on the last rung any came to."""
+    known = list(records)
+    if refined := [record for record in known if "refined" in record]:
+        return min(refined, key=lambda r: (r["refined"]["loss"], r["estimate"]["edap_mj_ms_mm2"]))
+    return min(known, key=of_fitted_loss)
 
 
 def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

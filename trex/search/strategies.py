@@ -5,7 +5,6 @@ All of them know every plan's price, so no evaluation is spent on a plan over bu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,7 +17,7 @@ from trex.search.feasible import PricedSpace
 from trex.search.pareto import pareto_front
 from trex.search.plans import RandomPlans, all_rows, holds
 from trex.search.space import MOST_PLANS
-from trex.search.terms import Choice, Floats, Rows
+from trex.search.terms import Choice, LossTerms, Rows
 
 #: draws a random plan that fits is looked for in, for every plan that is wanted
 _DRAWS: Final = 2000
@@ -30,13 +29,13 @@ class Task:
 
     Attributes:
         priced: the plans, their prices and the budget.
-        predict: the predicted losses of plans given as rows; None for strategies without them.
+        terms: what losses are predicted from; None for strategies that do not predict.
         wanted: how many plans to choose, at most.
         seed: of everything drawn.
     """
 
     priced: PricedSpace
-    predict: Callable[[Rows], Floats] | None
+    terms: LossTerms | None
     wanted: int
     seed: int
 
@@ -64,8 +63,8 @@ class Exact:
     def choose(self, task: Task) -> Rows:
         """See `Strategy`."""
         rows = feasible_rows(task.priced)
-        assert task.predict is not None
-        predicted = task.predict(rows)
+        assert task.terms is not None
+        predicted = task.terms.predict(rows)
         edap = task.priced.price(rows).edap_j_s_m2
         front = pareto_front(np.stack((edap, predicted), axis=1))
         share = max(1, task.wanted // 4)

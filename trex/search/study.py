@@ -126,10 +126,10 @@ class Study:
                     if entry.key not in listed:
                         self._storage.create_new_trial(self._id, entry.as_trial())
 
-    def states(self) -> dict[str, TrialState]:
-        """How far every listed candidate is."""
+    def trials(self) -> dict[str, FrozenTrial]:
+        """Of every listed candidate the trial that counts; changes show in the next call."""
         with self.shared.errors():
-            return {key: trial.state for key, trial in self._by_key().items()}
+            return self._by_key()
 
     def claim(self, keys: Sequence[str]) -> str | None:
         """Take the first of these candidates that waits; None where none does."""
@@ -150,6 +150,12 @@ class Study:
         if self._storage.get_trial(trial_id).state == TrialState.WAITING:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         self._mine.add(trial_id)
+
+    def adopt(self, trial: optuna.Trial, entry: Entry) -> None:
+        """Work on a candidate that the sampler proposed; the lock is held."""
+        for name, value in ({WORKER: self.worker} | dict(entry.notes) | {KEY: entry.key}).items():
+            trial.set_user_attr(name, value)
+        self._mine.add(trial._trial_id)
 
     def finish(self, key: str, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """Say what came of a candidate that this process works on."""

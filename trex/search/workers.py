@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trex.errors import TrexError, WorkerError
 from trex.reuse.fit import Candidate, Take
+from trex.search.entries import in_tree_order
 from trex.search.problem import progress_bar
 from trex.search.study import Entry, Study
 
@@ -35,27 +36,35 @@ class Result(NamedTuple):
     notes: Mapping[str, Any]
 
 
+#: takes further candidates for this process, when all that are listed are done; none at the end
+More = Callable[[Study], Sequence[Candidate]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
     """Work of one kind on a list of candidates.
 
     Attributes:
         name: for people.
-        candidates: each once, in an order in which neighbours share work.
-        entries: the same, for the study.
+        entries: the candidates to begin with.
+        total: how many there will be.
         open_study: makes this process's view of the study; every process has its own.
+        candidate_of: the candidate that a trial is about.
         prepare: makes what all workers of this machine share, before any of them begins.
         known: what came of a candidate according to the run folder, or None.
         work: works on candidates it takes from a list, in order, and yields what came of each.
+        more: where further candidates come from.
     """
 
     name: str
-    candidates: Sequence[Candidate]
     entries: Sequence[Entry]
+    total: int
     open_study: Callable[[], Study]
+    candidate_of: Callable[[FrozenTrial], Candidate]
     prepare: Callable[[], object]
     known: Callable[[str], Result | None]
     work: Callable[[Sequence[Candidate], Take], Iterator[Result]]
+    more: More | None = None
 
 
 def work_off(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
@@ -69,10 +78,9 @@ def work_off(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
         WorkerError: all workers died.
         TrexError: a worker could not go on; its error.
     """
-    total = len(phase.candidates)
     with closing(phase.open_study()) as study, _shown(phase, study) as show:
         study.offer(phase.entries)
-        if (done := show()) < total:
+        if (done := show()) < phase.total:
             if done:
                 _logger.info("%d of them are done", done)
             phase.prepare()
@@ -80,20 +88,18 @@ def work_off(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
                 _work(phase, study, show)
             else:
                 _Crew(phase, workers).wait(show, study.shared.poll_s)
-        complete = study.complete()
-    return {candidate.key: complete[candidate.key] for candidate in phase.candidates}
+        return study.complete()
 
 
 @contextmanager
 def _shown(phase: Phase, study: Study) -> Iterator[Callable[[], int]]:
     """A progress bar; yields what updates it and says how many candidates are done."""
     shown = 0
-    with progress_bar(phase.name, len(phase.candidates), "plans") as advance:
+    with progress_bar(phase.name, phase.total, "plans") as advance:
 
         def show() -> int:
             nonlocal shown
-            complete = study.complete()
-            done = sum(candidate.key in complete for candidate in phase.candidates)
+            done = len(study.complete())
             advance(done - shown)
             shown = done
             return done
@@ -103,31 +109,35 @@ def _shown(phase: Phase, study: Study) -> Iterator[Callable[[], int]]:
 
 def _work(phase: Phase, study: Study, show: Callable[[], object]) -> None:
     """Work on candidates until all are done."""
-    by_key = {candidate.key: candidate for candidate in phase.candidates}
-
-    def take(left: Sequence[Candidate]) -> Candidate | None:
-        while (key := study.claim([candidate.key for candidate in left])) is not None:
-            known = phase.known(key)
-            if known is None:
-                return by_key[key]
-            # Its worker died between recording it and saying so.
-            study.finish(*known)
-        return None
-
     while True:
         study.revive()
         study.offer(phase.entries)
-        states = study.states()
-        order = _order(phase.candidates, states)
-        if order:
-            for result in phase.work(order, take):
-                study.finish(*result)
-                show()
-        elif all(states.get(key) == TrialState.COMPLETE for key in by_key):
+        trials = study.trials()
+        states = {key: trial.state for key, trial in trials.items()}
+        by_key = {key: phase.candidate_of(trial) for key, trial in trials.items()}
+
+        def take(left: Sequence[Candidate]) -> Candidate | None:
+            while (key := study.claim([candidate.key for candidate in left])) is not None:
+                known = phase.known(key)
+                if known is None:
+                    return next(candidate for candidate in left if candidate.key == key)
+                # Its worker died between recording it and saying so.
+                study.finish(*known)
+            return None
+
+        if order := _order(in_tree_order(by_key.values()), states):
+            results = phase.work(order, take)
+        elif phase.more is not None and (asked := phase.more(study)):
+            results = phase.work(asked, lambda left: left[0])
+        elif all(state == TrialState.COMPLETE for state in states.values()):
             return
         else:
             show()
             time.sleep(study.shared.poll_s)
+            continue
+        for result in results:
+            study.finish(*result)
+            show()
 
 
 def _order(
