@@ -108,12 +108,16 @@ def predictions(
 ) -> dict[str, Callable[[Sequence[Candidate]], Floats]]:
     """The shipped prediction, and what is left of it without its parts."""
     terms = surrogate.terms
-    none, no_runs = np.zeros_like(terms.added), np.zeros_like(terms.runs)
+    none, no_triples = np.zeros_like(terms.added), np.zeros_like(terms.triples)
+    in_a_row = np.zeros_like(terms.triples)
+    i = np.arange(len(in_a_row) - 2)
+    in_a_row[i, i + 1, i + 2] = terms.triples[i, i + 1, i + 2]
     simpler = {
-        "own losses added": replace(terms, added=none, corrected=none, runs=no_runs),
-        "and pairs": replace(terms, corrected=none, runs=no_runs),
-        "and corrections": replace(terms, runs=no_runs),
-        "and runs of three (shipped)": terms,
+        "own losses added": replace(terms, added=none, corrected=none, triples=no_triples),
+        "and pairs": replace(terms, corrected=none, triples=no_triples),
+        "and corrections": replace(terms, triples=no_triples),
+        "and three in a row": replace(terms, triples=in_a_row),
+        "and all near triples (shipped)": terms,
     }
 
     def predicting(with_terms: LossTerms) -> Callable[[Sequence[Candidate]], Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ def priced_space(
     )
 
 
+def near_triples(rng: np.random.Generator, encoders: int) -> np.ndarray:
+    """Random losses of three consumers that are at most four encoders apart, a third of them."""
+    triples = np.zeros((encoders,) * 3)
+    for of in itertools.combinations(range(encoders), 3):
+        if of[-1] - of[0] <= 4 and rng.random() < 1 / 3:
+            triples[of] = rng.exponential(0.5)
+    return triples
+
+
 def random_terms(priced: PricedSpace, seed: int, digits: int | None = None) -> LossTerms:
     """Losses like those of real consumers; of few digits, so that many plans lose the same."""
     rng, choices = np.random.default_rng(seed), priced.choices
@@ -66,7 +76,7 @@ def random_terms(priced: PricedSpace, seed: int, digits: int | None = None) -> L
         "single": single,
         "added": np.triu(rng.exponential(0.2, square), 1),
         "corrected": np.triu(rng.exponential(0.1, square) * (rng.random(square) < 0.5), 1),
-        "runs": rng.exponential(0.5, encoders),
+        "triples": near_triples(rng, encoders),
     }
     if digits is not None:
         tables = {name: np.round(table, digits) for name, table in tables.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ SPACES = pytest.mark.parametrize("space", [NEAREST, ANY], ids=lambda space: spac
 
 
 def measured(space: SearchSpace) -> dict[str, float]:
-    """A made-up loss for every probe; runs lose more than their parts."""
+    """A made-up loss for every probe; most lose more than their parts."""
     rng = np.random.default_rng(0)
     return {c.key: float(rng.random()) * c.plan.n_reuse**3 for c in probes(space)}
 
@@ -50,12 +51,13 @@ def loss_of(losses: dict[str, float], plan: ReusePlan) -> float:
     return losses[Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, "linear")).key]
 
 
-def test_probes_are_singles_near_pairs_and_runs_of_three() -> None:
+def test_probes_are_singles_near_pairs_and_near_triples() -> None:
     found = {candidate.plan.consumers for candidate in probes(NEAREST)}
     free = (1, 2, 4, 5, 6, 7, 8)
-    pairs = {(a, b) for a in free for b in free if a < b <= a + REACH}
-    runs = {(4, 5, 6), (5, 6, 7), (6, 7, 8)}
-    assert found == {(i,) for i in free} | pairs | runs
+    sets = [of for size in REACH for of in itertools.combinations(free, size)]
+    assert found == {of for of in sets if of[-1] - of[0] <= REACH[len(of)]}
+    assert {(1,), (2, 7), (4, 6, 8), (4, 5, 6)} < found
+    assert found.isdisjoint({(2, 8), (1, 4, 6), (4, 5, 6, 7)})
     assert len(probes(NEAREST)) == len(found)
     assert all(c.plan == nearest(*c.plan.consumers) for c in probes(NEAREST))
 
@@ -86,7 +88,7 @@ def test_what_was_measured_is_predicted_exactly(space: SearchSpace) -> None:
         predicted = surrogate.predict(space.choices().row(candidate)[None])
         if candidate.plan.n_reuse < 3:
             assert predicted == pytest.approx(losses[candidate.key])
-        else:  # three in a row may lose more than their pairs say, not less
+        else:  # three may lose more than their pairs say, not less
             assert predicted >= losses[candidate.key] - 1e-9
     assert surrogate.predict(np.zeros((1, 9), dtype=int)) == [0.0]
 
@@ -127,6 +129,6 @@ def test_it_survives_json_to_the_last_bit(space: SearchSpace) -> None:
     surrogate = build(space, measured(space))
     again = Surrogate.from_json(json.loads(json.dumps(surrogate.as_json())))
     assert again.form == surrogate.form
-    for name in ("single", "added", "corrected", "runs"):
+    for name in ("single", "added", "corrected", "triples"):
         assert (getattr(again.terms, name) == getattr(surrogate.terms, name)).all()
     assert (again.alone == surrogate.alone).all()

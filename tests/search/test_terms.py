@@ -27,6 +27,12 @@ def choices(num_encoders: int) -> Choices:
     )
 
 
+def triples_of(table: np.ndarray) -> np.ndarray:
+    """The table with zeros wherever i < j < k does not hold."""
+    i, j, k = np.indices(table.shape)
+    return np.where((i < j) & (j < k), table, 0.0)
+
+
 def terms(num_encoders: int, width: int, seed: int = 0) -> LossTerms:
     rng = np.random.default_rng(seed)
     square = (num_encoders, num_encoders)
@@ -36,7 +42,7 @@ def terms(num_encoders: int, width: int, seed: int = 0) -> LossTerms:
         single=single,
         added=np.triu(rng.random(square), 1),
         corrected=np.triu(rng.random(square), 1),
-        runs=rng.random(num_encoders),
+        triples=triples_of(rng.random((num_encoders,) * 3)),
     )
 
 
@@ -84,8 +90,7 @@ def test_a_prediction_is_the_sum_of_its_terms(row: list[int], seed: int) -> None
             later = [j for j in range(i + 1, 6) if row[j]]
             expected += sum(of.added[i, j] for j in later)
             expected -= max((of.corrected[i, j] for j in later), default=0.0)
-            if i >= 2 and row[i - 1] and row[i - 2]:
-                expected += of.runs[i]
+            expected += sum(of.triples[i, j, k] for j, k in itertools.combinations(later, 2))
     together = of.predict(np.array([row, [0] * 6]))
     assert together == pytest.approx([expected, 0.0])
 
@@ -99,8 +104,9 @@ def test_a_prediction_is_the_sum_of_its_terms(row: list[int], seed: int) -> None
         ("added", np.triu(-np.ones((3, 3)), 1)),
         ("corrected", np.triu(-np.ones((3, 3)), 1)),
         ("corrected", np.zeros((2, 2))),
-        ("runs", -np.ones(3)),
-        ("runs", np.zeros(2)),
+        ("triples", np.ones((3, 3, 3))),
+        ("triples", np.eye(9)[5].reshape(3, 3, 1) * [0, 0, -1]),
+        ("triples", np.zeros((3, 3))),
     ],
 )
 def test_tables_that_are_not_terms_are_refused(field: str, value: np.ndarray) -> None:

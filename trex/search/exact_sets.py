@@ -12,6 +12,7 @@ Subsets are numbered by bits: bit b stands for the b-th encoder that may reuse.
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import numpy as np
@@ -96,8 +97,10 @@ class SetSolver:
                 added = np.concatenate([added, added + terms.added[encoder, other]])
                 most = np.concatenate([most, np.maximum(most, terms.corrected[encoder, other])])
             consuming = losses + added - most
-            if later[:2] == [encoder + 1, encoder + 2]:
-                consuming.reshape(-1, 2, 2)[:, 1, 1] += terms.runs[encoder + 2]
+            for (low, j), (high, k) in itertools.combinations(enumerate(later), 2):
+                if paid := terms.triples[encoder, j, k]:
+                    both = consuming.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
+                    both[:, 1, :, 1] += paid
             run = space.max_run
             if later[:run] == list(range(encoder + 1, encoder + 1 + run)):
                 consuming.reshape(-1, 2**run)[:, -1] = np.inf

@@ -1,18 +1,18 @@
 """Predicting a plan's loss before it is fitted: from plans of one, two and three consumers.
 
-Losses of consumers do not add: runs collapse where strided consumers do not, and later consumers
+Losses of consumers do not add: dense consumers collapse where strided ones do not, and later ones
 correct earlier ones' error. So a few hundred small plans, the probes, are fitted and measured on a
 part of the calibration images, and a plan is predicted to lose
 
     sum of its consumers' own losses
     + sum over its pairs of what the pair loses beyond both
     - for each consumer, the most that one later consumer corrects of its error
-    + for each three consumers in a row, what they lose beyond all that.
+    + sum over its triples of what they lose beyond all that.
 
 An error can be corrected only once, so corrections do not add up as losses do. Encoders that are
-far apart neither add to nor correct each other's loss, so only near pairs are measured. Pairs and
-runs are measured in one form and with the nearest source; what another form or source loses is
-measured for single consumers.
+far apart neither add to nor correct each other's loss, so only near pairs and triples are
+measured. They are measured in one form and with the nearest source; what another form or source
+loses is measured for single consumers.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from trex.reuse.fit import Candidate
 from trex.search.space import SearchSpace
 from trex.search.terms import Choice, Floats, LossTerms, Rows
 
-#: Pairs further apart are not measured: on DeiT-T they change no rank (docs/search.md).
-REACH: Final = 5
+#: Of so many consumers, those further apart are not measured: on DeiT-T they change no rank
+#: (docs/search.md).
+REACH: Final = {1: 0, 2: 5, 3: 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,7 @@ class Surrogate:
     """Predicted losses, in nats an image.
 
     Attributes:
-        form: the form that pairs and runs were measured in.
+        form: the form that pairs and triples were measured in.
         alone: (encoders,), what each consumer loses in this form with the nearest source.
         terms: what predictions are made of.
     """
@@ -59,7 +60,10 @@ class Surrogate:
             "form": list(self.form),
             "single": self.alone.tolist(),
             "interaction": (self.terms.added - self.terms.corrected).tolist(),
-            "runs": self.terms.runs.tolist(),
+            "triples": [
+                [*map(int, of), float(self.terms.triples[tuple(of)])]
+                for of in np.argwhere(self.terms.triples)
+            ],
         }
         return {"forms": [measured], "choices": self.terms.single.tolist()}
 
@@ -68,14 +72,14 @@ class Surrogate:
         """What `as_json` wrote."""
         (measured,) = data["forms"]
         tensor, transform = measured["form"]
+        alone = np.array(measured["single"])
+        triples = np.zeros((len(alone),) * 3)
+        for i, j, k, loss in measured["triples"]:
+            triples[i, j, k] = loss
         return cls(
             form=(tensor, transform),
-            alone=np.array(measured["single"]),
-            terms=_terms(
-                np.array(data["choices"]),
-                np.array(measured["interaction"]),
-                np.array(measured["runs"]),
-            ),
+            alone=alone,
+            terms=_terms(np.array(data["choices"]), np.array(measured["interaction"]), triples),
         )
 
 
@@ -106,9 +110,9 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Surrogate:
             if choice is not None:
                 single[encoder, number] = _own_loss(space, encoder, choice, alone, other)
     interaction = np.zeros((space.num_encoders, space.num_encoders))
-    runs = np.zeros(space.num_encoders)
+    triples = np.zeros((space.num_encoders,) * 3)
     for size in (2, 3):
-        terms = _terms(single, interaction, runs)
+        terms = _terms(single, interaction, triples)
         for consumers, loss in loss_of.items():
             if len(consumers) != size:
                 continue
@@ -117,29 +121,29 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Surrogate:
             if size == 2:
                 interaction[consumers] = beyond
             else:
-                runs[consumers[-1]] = max(beyond, 0.0)
-    return Surrogate(form=form, alone=alone, terms=_terms(single, interaction, runs))
+                triples[consumers] = max(beyond, 0.0)
+    return Surrogate(form=form, alone=alone, terms=_terms(single, interaction, triples))
 
 
 def reference_form(space: SearchSpace) -> Form:
-    """The form that pairs and runs are measured in: the first that is fitted."""
+    """The form that pairs and triples are measured in: the first that is fitted."""
     fitted = [form for form in space.forms if form[1] != "none"]
     return (fitted or list(space.forms))[0]
 
 
-def _terms(single: Floats, interaction: Floats, runs: Floats) -> LossTerms:
+def _terms(single: Floats, interaction: Floats, triples: Floats) -> LossTerms:
     return LossTerms(
         single=single,
         added=np.maximum(interaction, 0.0),
         corrected=np.maximum(-interaction, 0.0),
-        runs=runs,
+        triples=triples,
     )
 
 
 def _sets(space: SearchSpace) -> Iterator[tuple[int, ...]]:
-    """The consumers of the probes in the reference form: singles, near pairs, runs of three."""
+    """The consumers of the probes in the reference form: singles, near pairs, near triples."""
     free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
-    for size, reach in ((1, 0), (2, REACH), (3, 2)):
+    for size, reach in REACH.items():
         for consumers in itertools.combinations(free, size):
             near = consumers[-1] - consumers[0] <= reach
             if near and space.allows(_mask(space, consumers))[0]:

@@ -126,21 +126,22 @@ class LossTerms:
         added: (encoders, encoders), upper triangle, not negative: paid when i and j both consume.
         corrected: (encoders, encoders), upper triangle, not negative: what a consumer j takes off
             i's loss; of several such j only the largest counts for an i.
-        runs: (encoders,), not negative: paid by i when i - 2, i - 1 and i all consume.
+        triples: (encoders, encoders, encoders), not negative, zero unless i < j < k: paid when i,
+            j and k all consume.
     """
 
     single: Floats
     added: Floats
     corrected: Floats
-    runs: Floats
+    triples: Floats
 
     def __post_init__(self) -> None:
         encoders = len(self.single)
         square = (encoders, encoders)
-        if (self.added.shape, self.corrected.shape, self.runs.shape) != (
+        if (self.added.shape, self.corrected.shape, self.triples.shape) != (
             square,
             square,
-            (encoders,),
+            (*square, encoders),
         ):
             raise ValueError("tables of unequal numbers of encoders")
         if not np.isfinite(self.single).all() or self.single[:, 0].any():
@@ -148,8 +149,10 @@ class LossTerms:
         for table in (self.added, self.corrected):
             if not np.isfinite(table).all() or (table < 0).any() or np.tril(table).any():
                 raise ValueError("pairs' losses stand above the diagonal and are not negative")
-        if not np.isfinite(self.runs).all() or (self.runs < 0).any():
-            raise ValueError("runs' losses are not negative")
+        if not np.isfinite(self.triples).all() or (self.triples < 0).any():
+            raise ValueError("triples' losses are not negative")
+        if any(not i < j < k for i, j, k in np.argwhere(self.triples)):
+            raise ValueError("triples' losses stand where i < j < k, others are zero")
 
     def of_consumers(self, consumes: NDArray[np.bool_]) -> Floats:
         """What sets of consumers, (plans, encoders), lose beyond their choices' own losses."""
@@ -158,7 +161,8 @@ class LossTerms:
         for earlier, row in enumerate(self.corrected):
             most = (chosen * row).max(axis=1, initial=0.0)
             loss -= most * chosen[:, earlier]
-        loss += (chosen[:, 2:] * chosen[:, 1:-1] * chosen[:, :-2]) @ self.runs[2:]
+        for i, j, k in np.argwhere(self.triples):
+            loss += self.triples[i, j, k] * chosen[:, i] * chosen[:, j] * chosen[:, k]
         return loss
 
     def predict(self, rows: Rows) -> Floats:
