@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from trex.search.feasible import PricedSpace
 from trex.search.pool import Pool
-from trex.search.relaxation import Limits
+from trex.search.relaxation import Box, Limits
 from trex.search.terms import Floats, LossTerms, Rows
 
 #: Partial plans held in memory at once.
 _FRONTIER: Final = 1 << 14
+#: Partial plans kept at each step where good plans are wanted fast, not the best.
+BEAM: Final = 1 << 11
 
 Ints = NDArray[np.int64]
 
@@ -76,10 +78,22 @@ class Members:
     def __len__(self) -> int:
         return len(self.encoders)
 
+    def box(self) -> Box:
+        """Between which values the sums of all plans lie."""
+        least = [np.minimum(extra, 0.0) for extra in self.least_extra]
+        most = [np.maximum(extra.max(axis=1), 0.0) for extra in self.extra]
+        low, high = (self.base + np.sum(changes, axis=0) for changes in (least, most))
+        return Box(low=low, high=high)
+
     def values(self, bit: int, prices: Floats) -> Floats:
         """(options,): own losses plus prices (6,) times extra costs."""
         values: Floats = self.options[bit].single + prices @ self.extra[bit]
         return values
+
+    def penalty(self, prices: Floats, fixed: float) -> Penalty:
+        """Every option's values at some prices, and what all plans pay."""
+        values = [self.values(bit, prices) for bit in range(len(self))]
+        return Penalty(values=values, fixed=fixed)
 
     def _options_of(self, encoder: int, terms: LossTerms, forms: list[int]) -> Options:
         space, choices = self._priced.space, self._priced.choices
@@ -158,7 +172,6 @@ class Branching:
         priced: the space, its costs and its budget.
         terms: of the predicted loss.
         members: the encoders that may reuse.
-        shared: (sets,), what sets lose beyond their members' own losses.
         penalties: multipliers that bound losses from below.
 
     Attributes:
@@ -170,21 +183,24 @@ class Branching:
         priced: PricedSpace,
         terms: LossTerms,
         members: Members,
-        shared: Floats,
         penalties: list[Penalty],
     ) -> None:
         self._priced, self._terms = priced, terms
-        self._members, self._shared, self._penalties = members, shared, penalties
+        self._members, self._penalties = members, penalties
         self._limits = Limits(priced)
         self.work = 0
 
-    def explore(self, sets: Ints, pool: Pool, beam: int | None = None) -> None:
-        """Go through all choices of the members of `sets`, bounded by the pool's threshold.
+    def explore(self, sets: Ints, shared: Floats, pool: Pool, beam: int | None = None) -> None:
+        """Add to `pool` the plans of some sets of consumers that belong there.
 
-        With a `beam`, only so many partial plans of least bounds are kept at each step.
+        Args:
+            sets: (sets,), bits of consumers.
+            shared: (sets,), what they lose beyond their members' own losses.
+            pool: bounds what is gone through.
+            beam: keep only so many partial plans of least bounds at each step, and miss some.
         """
         members = self._members
-        bounds = np.stack([self._shared[sets] + penalty.fixed for penalty in self._penalties])
+        bounds = np.stack([shared + penalty.fixed for penalty in self._penalties])
         sums = np.repeat(members.base[:, None], len(sets), axis=1)
         for bit, options in enumerate(members.options):
             member = sets >> bit & 1 == 1

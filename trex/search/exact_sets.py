@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from trex.search.branching import Branching, Members, Penalty
+from trex.search.branching import BEAM, Branching, Members, Penalty
 from trex.search.feasible import PricedSpace
 from trex.search.pool import Pool
-from trex.search.relaxation import Box, Limits, LinearLimits
+from trex.search.relaxation import Limits
 from trex.search.terms import Floats, LossTerms
 
 #: With more encoders that may reuse than this, the arrays over all sets do not fit in memory.
@@ -37,8 +37,6 @@ _CARRIED: Final = 4
 #: Sets gone through together, and partial plans held in memory at once.
 _SETS: Final = 1 << 11
 _FRONTIER: Final = 1 << 14
-#: Partial plans kept at each step of the search for a first threshold.
-_BEAM: Final = 1 << 11
 
 
 class SetSolver:
@@ -72,17 +70,18 @@ class SetSolver:
         if not np.isfinite(self._shared).any():
             return float("inf")
         bounds, penalties = self._bounds()
-        branching = Branching(self._priced, self._terms, self._members, self._shared, penalties)
+        branching = Branching(self._priced, self._terms, self._members, penalties)
         sets = np.flatnonzero(np.isfinite(bounds))
-        first = np.argpartition(bounds[sets], min(_SETS, len(sets)) - 1)[:_SETS]
-        branching.explore(sets[first], pool, beam=_BEAM)
+        first = sets[np.argpartition(bounds[sets], min(_SETS, len(sets)) - 1)[:_SETS]]
+        branching.explore(first, self._shared[first], pool, beam=BEAM)
         sets = sets[bounds[sets] < pool.threshold]
         sets = sets[np.argsort(bounds[sets], kind="stable")]
         for start in range(0, len(sets), _SETS):
             chunk = sets[start : start + _SETS]
             if branching.work > most_work and bounds[chunk[0]] < pool.threshold:
                 return float(bounds[chunk[0]])
-            branching.explore(chunk[bounds[chunk] < pool.threshold], pool)
+            chunk = chunk[bounds[chunk] < pool.threshold]
+            branching.explore(chunk, self._shared[chunk], pool)
         return float("inf")
 
     def _shared_losses(self) -> Floats:
@@ -120,20 +119,13 @@ class SetSolver:
 
         return self._limits.within({row: least(row) for row in self._limits.rows})
 
-    def _box(self) -> Box:
-        members = self._members
-        least = [np.minimum(extra, 0.0) for extra in members.least_extra]
-        most = [np.maximum(extra.max(axis=1), 0.0) for extra in members.extra]
-        low, high = (members.base + np.sum(changes, axis=0) for changes in (least, most))
-        return self._limits.tightened(Box(low=low, high=high))
-
     def _bounds(self) -> tuple[Floats, list[Penalty]]:
         """Lower bounds of all sets' losses, and penalties for branch and bound.
 
         Multipliers are those of the linear conditions; their best values are found by cutting
         planes (Kelley): every plan met bounds from above what any multipliers can reach.
         """
-        limits = self._limits.linear(self._box())
+        limits = self._limits.linear(self._limits.tightened(self._members.box()))
         slack = limits.weights @ self._members.base - limits.most
         every: Floats = np.full(len(self._shared), -np.inf)
         multipliers, plans, reached = [np.zeros(len(limits.most))], [], -np.inf
@@ -151,12 +143,7 @@ class SetSolver:
                 break
             multipliers.append(better)
         kept = [multipliers[0], *multipliers[1:][1 - _CARRIED :]]
-        return every, [self._penalty(limits, m, float(m @ slack)) for m in kept]
-
-    def _penalty(self, limits: LinearLimits, multipliers: Floats, fixed: float) -> Penalty:
-        prices = multipliers @ limits.weights
-        values = [self._members.values(bit, prices) for bit in range(len(self._members))]
-        return Penalty(values=values, fixed=fixed)
+        return every, [self._members.penalty(m @ limits.weights, float(m @ slack)) for m in kept]
 
     def _penalised(self, prices: Floats) -> Floats:
         """(sets,): least losses plus prices (6,) times costs beyond the original's."""

@@ -73,6 +73,12 @@ class Limits:
         needed = {row for quantity in self._most for row in _ROWS[quantity]}
         return tuple(sorted(needed))
 
+    @property
+    def multiplied(self) -> tuple[int, ...]:
+        """Those of them that some limit multiplies with others."""
+        needed = {row for q in self._most if q not in _SUMS for row in _ROWS[q]}
+        return tuple(sorted(needed))
+
     def within(self, sums: Any) -> NDArray[np.bool_]:
         """Whether sums, (6, plans) or the rows of them that are needed, keep every limit.
 
@@ -120,7 +126,7 @@ class Limits:
             else:
                 rows += self._product(box, most)
         # Every condition in units of its own limit, so that none is out of scale.
-        scales = [np.abs(weights) @ np.maximum(np.abs(box.high), 1e-300) for weights, _ in rows]
+        scales = [float(np.abs(weights) @ np.abs(box.high)) or 1.0 for weights, _ in rows]
         return LinearLimits(
             weights=np.array([w / s for (w, _), s in zip(rows, scales, strict=True)]),
             most=np.array([m / s for (_, m), s in zip(rows, scales, strict=True)]),
