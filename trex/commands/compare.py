@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calib-images", type=int, default=200, metavar="N", help="how many of them (200)"
     )
+    parser.add_argument(
+        "--amp", action="store_true", help="choose in mixed precision, where bf16 is fast"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which calibration images")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
@@ -137,6 +140,7 @@ def prepare(args: argparse.Namespace) -> Question:
         loaded=loaded,
         images=images,
         calibration=calibration,
+        amp=args.amp,
         kept=Kept(args.out / "measured.jsonl" if args.out else None),
     )
 

@@ -39,7 +39,12 @@ def greedy(free: Sequence[int], count: int, losses: Losses) -> Encoders:
 
 
 def choose_encoders(
-    loaded: LoadedModel, method: Method, count: int, images: Sequence[Tensor]
+    loaded: LoadedModel,
+    method: Method,
+    count: int,
+    images: Sequence[Tensor],
+    *,
+    amp: bool = False,
 ) -> Encoders:
     """The encoders of a method that needs no fit.
 
@@ -48,11 +53,13 @@ def choose_encoders(
         method: skips or reuses.
         count: how many encoders.
         images: batches (B, C, H, W) to compare on.
+        amp: in mixed precision.
     """
     assert isinstance(method, (Reuse, AttentionSkip))
     first = 0 if isinstance(method, AttentionSkip) else 1
     free = range(first, num_encoders(loaded))
-    with torch.no_grad(), _bar(method, len(free), count) as bar:
+    precision = torch.autocast(images[0].device.type, torch.bfloat16, enabled=amp)
+    with torch.no_grad(), precision, _bar(method, len(free), count) as bar:
         original = _logits(loaded.model, images)
 
         def losses(sets: Sequence[Encoders]) -> list[float]:

@@ -6,9 +6,9 @@ Estimates (prices), measurements and published accuracies are kept in fields of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from trex.compare.backbones import price_backbone
 from trex.compare.choose import choose_encoders, fit_chosen
 from trex.compare.designs import DepthFirstSoftmax, FusedQk, ReTransformer, WeightSharing
 from trex.compare.given import Given
-from trex.compare.measure import Evaluation, Kept, Measured, measured_from
+from trex.compare.measure import Evaluation, Kept, Measured
 from trex.compare.methods import (
     AttentionSkip,
     BlockReuse,
@@ -40,7 +40,7 @@ from trex.compare.variants import variant
 from trex.config import did_you_mean
 from trex.errors import ModelError, TrexError
 from trex.models.registry import LoadedModel
-from trex.reuse.fit import apply_fitted
+from trex.reuse.fit import FittedPlan, apply_fitted
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 
 _logger = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class Question:
         images: labelled, or None.
         calibration: to choose encoders and fit with, or None: they are evenly spread then, and
             nothing is fitted.
+        amp: choose encoders in mixed precision; measurements are not.
         kept: results of earlier, stopped comparisons.
     """
 
@@ -117,6 +118,7 @@ class Question:
     loaded: LoadedModel | None
     images: ImageSet | None
     calibration: ImageSet | None
+    amp: bool
     kept: Kept
 
 
@@ -153,7 +155,8 @@ class Comparison:
         self._subject = question.subject
         self._evaluation: Evaluation | None = None
         if question.images is not None and question.loaded is not None:
-            self._evaluation = Evaluation(question.loaded.model, question.images)
+            weights = question.loaded.weights_sha256
+            self._evaluation = Evaluation(question.images, weights, question.kept)
         self._batches: list[Tensor] | None = None
 
     def rows(self) -> list[Row]:
@@ -268,8 +271,17 @@ class Comparison:
             first = 0 if isinstance(method, AttentionSkip) else 1
             return spread(self._subject.model, count, first)
         found = self._question.kept.get(
-            {"choice": method.name, "count": count, **self._calibrated(loaded, calibration)},
-            lambda: list(choose_encoders(loaded, method, count, self._pixels(calibration))),
+            {
+                "choice": method.name,
+                "count": count,
+                "amp": self._question.amp,
+                **self._calibrated(loaded, calibration),
+            },
+            lambda: list(
+                choose_encoders(
+                    loaded, method, count, self._pixels(calibration), amp=self._question.amp
+                )
+            ),
         )
         return tuple(found)
 
@@ -281,35 +293,30 @@ class Comparison:
             _logger.info("%s is not measured: give --run or --calib", method.title)
             return (), None
 
-        def make() -> dict[str, Any]:
-            assert self._evaluation is not None
+        fitted: list[FittedPlan] = []
+
+        def fit() -> list[int]:
             with TemporaryDirectory(prefix="trex-compare-") as scratch:
                 pixels = self._pixels(calibration)
-                fitted = fit_chosen(loaded, method, count, pixels, Path(scratch))
-            running = apply_fitted(deepcopy(loaded.model), fitted)
-            measured = self._evaluation.measure(running, method.title)
-            consumers = fitted.candidate.plan.consumers
-            return {"encoders": list(consumers), "measured": asdict(measured)}
+                fitted.append(fit_chosen(loaded, method, count, pixels, Path(scratch)))
+            return list(fitted[0].candidate.plan.consumers)
 
-        key = {"fitted": method.name, "count": count, **self._on_data(loaded)}
-        found = self._question.kept.get({**key, **self._calibrated(loaded, calibration)}, make)
-        return tuple(found["encoders"]), measured_from(found["measured"])
+        def running() -> nn.Module:
+            if not fitted:
+                fit()
+            return apply_fitted(deepcopy(loaded.model), fitted[0])
 
-    def _measured(self, of: dict[str, Any], make: Any, label: str) -> Measured:
+        key = {"fitted": method.name, "count": count, **self._calibrated(loaded, calibration)}
+        consumers = self._question.kept.get(key, fit)
+        measured = self._measured({**key, "consumers": consumers}, running, method.title)
+        return tuple(consumers), measured
+
+    def _measured(self, of: dict[str, Any], make: Callable[[], nn.Module], label: str) -> Measured:
         loaded, evaluation = self._question.loaded, self._evaluation
         assert loaded is not None
         assert evaluation is not None
-
-        def measure() -> dict[str, Any]:
-            running: nn.Module = make()
-            return asdict(evaluation.measure(running.eval(), label))
-
-        return measured_from(self._question.kept.get({**of, **self._on_data(loaded)}, measure))
-
-    def _on_data(self, loaded: LoadedModel) -> dict[str, Any]:
-        images = self._question.images
-        assert images is not None
-        return {"weights": loaded.weights_sha256, "data": dataset_fingerprint(images)}
+        original = evaluation.guesses({"original": True}, lambda: loaded.model, "original")
+        return evaluation.compare(evaluation.guesses(of, make, label), original)
 
     @staticmethod
     def _calibrated(loaded: LoadedModel, calibration: ImageSet) -> dict[str, Any]:

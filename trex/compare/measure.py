@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from trex.files import append_line, read_jsonl
-from trex.training.data import ImageSet, batches
-from trex.training.evaluate import PairedComparison, Predictions, compare_paired, predict
+from trex.training.data import ImageSet, batches, dataset_fingerprint
+from trex.training.evaluate import compare_paired, predict
 
 _BATCH = 50
 
@@ -65,28 +67,55 @@ class Measured:
 
 
 class Evaluation:
-    """One data set on which variants are measured.
+    """One data set on which variants are measured; every model's first guesses are kept.
 
     Args:
-        original: the model all are compared with.
         images: labelled.
+        weights_sha256: of the original, which all variants are made of.
+        kept: where guesses are kept.
     """
 
-    def __init__(self, original: nn.Module, images: ImageSet) -> None:
-        self._original = original
+    def __init__(self, images: ImageSet, weights_sha256: str, kept: Kept) -> None:
         self._images = images
-        self._answers: Predictions | None = None
+        self._kept = kept
+        self._on = {"weights": weights_sha256, "data": dataset_fingerprint(images)}
 
-    def measure(self, variant: nn.Module, label: str) -> Measured:
-        """The variant's accuracy, paired with the original's.
+    def guesses(
+        self, of: dict[str, Any], make: Callable[[], nn.Module], label: str
+    ) -> dict[str, Any]:
+        """A model's first guesses, and the labels, image by image.
+
+        Args:
+            of: what names the model, beside the original's weights.
+            make: the model, where it has to run.
+            label: of the progress bar.
 
         Raises:
-            DataError: no image can be read, or one has no label.
+            DataError: no image can be read.
         """
-        if self._answers is None:
-            self._answers = self._predict(self._original, "original")
-        theirs, ours = self._answers, self._predict(variant, label)
-        found: PairedComparison = compare_paired(ours.logits, theirs.logits, ours.labels)
+
+        def run() -> dict[str, Any]:
+            answers = predict(make(), batches(self._images, _BATCH), label=label)
+            return {
+                "guesses": answers.logits.argmax(dim=1).tolist(),
+                "labels": answers.labels.tolist(),
+                "classes": answers.logits.shape[1],
+            }
+
+        found: dict[str, Any] = self._kept.get({**of, **self._on}, run)
+        return found
+
+    def compare(self, variant: dict[str, Any], original: dict[str, Any]) -> Measured:
+        """Two models' guesses on the same images.
+
+        Raises:
+            DataError: an image has no label.
+        """
+        classes = variant["classes"]
+        ours, theirs = (
+            one_hot(torch.tensor(of["guesses"]), classes).float() for of in (variant, original)
+        )
+        found = compare_paired(ours, theirs, torch.tensor(variant["labels"]))
         return Measured(
             top1=found.top1,
             baseline_top1=found.baseline_top1,
@@ -95,12 +124,3 @@ class Evaluation:
             p_value=found.p_value,
             n=found.n,
         )
-
-    def _predict(self, model: nn.Module, label: str) -> Predictions:
-        return predict(model, batches(self._images, _BATCH), label=label)
-
-
-def measured_from(result: dict[str, Any]) -> Measured:
-    """What `asdict` made of one."""
-    low, high = result["ci95"]
-    return Measured(**{**result, "ci95": (low, high)})
