@@ -12,7 +12,7 @@ from priced_spaces import priced_space, random_terms
 
 from trex.errors import InfeasibleError
 from trex.hardware import load_chip
-from trex.search.exact import method_for, solve
+from trex.search.exact import front, method_for, solve
 from trex.search.feasible import PricedSpace
 from trex.search.plans import all_rows, holds
 from trex.search.space import SearchSpace
@@ -202,3 +202,42 @@ def test_equal_limits_are_one_limit() -> None:
     one = solve(priced, terms, 5, method="consumer sets")
     two = solve(twice, terms, 5, method="consumer sets")
     assert one.rows.tolist() == two.rows.tolist()
+
+
+@pytest.mark.parametrize("method", METHODS[:2])
+@given(
+    space=spaces(5), budget=budgets, seed=st.integers(0, 10_000), points=st.integers(1, 8)
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_every_plan_of_a_front_is_the_best_at_its_price(
+    method, space, budget, seed, points
+) -> None:
+    priced = priced_space(space.num_encoders, budget, space=space, seed=seed)
+    terms = random_terms(priced, seed)
+    rows = all_rows(space)
+    costs = priced.price(rows)
+    fits = priced.fits(costs)
+    edap, losses = costs.edap_j_s_m2[fits], terms.predict(rows[fits])
+    if not len(losses):
+        with pytest.raises(InfeasibleError):
+            front(priced, terms, points, method=method)
+        return
+    found = front(priced, terms, points, method=method)
+    assert 1 <= len(found.rows) <= points
+    assert found.proved
+    assert priced.fits(found.costs).all()
+    assert (np.diff(found.costs.edap_j_s_m2) > 0).all()
+    assert (np.diff(found.losses) < 0).all()
+    assert found.losses[-1] == pytest.approx(losses.min())
+    for price, loss in zip(found.costs.edap_j_s_m2, found.losses, strict=True):
+        assert loss == pytest.approx(losses[edap <= price * (1 + 1e-9)].min())
+
+
+def test_a_front_of_many_points_reaches_from_the_cheapest_to_the_best() -> None:
+    priced = priced_space(5, {"latency": "1x"})
+    terms = random_terms(priced, 7)
+    rows = all_rows(priced.space)
+    found = front(priced, terms, 40)
+    assert found.costs.edap_j_s_m2[0] == pytest.approx(priced.price(rows).edap_j_s_m2.min())
+    assert found.losses[-1] == pytest.approx(terms.predict(rows).min())
+    assert len(found.rows) > 4

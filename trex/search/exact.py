@@ -12,12 +12,14 @@ from typing import Final, Literal
 
 import numpy as np
 
-from trex.search.budget import TOLERANCE
+from trex.errors import InfeasibleError
+from trex.search.budget import TOLERANCE, Budget, Limit
 from trex.search.costs import VariantCosts
 from trex.search.exact_milp import MilpSolver
 from trex.search.exact_sets import MOST_FREE, SetSolver
 from trex.search.feasible import PricedSpace
 from trex.search.nearest import nearest_row
+from trex.search.pareto import pareto_front
 from trex.search.plans import all_rows
 from trex.search.pool import Pool
 from trex.search.space import MOST_PLANS
@@ -113,6 +115,57 @@ def solve(
         bounds=np.minimum(losses, rest),
         costs=costs.of(order),
         method=method,
+    )
+
+
+def front(
+    priced: PricedSpace,
+    terms: LossTerms,
+    points: int,
+    *,
+    method: Method | None = None,
+    most_work: int = _MOST_WORK,
+) -> Solution:
+    """The plans of least predicted loss at up to `points` levels of EDAP, cheapest first.
+
+    The levels lie in equal ratios between the least EDAP there is and that of the best plan within
+    the budget. No plan of the front is beaten by another of it. A plan's bound holds for all
+    plans within the budget whose EDAP is not above its level.
+
+    Args:
+        priced: the space, its costs and its budget.
+        terms: of the predicted loss.
+        points: how many levels, at least one.
+        method: as in `solve`.
+        most_work: as in `solve`, for each level.
+
+    Raises:
+        InfeasibleError: no plan fits; it names the nearest.
+        SpaceError: as in `solve`.
+    """
+    found = [solve(priced, terms, method=method, most_work=most_work)]
+    highest = float(found[0].costs.edap_j_s_m2[0])
+    cheapest = nearest_row(priced, Budget.parse({"edap": "1x"}))
+    lowest = float(priced.price(cheapest[None]).edap_j_s_m2[0])
+    for level in np.geomspace(highest, lowest, max(points, 2))[1:points]:
+        if found[-1].costs.edap_j_s_m2[0] <= level:
+            continue  # the plan found for a higher level is within this one too
+        limit = Limit(quantity="edap", value=float(level), relative=False)
+        try:
+            best = solve(priced.limited(limit), terms, method=method, most_work=most_work)
+        except InfeasibleError:
+            break  # the budget's other limits leave nothing so cheap
+        found.append(best)
+    rows = np.concatenate([best.rows for best in found])
+    losses = np.concatenate([best.losses for best in found])
+    costs = priced.price(rows)
+    kept = pareto_front(np.stack([costs.edap_j_s_m2, losses], axis=1))
+    return Solution(
+        rows=rows[kept],
+        losses=losses[kept],
+        bounds=np.concatenate([best.bounds for best in found])[kept],
+        costs=costs.of(kept),
+        method=found[0].method,
     )
 
 

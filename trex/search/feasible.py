@@ -1,18 +1,17 @@
-"""A space with its prices and its budget: which plans fit, and which comes nearest."""
+"""A space with its prices and its budget: which plans fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture
-from trex.errors import InfeasibleError, SpaceError
+from trex.errors import InfeasibleError
 from trex.hardware import Accounting, Chip, Densities
 from trex.reuse.sizes import ParameterTable
-from trex.search.budget import Budget
+from trex.search.budget import Budget, Limit
 from trex.search.costs import PlanPricer, VariantCosts
 from trex.search.space import SearchSpace
 from trex.search.terms import Choices, Rows
@@ -57,6 +56,10 @@ class PricedSpace:
         """What the original costs; one entry."""
         return self.pricer.baseline
 
+    def limited(self, limit: Limit) -> PricedSpace:
+        """The same with one more limit."""
+        return replace(self, budget=Budget(limits=(*self.budget.limits, limit)))
+
     def price(self, rows: Rows) -> VariantCosts:
         """Costs of plans given as rows of choice numbers, (plans, encoders)."""
         return self.pricer.price(self.choices.row_forms(rows))
@@ -73,65 +76,3 @@ class PricedSpace:
             self.baseline,
             self.space.size,
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeasiblePlans:
-    """The plans within the budget, and what the original costs.
-
-    Attributes:
-        masks: (plans, encoders), which encoders reuse.
-        forms: (plans,), the number of each plan's form in the space.
-        costs: what the plans cost.
-        baseline: what the original costs; one entry.
-        space_size: how many plans the space holds.
-    """
-
-    masks: NDArray[np.bool_]
-    forms: NDArray[np.intp]
-    costs: VariantCosts
-    baseline: VariantCosts
-    space_size: int
-
-    def estimate(self, row: int, chip: Chip, accounting: Accounting) -> dict[str, Any]:
-        """What one plan costs, as plain values."""
-        return self.costs.estimate(row, chip, accounting)
-
-    def baseline_estimate(self, chip: Chip, accounting: Accounting) -> dict[str, Any]:
-        """What the original costs, as plain values."""
-        return self.baseline.estimate(0, chip, accounting)
-
-
-def feasible_plans(priced: PricedSpace) -> FeasiblePlans:
-    """Cost every plan of the space and keep those within the budget.
-
-    Raises:
-        InfeasibleError: there is none; it names the nearest.
-        SpaceError: the space is too large to enumerate, or its plans are more than consumers.
-    """
-    space = priced.space
-    if space.mixed or space.source != "nearest":
-        raise SpaceError(
-            f"plans of the space {space.name} are not told by their consumers alone",
-            hint="choose a space of nearest sources and one form for all consumers",
-        )
-    masks = space.masks()
-    # The plan without reuse is the same in every form; it is listed once.
-    all_masks = np.concatenate([masks, *(masks[1:] for _ in space.forms[1:])])
-    all_forms = np.repeat(
-        np.arange(len(space.forms)), [len(masks), *([len(masks) - 1] * (len(space.forms) - 1))]
-    )
-    costs = priced.pricer.price(all_masks * (all_forms[:, None] + 1))
-    fits = priced.fits(costs)
-    if not fits.any():
-        nearest = int(np.argmin(priced.budget.overrun(costs, priced.baseline)))
-        form = space.forms[all_forms[nearest]]
-        candidate = space.candidate(all_masks[nearest], form)
-        raise priced.infeasible(priced.choices.row(candidate))
-    return FeasiblePlans(
-        masks=all_masks[fits],
-        forms=all_forms[fits],
-        costs=costs.of(fits),
-        baseline=priced.baseline,
-        space_size=space.size,
-    )

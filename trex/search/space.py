@@ -18,8 +18,7 @@ from trex.config import Document, FieldProblem, StrictModel, read_document
 from trex.datafiles import find, shipped
 from trex.errors import SpaceError
 from trex.hardware import Form
-from trex.plan import ReusedTensor, ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import ReusedTensor
 from trex.search.terms import Choice, Choices
 
 #: Spaces of more plans than this are not enumerated.
@@ -216,16 +215,6 @@ class SearchSpace:
         """Which sets of consumers, (plans, encoders), are not too many, in all and in a row."""
         few: NDArray[np.bool_] = consumes.sum(1) <= self.max_reuse
         return few & (_longest_run(consumes) <= self.max_run)
-
-    def plan(self, mask: NDArray[np.bool_], tensor: ReusedTensor) -> ReusePlan:
-        """The plan of one row of `masks`."""
-        return ReusePlan.nearest(np.flatnonzero(mask).tolist(), tensor)
-
-    def candidate(self, mask: NDArray[np.bool_], form: Form) -> Candidate:
-        """The same with its transforms."""
-        tensor, transform = form
-        plan = self.plan(mask, tensor)
-        return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, transform))
 
 
 def shipped_spaces() -> list[str]:
