@@ -1,9 +1,9 @@
 """Plans proposed by Optuna's samplers, which learn from what was measured before.
 
-A proposal names a choice for every encoder, which need not make a plan of the space: where a source
-reuses, its own source is meant; where the space wants the nearest, that; where it wants one form,
-the first consumer's. A plan over budget is never measured: its price is known, and the sampler is
-told by how much it overruns. Nor is one measured twice: its result is told again.
+A proposal names a choice for every encoder, which need not make a plan of the space: where a
+source reuses, its own source is meant; where the space wants the nearest, that; where it wants one
+form, the first consumer's. A plan over budget is never measured: its price is known, and the
+sampler is told by how much it overruns. Nor is one measured twice: its result is told again.
 """
 
 from __future__ import annotations
