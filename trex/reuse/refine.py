@@ -48,7 +48,7 @@ class RefineSettings:
         dampings: penalties to choose from, as shares of the mean squared gradient.
         most_equations: of one round; further images are left out.
         most_scratch_bytes: room for the gradients; where it is too little, so are further images.
-        precision: of forwards and gradients.
+        precision: of forwards, gradients and their products.
     """
 
     rounds: int = 3
@@ -118,7 +118,7 @@ def refine(
                     for gradients, residuals in drawn:
                         equations.add(gradients, residuals, pictures)
                 progress(len(images))
-            solution, done = equations.solve(settings.dampings)
+            solution, done = equations.solve(settings.dampings, settings.precision)
         finally:
             equations.close()
         if done.predicted >= done.before:
@@ -167,11 +167,17 @@ class _Equations:
         self._pictures.append(pictures)
         self._count += len(residuals)
 
-    def solve(self, dampings: Sequence[float]) -> tuple[list[Tensor], Round]:
-        """Every part's change, with the damping that predicts left-out pictures best."""
+    def solve(
+        self, dampings: Sequence[float], precision: Precision = "float32"
+    ) -> tuple[list[Tensor], Round]:
+        """Every part's change, with the damping that predicts left-out pictures best.
+
+        Half precision rounds each part's share of the kernel, far below any damping.
+        """
         kernel = torch.zeros(self._count, self._count)
         for part in self._parts():
-            kernel += part @ part.T
+            with forward_precision(precision):
+                kernel += part @ part.T
         residuals = torch.cat(self._residuals)
         groups = _groups(torch.cat(self._pictures))
         mean = kernel.diagonal().mean()
