@@ -2,7 +2,7 @@
 
     python benchmarks/cola.py --cola DIR [--out runs/cola] [--seeds 0 1 2] [--max-latency 0.6x]
 
-Published BERT weights are not needed: the script trains a BERT of 6 encoders and 1.7 million
+Published BERT weights are not needed: the script trains a BERT of 6 encoders and 1.1 million
 parameters from nothing, first on sentences alone (CoLA's training sentences, and the documentation
 in Python packages that TReX needs anyway), then, for every seed, on CoLA's labels. Then a search
 under a latency limit with transforms fitted on unlabelled training sentences, and fine-tuning by
@@ -52,8 +52,9 @@ PACKAGES = (
 COLA_TIMES = 3
 #: the share of the labelled sentences that no classifier is trained on
 HELD_OUT = 0.1
-#: sentences that candidates are fitted and compared on
-CALIBRATION = 1500
+#: sentences that candidates are fitted and compared on, and that the winner is fine-tuned on
+CALIBRATION = 1000
+FINETUNING = 3000
 DEVELOPMENT = ("in_domain_dev", "out_of_domain_dev")
 RECIPE = Path(__file__).with_name("cola_finetune.yaml")
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--hw", default="trex_fefet_32nm")
     parser.add_argument("--max-latency", default="0.6x")
-    parser.add_argument("--evaluations", type=int, default=24)
+    parser.add_argument("--evaluations", type=int, default=16)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pretrained = args.out / "pretrained"
@@ -109,9 +110,10 @@ def one_seed(args: argparse.Namespace, pretrained: Path, seed: int) -> dict[str,
     if not (model / FILE).exists():
         labelled_training(train, pretrained, model, seed)
         log(f"seed {seed}: classifier trained", started)
-    calibration = folder / "calibration.txt"
-    chosen = random.Random(seed).sample(open_texts(train).texts, CALIBRATION)
-    write_atomic(calibration, "\n".join(chosen) + "\n")
+    chosen = random.Random(seed).sample(open_texts(train).texts, FINETUNING)
+    finetuning, calibration = folder / "finetuning.txt", folder / "calibration.txt"
+    write_atomic(finetuning, "\n".join(chosen) + "\n")
+    write_atomic(calibration, "\n".join(chosen[:CALIBRATION]) + "\n")
     command(
         "search", "--model", str(model), "--tokens", str(SIZE.tokens), "--hw", args.hw,
         "--max-latency", args.max_latency, "--calib", f"text:{calibration}", "--seed", str(seed),
@@ -119,7 +121,7 @@ def one_seed(args: argparse.Namespace, pretrained: Path, seed: int) -> dict[str,
     )  # fmt: skip
     log(f"seed {seed}: searched", started)
     command(
-        "finetune", str(run), "--data", train, "--recipe", str(RECIPE), "--seed", str(seed),
+        "finetune", str(run), "--data", f"text:{finetuning}", "--recipe", str(RECIPE), "--seed", str(seed),
         "--device", "cpu", "--out", str(tuned),
     )  # fmt: skip
     log(f"seed {seed}: fine-tuned", started)

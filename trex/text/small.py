@@ -23,6 +23,8 @@ from trex.text.tokenizer import SPECIAL, encode
 
 _WARMUP_SHARE: Final = 0.1
 _WEIGHT_DECAY: Final = 0.01
+#: while labels are learned, again and again
+_DROPOUT: Final = 0.1
 #: as BERT's: the share of words to fill in
 _MASKED: Final = 0.15
 _ENDINGS: Final = ("s", "ed", "ing", "ly")
@@ -33,18 +35,18 @@ class SmallBert:
     """Size and training of a small BERT; the defaults are those that measured best."""
 
     encoders: int = 6
-    dim: int = 128
-    heads: int = 4
+    dim: int = 96
+    heads: int = 3
     #: as many as the longest sentences have, about
     tokens: int = 24
     vocabulary: int = 4000
-    pretraining_steps: int = 1000
-    epochs: int = 6
+    pretraining_steps: int = 700
+    epochs: int = 5
     batch_size: int = 64
-    pretraining_lr: float = 5e-4
+    pretraining_lr: float = 1e-3
     lr: float = 2e-4
 
-    def config(self, vocabulary: int) -> Any:
+    def config(self, vocabulary: int, dropout: float) -> Any:
         """Of `transformers`, for a vocabulary of this size."""
         import transformers
 
@@ -56,6 +58,8 @@ class SmallBert:
             intermediate_size=4 * self.dim,
             max_position_embeddings=self.tokens,
             type_vocab_size=1,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
 
 
@@ -99,7 +103,8 @@ def pretrain(
     lexicon = [word for sentence in sentences for word in sentence.rstrip(".!?").split()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = size.config(tokenizer.get_vocab_size())
+        # hardly a sentence is seen twice
+        config = size.config(tokenizer.get_vocab_size(), dropout=0.0)
         model = cast(Any, transformers.BertForPreTraining(config))
         optimizer, schedule = _optimizer(model, size.pretraining_lr, size.pretraining_steps)
         model.train()
@@ -153,7 +158,8 @@ def train_classifier(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config: Any = pretrained.config
+        known: Any = pretrained.config
+        config = size.config(known.vocab_size, dropout=_DROPOUT)
         model: nn.Module = transformers.BertForSequenceClassification(config)
         model.get_submodule("bert").load_state_dict(pretrained.get_submodule("bert").state_dict())
         counts = torch.bincount(labels).float()
@@ -212,7 +218,7 @@ def _optimizer(model: nn.Module, lr: float, steps: int) -> tuple[Any, Any]:
         {"params": decayed},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=_WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps, pct_start=_WARMUP_SHARE
     )
