@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,3 +29,8 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _PUBLIC[name]
     return getattr(importlib.import_module(module), attribute)
+
+
+if "timm" in sys.modules:
+    # Its user may ask it for TReX's models next. Otherwise whoever imports `trex.models` may.
+    import trex.models  # noqa: F401

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,14 @@ def test_a_model_comes_in_evaluation_mode_of_the_size_asked_for() -> None:
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     on_meta = registry.create("test_vit3", device="meta")
     assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}
+
+
+@pytest.mark.slow
+def test_timm_knows_the_own_models_once_trex_is_imported() -> None:
+    script = "import timm, trex; print([timm.is_model(n) for n in ('lvvit_s', 'uniform_l')])"
+    command = [sys.executable, "-W", "error", "-c", script]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "[True, True]"
 
 
 #: the beginnings of models' names that are of another class than timm's VisionTransformer

@@ -1,1 +1,7 @@
-"""models."""
+"""The registry and adapters of the model families; importing it adds TReX's own to timm."""
+
+from trex.models import digits as _digits
+from trex.models import lvvit as _lvvit
+from trex.models import uniform as _uniform
+
+del _digits, _lvvit, _uniform

@@ -12,8 +12,6 @@ import timm
 import torch
 from torch import nn
 
-import trex.models.digits
-import trex.models.uniform  # noqa: F401  (importing registers the models with timm)
 from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
 from trex.models.adapter import Adapter, Consumer
