@@ -121,8 +121,8 @@ def one_seed(args: argparse.Namespace, pretrained: Path, seed: int) -> dict[str,
     )  # fmt: skip
     log(f"seed {seed}: searched", started)
     command(
-        "finetune", str(run), "--data", f"text:{finetuning}", "--recipe", str(RECIPE), "--seed", str(seed),
-        "--device", "cpu", "--out", str(tuned),
+        "finetune", str(run), "--data", f"text:{finetuning}", "--recipe", str(RECIPE),
+        "--seed", str(seed), "--device", "cpu", "--out", str(tuned),
     )  # fmt: skip
     log(f"seed {seed}: fine-tuned", started)
     found = measured(args.cola, Run.open(run), tuned / "bundle") | {"seed": seed}
