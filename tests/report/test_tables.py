@@ -87,6 +87,8 @@ def result(**changes: Any) -> dict[str, Any]:
         "baseline": estimate(0.010),
         "best": {**best, "evaluation": None},
         "pareto": [record("1<-0 3<-2", 0.006, 0.4), best],
+        "front": {"points": [best], "hypervolume": 0.25, "knee": None},
+        "proof": {"method": "enumeration", "proved": True},
         "candidates": {"space": 2048, "feasible": 1200, "evaluated": 32},
         **changes,
     }
@@ -101,7 +103,7 @@ def test_a_search_in_a_table() -> None:
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
     assert "a_model on a_chip, paper accounting, budget latency <= 0.8x" in text
-    assert "2,048 plans costed, 1,200 within the budget, 32 fitted and measured" in text
+    assert "2,048 plans, 1,200 within the budget, 32 fitted and measured" in text
     assert "48 images" in text
     assert "runs/mine/best" in text
     original, winner, other = rows_of(lines, "no reuse", "  3<-2", "1<-0 3<-2")

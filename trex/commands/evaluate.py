@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
     parser.add_argument(
-        "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
+        "--pick",
+        default="best",
+        metavar="best|knee|PLAN",
+        help='the winner, where the front bends most, or a plan: "5<-4 7<-6"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(

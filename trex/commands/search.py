@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument(
         "--max-macs", metavar="LIMIT", help="multiply-accumulates an image: 800M, or 0.9x"
     )
+    budget.add_argument(
+        "--pareto",
+        action="store_true",
+        help="spread the plans over all prices within the limits; without any, up to the original",
+    )
     parser.add_argument("--calib", required=True, metavar="DATASET", help="images to fit with")
     parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
@@ -155,7 +160,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
                 f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
                 hint=f"give at least {least}",
             )
-    budget = Budget.parse({q: getattr(args, f"max_{q}") for q in QUANTITIES})
+    limits = {q: getattr(args, f"max_{q}") for q in QUANTITIES}
+    if args.pareto and not any(limits.values()):
+        limits["edap"] = "1x"
+    budget = Budget.parse(limits)
     chip = load_chip(args.hw)
     loaded = load(
         args.model,
@@ -180,6 +188,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         settings=SearchSettings(
             seed=args.seed,
             strategy=args.strategy,
+            pareto=args.pareto,
             sampler=args.sampler,
             evaluations=args.evaluations,
             refined_candidates=args.refined_candidates,

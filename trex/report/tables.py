@@ -51,11 +51,17 @@ def search_table(result: dict[str, Any]) -> list[str]:
     )  # fmt: skip
     original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
                 percent(selection["baseline_top1"]), "no reuse")  # fmt: skip
-    rows = [_plan_row(record, baseline, _is(record, best)) for record in shown]
+    front = result["front"]
+    knee = front["knee"]
+    marks = [
+        "*" * _is(record, best) + "k" * (knee is not None and _is(record, knee))
+        for record in shown
+    ]
+    rows = [_plan_row(record, baseline, mark) for record, mark in zip(shown, marks, strict=True)]
     return [
         f"{result['model']} on {result['chip']}, {result['accounting']} accounting, "
         f"budget {result['budget']}",
-        f"{counts['space']:,} plans costed, {counts['feasible']:,} within the budget, "
+        f"{counts['space']:,} plans, {_feasible(counts)}, "
         f"{counts['evaluated']} fitted and measured",
         "",
         *aligned(head, [original, *rows], left=(0, 9)),
@@ -65,10 +71,38 @@ def search_table(result: dict[str, Any]) -> list[str]:
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} images",
         "  that were not fitted on, without any training.",
+        *(
+            [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
+            if knee
+            else []
+        ),
+        f"front of accuracy, latency, energy and area: {len(front['points'])} plans, hypervolume "
+        f"{front['hypervolume']:.3f}",
+        *_proof_lines(result["proof"]),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         "",
         f"run folder: {result['run']} (the winner is in {result['run']}/best)",
+    ]
+
+
+def _feasible(counts: dict[str, Any]) -> str:
+    if counts["feasible"] is None:
+        return "too many to list"
+    return f"{counts['feasible']:,} within the budget"
+
+
+def _proof_lines(proof: dict[str, Any] | None) -> list[str]:
+    """How sure it is that no plan is predicted to lose less."""
+    if proof is None:
+        return []
+    if proof["proved"]:
+        return [
+            f"no plan within the budget is predicted to lose less (proved by {proof['method']})"
+        ]
+    return [
+        f"least predicted loss {proof['predicted_loss']:.4g}, proved to be at least "
+        f"{proof['bound']:.4g} ({proof['method']})"
     ]
 
 
@@ -118,11 +152,11 @@ def _is(record: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(record[name] == other[name] for name in ("plan", "transform"))
 
 
-def _plan_row(record: dict[str, Any], baseline: dict[str, Any], winner: bool) -> Row:
+def _plan_row(record: dict[str, Any], baseline: dict[str, Any], mark: str) -> Row:
     selection = record["selection"]
     plan = record["plan"] or "no reuse"
     return (
-        "*" if winner else "",
+        mark,
         str(record["n_reuse"]),
         *_costs(record["estimate"], baseline),
         f"{selection['loss']:.4f}",

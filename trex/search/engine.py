@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trex.errors import RunError
 from trex.export.bundle import save_bundle
 from trex.search.feasible import PricedSpace
 from trex.search.measuring import Measuring, Sharing
@@ -69,20 +70,35 @@ class Search:
         finally:
             self._measuring.close()
 
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """How well the best prediction is proved to be the best; None where nothing was solved."""
+        try:
+            stored = self.run.read_json("proof.json")
+        except RunError:
+            return None
+        return {name: value for name, value in stored.items() if name != "schema"}
+
     def _measure(self) -> None:
         settings = self.problem.settings
         strategy = STRATEGIES[settings.strategy]
         terms = self._terms() if strategy.predicts else None
-        wanted = settings.evaluations
-        if settings.strategy != "optuna":
-            task = Task(priced=self.priced, terms=terms, wanted=wanted, seed=settings.seed)
-            self._measuring.fitted(strategy.choose(task), terms)
-        else:
-            seeds = max(1, wanted // 4)
-            task = Task(priced=self.priced, terms=terms, wanted=seeds, seed=settings.seed)
+        wanted, sampled = settings.evaluations, settings.strategy == "optuna"
+        chosen = strategy.choose(
+            Task(
+                priced=self.priced,
+                terms=terms,
+                wanted=max(1, wanted // 4) if sampled else wanted,
+                seed=settings.seed,
+                sweep=settings.pareto,
+            )
+        )
+        if chosen.proof is not None:
+            self.run.write_json("proof.json", chosen.proof)
+        if sampled:
             sampler = sampler_of(settings)
             self._measuring.fitted(
-                strategy.choose(task),
+                chosen.rows,
                 terms,
                 objectives=sampler.objectives,
                 sampler=sampler.make,
@@ -94,6 +110,8 @@ class Search:
                 ),
                 total=wanted,
             )
+        else:
+            self._measuring.fitted(chosen.rows, terms)
         if settings.refined_candidates:
             ranked = sorted(self.run.records(), key=of_fitted_loss)
             self._measuring.refined(ranked[: settings.refined_candidates])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trex.search.engine import Search
-from trex.search.records import front_of
+from trex.search.records import front_of, measured_front
 
 
 def outcome(
@@ -18,8 +18,10 @@ def outcome(
         best: what `Search.execute` returned.
         evaluation: the winner's measurement on `--eval`, or None.
     """
-    problem, baseline = search.problem, search.priced.baseline
+    problem = search.problem
+    baseline = search.priced.baseline.estimate(0, problem.chip, problem.accounting)
     records = search.run.records()
+    front = measured_front(records, baseline)
     winner = next(record for record in records if record["key"] == best["key"])
     return {
         "run": str(search.run.path),
@@ -27,9 +29,16 @@ def outcome(
         "chip": problem.chip.name,
         "accounting": problem.accounting,
         "budget": search.run.manifest()["settings"]["budget"],
-        "baseline": baseline.estimate(0, problem.chip, problem.accounting),
+        "baseline": baseline,
         "best": {**_short(winner), "evaluation": evaluation},
         "pareto": [_short(record) for record in front_of(records)],
+        "front": {
+            "objectives": [front.accuracy, "latency_s", "energy_j", "area_m2"],
+            "points": [_short(record) for record in front.records],
+            "hypervolume": front.hypervolume,
+            "knee": None if front.knee is None else _short(front.knee),
+        },
+        "proof": search.proof,
         "candidates": {
             "space": search.priced.space.size,
             "feasible": search.run.manifest()["feasible"],
@@ -39,5 +48,6 @@ def outcome(
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
+    always = ("plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
+    names = (*always, *(name for name in ("refined", "rungs") if name in record))
     return {name: record[name] for name in names}

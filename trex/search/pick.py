@@ -15,7 +15,7 @@ from trex.export.bundle import load_bundle
 from trex.models.registry import LoadedModel, load
 from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
-from trex.search.records import best_record, candidate_of
+from trex.search.records import best_record, candidate_of, measured_front
 from trex.search.run import Run
 from trex.training.transforms import InputConfig, input_config_from_json
 
@@ -45,14 +45,26 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
 
 
 def pick_record(run: Run, pick: str) -> dict[str, Any]:
-    """The record of the winner, `best`, or of a plan in text; of its forms the best.
+    """The record of the winner, `best`, of the `knee`, or of a plan in text.
+
+    Of a plan's forms it is the best.
 
     Raises:
-        RunError: the run has no winner yet, or has not measured the plan.
+        RunError: the run has no winner yet, no knee, or has not measured the plan.
     """
     if pick == "best":
         key = run.read_json("best/best.json")["key"]
         return next(record for record in run.records() if record["key"] == key)
+    if pick == "knee":
+        front = (
+            measured_front(run.records(), run.manifest()["baseline"]) if run.records() else None
+        )
+        if front is None or front.knee is None:
+            raise RunError(
+                f"the front of {run.path} has no knee",
+                hint="search with --pareto, and with more --evaluations",
+            )
+        return front.knee
     plan = str(ReusePlan.parse(pick))
     records = [record for record in run.records() if record["plan"] == plan]
     if not records:
@@ -68,7 +80,7 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
 
     Args:
         run: the run.
-        pick: `best`, or a plan the run has measured.
+        pick: `best`, `knee`, or a plan the run has measured.
         original: of the run.
 
     Raises:
@@ -79,7 +91,10 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
         return record["plan"], load_bundle(run.best)
     file = run.candidates / f"{record['key']}.safetensors"
     if not file.exists():
-        raise RunError(f"{file} is missing", hint="run the search again in another folder")
+        raise RunError(
+            f"{file} is missing",
+            hint="it was pruned, or another machine measured it: pick from that one's run folder",
+        )
     fitted = FittedPlan(
         candidate=candidate_of(record), state=dict(load_file(file)), logits=torch.empty(0)
     )

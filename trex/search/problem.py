@@ -29,6 +29,8 @@ class SearchSettings:
     seed: int = 0
     #: how plans are chosen
     strategy: Literal["exact", "optuna", "paper", "random"] = "exact"
+    #: whether plans are spread over all prices within the budget
+    pareto: bool = False
     #: what proposes plans where the strategy is `optuna`
     sampler: Literal["tpe", "nsga2"] = "tpe"
     #: candidates fitted and measured

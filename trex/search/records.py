@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from trex.plan import ReusePlan
 from trex.reuse.fit import Candidate
-from trex.search.pareto import pareto_front
+from trex.search.pareto import hypervolume, knee, pareto_front
 
 
 def describe(candidate: Candidate) -> dict[str, Any]:
@@ -76,6 +77,61 @@ def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
     )
     return [records[i] for i in pareto_front(objectives)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Front:
+    """What was measured, without what something else beats in everything.
+
+    Attributes:
+        accuracy: what counts as accuracy: `top1`, or `agreement` where there are no labels.
+        records: of the front of inaccuracy, latency, energy and area; the cheapest first.
+        hypervolume: the share that they beat of all that is cheaper than the original and not
+            always wrong: between 0 and 1, larger is better.
+        knee: on the front of EDAP and loss, the record where it bends most; None where it does
+            not bend.
+    """
+
+    accuracy: Literal["top1", "agreement"]
+    records: list[dict[str, Any]]
+    hypervolume: float
+    knee: dict[str, Any] | None
+
+
+def measured_front(records: Sequence[dict[str, Any]], baseline: dict[str, Any]) -> Front:
+    """The front of fitted candidates, before any of them was refined or tuned.
+
+    Args:
+        records: at least one.
+        baseline: what the original costs.
+    """
+    labelled = all(record["selection"]["top1"] is not None for record in records)
+    accuracy: Literal["top1", "agreement"] = "top1" if labelled else "agreement"
+    objectives = np.array(
+        [
+            [
+                1.0 - record["selection"][accuracy],
+                *(
+                    float(f"{record['estimate'][name] / baseline[name]:.9g}")
+                    for name in ("latency_s", "energy_j", "area_m2")
+                ),
+            ]
+            for record in records
+        ]
+    )
+    kept = sorted(
+        (records[i] for i in pareto_front(objectives)),
+        key=lambda record: record["estimate"]["edap_mj_ms_mm2"],
+    )
+    bent = front_of(records)
+    prices = [[r["estimate"]["edap_mj_ms_mm2"], r["selection"]["loss"]] for r in bent]
+    number = knee(np.array(prices))
+    return Front(
+        accuracy=accuracy,
+        records=kept,
+        hypervolume=hypervolume(objectives, np.ones(4)),
+        knee=None if number is None else bent[number],
+    )
 
 
 def candidate_of(record: dict[str, Any]) -> Candidate:

@@ -6,15 +6,15 @@ All of them know every plan's price, so no evaluation is spent on a plan over bu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.errors import SpaceError
 from trex.plan import uniform_plans
+from trex.search.exact import front, solve
 from trex.search.feasible import PricedSpace
-from trex.search.pareto import pareto_front
 from trex.search.plans import RandomPlans, all_rows, holds
 from trex.search.space import MOST_PLANS
 from trex.search.terms import Choice, LossTerms, Rows
@@ -32,12 +32,27 @@ class Task:
         terms: what losses are predicted from; None for strategies that do not predict.
         wanted: how many plans to choose, at most.
         seed: of everything drawn.
+        sweep: spread all plans over the front of prices, rather than a quarter of them.
     """
 
     priced: PricedSpace
     terms: LossTerms | None
     wanted: int
     seed: int
+    sweep: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """Rows of different plans within the budget, the most promising first.
+
+    Attributes:
+        rows: (plans, encoders).
+        proof: of the first plan's predicted loss, where it was solved for.
+    """
+
+    rows: Rows
+    proof: dict[str, Any] | None = None
 
 
 class Strategy(Protocol):
@@ -46,32 +61,41 @@ class Strategy(Protocol):
     #: whether it reads predicted losses; measuring what they are made of takes a while
     predicts: bool
 
-    def choose(self, task: Task) -> Rows:
-        """Rows of different plans within the budget, the most promising first."""
+    def choose(self, task: Task) -> Chosen:
+        """The plans to measure.
+
+        Raises:
+            InfeasibleError: no plan fits the budget.
+            SpaceError: the strategy finds none in this space.
+        """
         ...
 
 
 class Exact:
-    """The plans of least predicted loss, and a thinned front.
+    """The plans of least predicted loss, with a proof, and a front.
 
-    A quarter of the plans are the best at prices spread over the front, which keeps the answer
-    useful when the budget changes; the rest are those that are predicted to lose least.
+    A quarter of the plans are the best at levels of EDAP, which keeps the answer useful when the
+    budget changes; the rest are those that are predicted to lose least.
     """
 
     predicts = True
 
-    def choose(self, task: Task) -> Rows:
+    def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
-        rows = feasible_rows(task.priced)
         assert task.terms is not None
-        predicted = task.terms.predict(rows)
-        edap = task.priced.price(rows).edap_j_s_m2
-        front = pareto_front(np.stack((edap, predicted), axis=1))
-        share = max(1, task.wanted // 4)
-        thinned = front[np.unique(np.linspace(0, len(front) - 1, share).round().astype(int))]
-        ranked = [*thinned.tolist(), *np.argsort(predicted, kind="stable").tolist()]
-        chosen: Rows = rows[list(dict.fromkeys(ranked))[: task.wanted]]
-        return chosen
+        best = solve(task.priced, task.terms, task.wanted)
+        levels = task.wanted if task.sweep else max(1, task.wanted // 4)
+        swept = front(task.priced, task.terms, levels)
+        parts = [best.rows[:1], swept.rows, best.rows]
+        rows = {row.tobytes(): row for part in parts for row in part}
+        proof = {
+            "method": best.method,
+            "proved": best.proved,
+            "predicted_loss": float(best.losses[0]),
+            "bound": float(best.bounds[0]),
+            "gap": float(best.gaps[0]),
+        }
+        return Chosen(rows=np.stack(list(rows.values())[: task.wanted]), proof=proof)
 
 
 class RandomChoice:
@@ -79,13 +103,12 @@ class RandomChoice:
 
     predicts = False
 
-    def choose(self, task: Task) -> Rows:
+    def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
         space, rng = task.priced.space, np.random.default_rng(task.seed)
         if space.size <= MOST_PLANS:
             rows = feasible_rows(task.priced)
-            picked: Rows = rows[rng.permutation(len(rows))[: task.wanted]]
-            return picked
+            return Chosen(rows=rows[rng.permutation(len(rows))[: task.wanted]])
         plans, found = RandomPlans(space), dict[bytes, Rows]()
         for _ in range(task.wanted):
             draws = np.stack([plans.draw(rng) for _ in range(_DRAWS)])
@@ -98,7 +121,7 @@ class RandomChoice:
                 f"none of {task.wanted * _DRAWS:,} random plans of {space.name} fits the budget",
                 hint="raise the limit, or choose another strategy",
             )
-        return np.stack(list(found.values())[: task.wanted])
+        return Chosen(rows=np.stack(list(found.values())[: task.wanted]))
 
 
 class Paper:
@@ -109,15 +132,15 @@ class Paper:
 
     predicts = False
 
-    def choose(self, task: Task) -> Rows:
+    def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
         priced = task.priced
         for n_reuse in range(priced.space.num_encoders):
             rows = self._patterns(priced, n_reuse)
             if len(rows):
-                fitting: Rows = rows[priced.fits(priced.price(rows))]
+                fitting = rows[priced.fits(priced.price(rows))]
                 if len(fitting):
-                    return fitting[: task.wanted]
+                    return Chosen(rows=fitting[: task.wanted])
         raise SpaceError(
             f"no uniform pattern of {priced.space.name} fits the budget",
             hint="raise the limit, or choose another strategy",
