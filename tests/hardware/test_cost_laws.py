@@ -168,3 +168,12 @@ def test_paper_accounting_needs_encoders():
         price(workload(stem_only), CHIPS["trex_fefet_32nm"])
     with pytest.raises(ChipError, match="no encoders"):
         CostTable(stem_only, CHIPS["trex_fefet_32nm"])
+
+
+def test_the_second_columns_of_signed_weights_are_named_where_they_are_not_priced():
+    for name, accounting in (("trex_fefet_32nm", "paper"), ("trex_hybrid_32nm", "full")):
+        missing = price(workload(DEIT_S), load_chip(name), accounting).not_modelled
+        assert any(line.startswith("second columns for signs on fefet:") for line in missing)
+    for name in ("trex_sram_32nm", "neurosim_sram_22nm"):
+        missing = price(workload(DEIT_S), load_chip(name), "full").not_modelled
+        assert not any("second columns" in line for line in missing)

@@ -85,6 +85,11 @@ class ArrayModel:
     density: float = REFERENCE_DENSITY
 
     @property
+    def holds_bits_of_a_memory(self) -> bool:
+        """Cells that are on or off; others' conductances are analogue, with errors."""
+        return self.cell in ("SRAM", "eDRAM")
+
+    @property
     def depends_on_density(self) -> bool:
         """Whether an input bit that is zero saves energy."""
         return self.passes > 1 and any(term.idle_fraction < 1 for term in self.read)

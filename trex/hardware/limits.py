@@ -33,7 +33,8 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             f"element-wise function {name!r} ({_named(o for o in missing if o.function == name)})"
             for name in unknown
         )
-        return (*work.architecture.uncounted, *named, *_overflow(work, pricer), *_FULL)
+        signs = _second_columns(pricer)
+        return (*work.architecture.uncounted, *named, *_overflow(work, pricer), *signs, *_FULL)
     outside = [op for op in missing if op.kind != "elementwise" and op.part != "transform"]
     transforms = [op for op in missing if op.kind != "elementwise" and op.part == "transform"]
     lines = [
@@ -41,7 +42,19 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         for what, ops in (("operations outside the encoders", outside), ("transforms", transforms))
         if ops
     ]
-    return (*work.architecture.uncounted, *lines, *_PAPER)
+    return (*work.architecture.uncounted, *lines, *_second_columns(pricer), *_PAPER)
+
+
+def _second_columns(pricer: Pricer) -> tuple[str, ...]:
+    """A line if simulated accuracy puts signed weights on pairs of columns."""
+    arrays = {a.name: a for a in (pricer.chip.static_array, pricer.chip.dynamic_array)}
+    pairs = [name for name, array in arrays.items() if not array.holds_bits_of_a_memory]
+    if not pairs:
+        return ()
+    return (
+        f"second columns for signs on {', '.join(pairs)}: a slice takes one column here, two in "
+        "non-ideal accuracy (encoding differential)",
+    )
 
 
 def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:

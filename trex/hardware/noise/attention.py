@@ -25,11 +25,15 @@ class NonIdealProduct(nn.Module):
         physics: of the dynamic array.
         instance: of the chip.
         by_vector: every vector has an input step of its own.
+        by_column: every column has its own statistics: features have, tokens have not.
     """
 
-    def __init__(self, physics: Physics, instance: Instance, *, by_vector: bool = False) -> None:
+    def __init__(
+        self, physics: Physics, instance: Instance, *, by_vector: bool = False, by_column: bool
+    ) -> None:
         super().__init__()
-        self.physics, self.instance, self.by_vector = physics, instance, by_vector
+        self.physics, self.instance = physics, instance
+        self.by_vector, self.by_column = by_vector, by_column
         self.code = WeightCode.of(physics)
         self.seen: Sample | None = Sample()
         self.calibration: LayerCalibration | None = None
@@ -44,7 +48,12 @@ class NonIdealProduct(nn.Module):
         integers = (matrices / self._matrix_step).round_()
         cells = store(integers, self.physics, self.code, NoiseSource(0, 0))
         self.calibration = calibrate_layer(
-            self.seen.inputs, vectors, cells, self.physics, by_vector=self.by_vector
+            self.seen.inputs,
+            vectors,
+            cells,
+            self.physics,
+            by_vector=self.by_vector,
+            by_column=self.by_column,
         )
         self._tables = WriteTables.of(self.physics, self.code, self.calibration.moments)
         self.seen = None
@@ -123,9 +132,12 @@ class NonIdealProducts(Products):
         super().__init__()
         by_row = physics.map_step == "row"
         if own_scores:
-            self.qk = nn.ModuleList(NonIdealProduct(physics, instance) for _ in range(num_heads))
+            self.qk = nn.ModuleList(
+                NonIdealProduct(physics, instance, by_column=False) for _ in range(num_heads)
+            )
         self.sv = nn.ModuleList(
-            NonIdealProduct(physics, instance, by_vector=by_row) for _ in range(num_heads)
+            NonIdealProduct(physics, instance, by_vector=by_row, by_column=True)
+            for _ in range(num_heads)
         )
 
     def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from trex.hardware.noise.source import NoiseSource
 #: Input vectors of a layer that are read bit by bit for its ADC ranges and noise moments.
 SAMPLED_VECTORS: Final = 256
 #: Of a head's product with a computed matrix: matrices, and vectors of each.
-SAMPLED_MATRICES: Final = 16
-SAMPLED_ROWS: Final = 16
+SAMPLED_MATRICES: Final = 32
+SAMPLED_ROWS: Final = 24
 
 #: Converter spans that are tried, from a share of the largest sum up to all of it, and the
 #: share of the sampled vectors they are tried on.
@@ -87,8 +87,9 @@ class Sample:
         self.matrices.see(matrices)
         left, right = inputs.detach().flatten(0, -3), matrices.detach().flatten(0, -3)
         pairs = self._some(len(left), SAMPLED_MATRICES, left)
-        rows = self._some(left.shape[1], SAMPLED_ROWS, left)
-        self._vectors.append(left[pairs][:, rows])
+        # of every matrix other rows: they are tokens, and tokens at one place are alike
+        rows = [self._some(left.shape[1], SAMPLED_ROWS, left) for _ in pairs]
+        self._vectors.append(left[pairs[:, None], torch.stack(rows)])
         self._matrices.append(right[pairs])
 
     def vectors(self) -> Tensor:
@@ -162,6 +163,7 @@ def calibrate_layer(
     *,
     matrices: int = 0,
     by_vector: bool = False,
+    by_column: bool = True,
 ) -> LayerCalibration:
     """Read sampled vectors (…, V, I) bit by bit from the layer's cells (S, …, I, O).
 
@@ -171,8 +173,9 @@ def calibrate_layer(
         cells: the layer's matrix, or one for each group of vectors.
         physics: of the array.
         matrices: how many weight matrices of equal width lie side by side, each with ADC ranges
-            of its own; 0 for a matrix computed on the way, whose columns are all alike.
+            of its own; 0 for a matrix computed on the way.
         by_vector: every vector has an input step of its own.
+        by_column: every column errs in its own way; else all do alike.
     """
     code, common = seen.code(physics)
     step = None if by_vector else common
@@ -187,7 +190,7 @@ def calibrate_layer(
         physics=physics,
         converter=converter,
         normal=NoiseSource(0),
-        by_column=matrices > 0,
+        by_column=by_column,
         worth=worth,
     )
     return LayerCalibration(code, step, code.power_table(common.device), converter, moments)

@@ -84,7 +84,7 @@ def estimate(
         clean[read.s] += sums.sum(dim=-3) * (counted * worth)
         error += off.sum(dim=-3) * (counted * worth)
     extra = _least_squares(clean.flatten(1).double(), error.flatten().double())
-    passed = (slope[:, 0] / slope[:, 1].clamp_min(1e-30)).clamp_(0, 1)
+    passed = (slope[:, 0] / slope[:, 1].clamp_min(1e-30)).clamp_min_(0)
     s_weights = torch.tensor(weight_code.weights, device=device, dtype=torch.float64).square()
     k_weights = torch.tensor(input_code.weights, device=device, dtype=torch.float64).square()
     noises, squares = totals if by_column else totals.mean(-1, keepdim=True)

@@ -128,7 +128,7 @@ class Physics:
 
 
 def _usual_encoding(array: ArrayModel) -> Encoding:
-    return "offset" if array.cell in ("SRAM", "eDRAM") else "differential"
+    return "offset" if array.holds_bits_of_a_memory else "differential"
 
 
 def _variation(device: Device, field: str, where: str) -> float:
