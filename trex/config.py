@@ -271,11 +271,9 @@ def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
     """The field names of the model found by following `location`."""
     current: Any = model
     for key in location:
-        if isinstance(key, int):
+        field = current.model_fields.get(key)
+        if field is None:  # a place in a list, or a name in a mapping
             continue
-        field = current.model_fields.get(key) if _is_model(current) else None
-        if field is None:
-            break
         current = _model_in(field.annotation) or current
     return list(current.model_fields)
 
