@@ -54,6 +54,12 @@ def test_assumptions_are_listed_with_their_values():
         ("value: 0.0296875e-6", "value: 0.0", r"area_m2\.value: 0\.0 is not allowed"),
         ("value: 0.0296875e-6", "value: 0.03", r"area_m2\.value: 0\.03 is not allowed"),
         ("write_energy_j: {", "write_energy_pj: {", r"write_energy_pj.*\n.*did you mean 'write_e"),
+        ("rows: {value: 64", "rows: {value: 64000000", r"rows\.value: 64000000 is not allowed"),
+        (
+            "r_off_ohm: {value: 10.0e+6",
+            "r_off_ohm: {value: 1.0e+3",
+            r"r_off_ohm\.value: is not above",
+        ),
         ("cell: FeFET", "cel: FeFET", r"arrays\.fefet\.cel: .*\n.*did you mean 'cell'"),
         ("cell: FeFET\n", "cell: FeFET\n    cell: SRAM\n", r"arrays\.fefet\.cell: is given twice"),
         ("    cell: FeFET\n", "", r"arrays\.fefet\.cell: is missing"),
@@ -82,6 +88,15 @@ def test_a_value_needs_a_source(tmp_path):
     bare = 'write_energy_j: {value: 118.0e-12, source: "TReX (arXiv 2408.12742v1), Table III"}'
     path = written(tmp_path, edit=(bare, "write_energy_j: {value: 118.0e-12}"))
     with pytest.raises(ChipError, match=r"write_energy_j: has no source\n.*add `source"):
+        load_chip(path)
+    path = written(tmp_path, edit=(bare, "write_energy_j: 118.0e-12"))
+    with pytest.raises(ChipError, match=r"1\.18e-10 has no source\n.*write `\{value: 1\.18e-10"):
+        load_chip(path)
+
+
+def test_a_misspelt_field_of_a_tables_row_is_compared_with_the_rows_fields(tmp_path):
+    path = written(tmp_path, "neurosim_sram_22nm", edit=("levels: 32}", "level: 32}"))
+    with pytest.raises(ChipError, match=r"sram\.row\.level: .*\n.*did you mean 'levels'"):
         load_chip(path)
 
 

@@ -15,6 +15,7 @@ from trex.hardware.constant_array import DeviceSpec, check_cell
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
+    Cells,
     Count,
     EnergyJ,
     Fraction,
@@ -43,7 +44,7 @@ class CircuitSpec(StrictModel):
     """
 
     adc: str = Field(min_length=1)
-    size: Sourced[Count]
+    size: Sourced[Cells]
     adc_levels: Sourced[Count]
     clock_s: Sourced[LatencyS]
     cells_energy_j: Sourced[EnergyJ]

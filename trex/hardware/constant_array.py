@@ -13,6 +13,7 @@ from trex.hardware.chip import ArrayModel, Device, ReadTerm
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
+    Cells,
     Count,
     EnergyJ,
     Fraction,
@@ -49,6 +50,14 @@ class DeviceSpec(StrictModel):
     write_variation: Sourced[Fraction] | None = None
     programming_variation: Sourced[Fraction] | None = None
 
+    @model_validator(mode="after")
+    def _resistances_are_apart(self) -> DeviceSpec:
+        if self.r_on_ohm and self.r_off_ohm and self.r_off_ohm.value <= self.r_on_ohm.value:
+            raise FieldProblem(
+                ("r_off_ohm", "value"), "is not above r_on_ohm", "exchange the two values"
+            )
+        return self
+
     def device(self) -> Device:
         """The numbers without their sources."""
         return Device(
@@ -72,8 +81,8 @@ class ConstantArraySpec(StrictModel):
     """
 
     cell: str = Field(min_length=1)
-    rows: Sourced[Count]
-    columns: Sourced[Count]
+    rows: Sourced[Cells]
+    columns: Sourced[Cells]
     weight_bits: Sourced[Bits]
     input_bits: Sourced[Bits]
     adc_bits: Sourced[Bits]

@@ -22,6 +22,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bits = Annotated[int, Field(ge=1, le=64)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
+#: Cells along a line or a column.
+Cells = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class Sourced(StrictModel, Generic[T]):
@@ -30,6 +32,17 @@ class Sourced(StrictModel, Generic[T]):
     value: T
     source: str | None = Field(default=None, min_length=1)
     assumption: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_bare(cls, data: Any) -> Any:
+        if isinstance(data, str | int | float):
+            raise FieldProblem(
+                (),
+                f"{data!r} has no source",
+                f"write `{{value: {data}, source: where it stands}}`",
+            )
+        return data
 
     @model_validator(mode="after")
     def _has_origin(self) -> Sourced[T]:
