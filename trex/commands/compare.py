@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calib-images", type=int, default=200, metavar="N", help="how many of them (200)"
     )
     parser.add_argument(
-        "--amp", action="store_true", help="choose in mixed precision, where bf16 is fast"
+        "--amp", action="store_true", help="measure and choose in mixed precision (bf16)"
     )
     parser.add_argument("--seed", type=int, default=0, help="which calibration images")
     parser.add_argument(
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "accounting": subject.accounting,
         "max_latency_s": question.limit_s,
         "data": args.data,
+        "amp": args.amp,
         "rows": as_json(rows),
     }
     files = _write(args, result, rows)
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         f"{subject.model.model} on {subject.chip.name}, {subject.accounting} accounting, "
         f"latency <= {question.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
     )
-    print("\n".join([*text_table(rows), "", *legend(rows, subject.accounting, args.data)]))
+    print("\n".join([*text_table(rows), "", *legend(rows, subject.accounting, _data(args))]))
     if files:
         print(f"\ntables: {args.out}")
     return 0
@@ -143,6 +144,10 @@ def prepare(args: argparse.Namespace) -> Question:
         amp=args.amp,
         kept=Kept(args.out / "measured.jsonl" if args.out else None),
     )
+
+
+def _data(args: argparse.Namespace) -> str:
+    return f"{args.data}{', mixed precision' if args.amp else ''}"
 
 
 def _make(folder: Path) -> None:

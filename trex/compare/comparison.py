@@ -106,7 +106,7 @@ class Question:
         images: labelled, or None.
         calibration: to choose encoders and fit with, or None: they are evenly spread then, and
             nothing is fitted.
-        amp: choose encoders in mixed precision; measurements are not.
+        amp: choose encoders and measure in mixed precision.
         kept: results of earlier, stopped comparisons.
     """
 
@@ -156,7 +156,9 @@ class Comparison:
         self._evaluation: Evaluation | None = None
         if question.images is not None and question.loaded is not None:
             weights = question.loaded.weights_sha256
-            self._evaluation = Evaluation(question.images, weights, question.kept)
+            self._evaluation = Evaluation(
+                question.images, weights, question.kept, amp=question.amp
+            )
         self._batches: list[Tensor] | None = None
 
     def rows(self) -> list[Row]:

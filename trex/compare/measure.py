@@ -73,12 +73,20 @@ class Evaluation:
         images: labelled.
         weights_sha256: of the original, which all variants are made of.
         kept: where guesses are kept.
+        amp: measure in mixed precision, the original too.
     """
 
-    def __init__(self, images: ImageSet, weights_sha256: str, kept: Kept) -> None:
+    def __init__(
+        self, images: ImageSet, weights_sha256: str, kept: Kept, *, amp: bool = False
+    ) -> None:
         self._images = images
         self._kept = kept
-        self._on = {"weights": weights_sha256, "data": dataset_fingerprint(images)}
+        self._amp = amp
+        self._on = {
+            "weights": weights_sha256,
+            "data": dataset_fingerprint(images),
+            "amp": amp,
+        }
 
     def guesses(
         self, of: dict[str, Any], make: Callable[[], nn.Module], label: str
@@ -95,7 +103,8 @@ class Evaluation:
         """
 
         def run() -> dict[str, Any]:
-            answers = predict(make(), batches(self._images, _BATCH), label=label)
+            parts = batches(self._images, _BATCH)
+            answers = predict(make(), parts, amp=self._amp, label=label)
             return {
                 "guesses": answers.logits.argmax(dim=1).tolist(),
                 "labels": answers.labels.tolist(),

@@ -86,7 +86,7 @@ def text_table(rows: Sequence[Row]) -> list[str]:
     return shown
 
 
-def legend(rows: Sequence[Row], accounting: str, data: str | None) -> list[str]:
+def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
     """What the columns are, who wins, and what each row's encoders are."""
     measured = next((row.measured for row in rows if row.measured), None)
     lines = [
