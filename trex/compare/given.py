@@ -14,7 +14,6 @@ from trex.errors import RunError
 from trex.export.bundle import CONFIG, load_bundle, load_config
 from trex.hardware import workload
 from trex.models.registry import LoadedModel
-from trex.plan import ReusePlan
 from trex.search.pick import pick_variant
 from trex.search.records import best_record, candidate_of
 from trex.search.run import Run
@@ -143,8 +142,3 @@ def _check(
             f"{path} was made from other weights of {model}",
             hint=f"give the checkpoint of hash {base_sha256} with --weights",
         )
-
-
-def n_reuse(plan: str) -> int:
-    """How many encoders reuse."""
-    return ReusePlan.parse(plan).n_reuse
