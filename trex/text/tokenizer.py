@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trex.errors import DataError
 from trex.models.bert.model import pack_inputs
+from trex.models.bert.names import HUB
 
 #: in BERT's order; the padding's number is 0
 SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -63,7 +64,7 @@ def load_tokenizer(source: str) -> Any:
         if path.exists():  # older folders hold a vocabulary alone
             return transformers.AutoTokenizer.from_pretrained(source).backend_tokenizer
         return transformers.AutoTokenizer.from_pretrained(
-            source.removeprefix("transformers/")
+            source.removeprefix(HUB)
         ).backend_tokenizer
     except Exception as error:  # files and hubs raise errors of many libraries
         reason = (str(error).splitlines() or [""])[0]

@@ -26,6 +26,13 @@ def families() -> tuple[str, ...]:
     return tuple(_BASES)
 
 
+def most_tokens(config: Any) -> int:
+    """The longest text that a configuration of `transformers` has positions for."""
+    # RoBERTa numbers positions from behind the padding's number on
+    spent = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return int(config.max_position_embeddings - spent)
+
+
 def pack_inputs(ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
     """Token numbers and mask (1 token, 0 padding) as the classifier's input, (B, 2, N)."""
     return torch.stack((ids_BN, mask_BN.to(ids_BN.dtype)), dim=-2)
@@ -94,12 +101,10 @@ class TextClassifier(nn.Module):
             )
         if config.is_decoder or getattr(config, "add_cross_attention", False):
             raise ModelError("decoders cannot reuse attention", hint="give an encoder")
-        # RoBERTa numbers positions from behind the padding's number on
-        most = config.max_position_embeddings
-        most -= config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        if not 2 <= tokens <= most:
+        if not 2 <= tokens <= most_tokens(config):
             raise ModelError(
-                f"{tokens} tokens are not possible", hint=f"give --tokens from 2 to {most}"
+                f"{tokens} tokens are not possible",
+                hint=f"give --tokens from 2 to {most_tokens(config)}",
             )
         # the mask of the blocks is one of truth values, which only this implementation reads so
         config._attn_implementation = "sdpa"

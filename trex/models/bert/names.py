@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trex.errors import ModelError, WeightsError
-from trex.models.bert.model import TextClassifier, families, from_transformers
+from trex.models.bert.model import TextClassifier, families, from_transformers, most_tokens
 
 #: before a hub's name, as `timm/` is for images
 HUB: Final = "transformers/"
@@ -92,10 +92,9 @@ def create_text_model(
     else:
         with torch.device(device):
             network = transformers.AutoModelForSequenceClassification.from_config(made)
-    most = made.max_position_embeddings - (made.pad_token_id + 1) * (made.model_type == "roberta")
     text = from_transformers(
         network,
-        tokens=min(_DEFAULT_TOKENS, most) if tokens is None else tokens,
+        tokens=min(_DEFAULT_TOKENS, most_tokens(made)) if tokens is None else tokens,
         tokenizer=_BERTS[name][0] if name in _BERTS else name.removeprefix(HUB),
     )
     text.eval()
