@@ -17,13 +17,8 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError
 
-#: families whose layers have the same children: `transformers`' model type -> where it holds them
-_BASES: Final = {"bert": "bert", "roberta": "roberta", "electra": "electra"}
-
-
-def families() -> tuple[str, ...]:
-    """`transformers`' model types that are understood."""
-    return tuple(_BASES)
+#: `transformers`' model types whose layers have the same children; a model's base has this name
+FAMILIES: Final = ("bert", "roberta", "electra")
 
 
 def most_tokens(config: Any) -> int:
@@ -63,9 +58,7 @@ class EncoderBlock(nn.Module):
     def forward(self, stream: Tensor) -> Tensor:
         """(B, N, D) to the same."""
         mask = mask_of(stream)
-        outputs = self.layer(stream, keys_of(mask))
-        # a tuple in the library's older versions
-        return masked(outputs if isinstance(outputs, Tensor) else outputs[0], mask)
+        return masked(self.layer(stream, keys_of(mask)), mask)
 
 
 class TextClassifier(nn.Module):
@@ -93,11 +86,12 @@ class TextClassifier(nn.Module):
     def __init__(self, network: nn.Module, tokens: int, tokenizer: str = "") -> None:
         super().__init__()
         config: Any = getattr(network, "config", None)
-        base: Any = getattr(network, _BASES.get(getattr(config, "model_type", ""), ""), None)
+        family = getattr(config, "model_type", "")
+        base: Any = getattr(network, family, None) if family in FAMILIES else None
         if base is None or not hasattr(network, "classifier"):
             raise ModelError(
                 f"{type(network).__name__} is not a text classifier that TReX understands",
-                hint=f"give a sequence classifier of {', '.join(_BASES)}",
+                hint=f"give a sequence classifier of {', '.join(FAMILIES)}",
             )
         if config.is_decoder or getattr(config, "add_cross_attention", False):
             raise ModelError("decoders cannot reuse attention", hint="give an encoder")
@@ -154,7 +148,7 @@ def config_values(model: TextClassifier) -> dict[str, Any]:
 
 def published_name(name: str) -> str:
     """A parameter's name in `transformers`' files as `TextClassifier` has it."""
-    for base in _BASES.values():
+    for base in FAMILIES:
         name = name.removeprefix(f"{base}.")
     if name.startswith("encoder.layer."):
         number, _, rest = name.removeprefix("encoder.layer.").partition(".")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trex.errors import ModelError, WeightsError
-from trex.models.bert.model import TextClassifier, families, from_transformers, most_tokens
+from trex.models.bert.model import FAMILIES, TextClassifier, from_transformers, most_tokens
 
 #: before a hub's name, as `timm/` is for images
 HUB: Final = "transformers/"
@@ -80,10 +80,10 @@ def create_text_model(
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"{name} cannot have {num_classes} classes", hint="give at least 1")
     made = _config(name, transformers) if config is None else _from_dict(name, config)
-    if made.model_type not in families():
+    if made.model_type not in FAMILIES:
         raise ModelError(
             f"{name} is a {made.model_type}, a family in which TReX cannot reuse attention",
-            hint=f"supported text encoders: {', '.join(families())}",
+            hint=f"supported text encoders: {', '.join(FAMILIES)}",
         )
     if num_classes is not None:
         made.num_labels = num_classes
