@@ -73,12 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
     if not exported.exists():
         trex_command("export", str(run), "--format", "uniform", "--out", str(exported))
     difference, compared = rebuild(args, run / "best", exported)
-    records = trex_command(
+    tuning = trex_command(
         "finetune", str(run), "--data", str(calib), "--eval", str(args.test),
         "--recipe", args.recipe, "--seed", str(args.seed), "--out", str(tuned),
-    )["records"]  # fmt: skip
+    )  # fmt: skip
     training = json.loads((args.out / "training.json").read_text())
-    print("\n".join(table(args, training, report, records)))
+    print("\n".join(table(args, training, report, tuning)))
     print(f"rebuilt in a fresh process: logits of {compared} images differ by {difference:.1e}")
     if difference > TOLERANCE:
         sys.exit(f"the rebuilt variant's logits differ by {difference:.1e}")
@@ -88,11 +88,11 @@ def table(
     args: argparse.Namespace,
     training: dict[str, Any],
     report: dict[str, Any],
-    records: list[dict[str, Any]],
+    tuning: dict[str, Any],
 ) -> list[str]:
     """What was measured, a row for each model that runs."""
     best, baseline = report["best"], report["baseline"]
-    found, tuned = best["evaluation"], records[-1]["evaluation"]
+    found, tuned = best["evaluation"], tuning["records"][-1]["evaluation"]
     gains = [f"{best['estimate'][name] / baseline[name]:.3f}x" for name in COSTS]
     counts = report["candidates"]
     rows = [
@@ -109,8 +109,9 @@ def table(
         f"{report['accounting']} accounting, seed {args.seed}",
         f"plan {best['plan']} ({best['transform']}): {counts['feasible']} of {counts['space']} "
         f"plans within {report['budget']}, {counts['evaluated']} fitted",
-        f"CPU seconds: training {training['cpu_s']:.0f}; wall: search {report['seconds']:.0f}, "
-        f"of this the measurement on {found['n']} images too",
+        f"CPU seconds: {training['cpu_s']:.0f} training on {training['images']} images, "
+        f"{report['cpu_s']:.0f} search, {tuning['cpu_s']:.0f} fine-tuning; the last two "
+        f"with a measurement on {found['n']} images",
         *lines,
     ]
 
@@ -235,14 +236,14 @@ def read_labels(source: Path) -> tuple[int, ...]:
 
 
 def trex_command(*arguments: str) -> dict[str, Any]:
-    """What a command printed with `--json`; progress goes to stderr."""
-    printed = io.StringIO()
+    """What a command printed with `--json`, and its CPU seconds; progress goes to stderr."""
+    printed, start = io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(printed):
         code = cli.main([*arguments, "--json"])
     if code:
         sys.exit(code)
     report: dict[str, Any] = json.loads(printed.getvalue())
-    return report
+    return {**report, "cpu_s": time.process_time() - start}
 
 
 def rebuild(args: argparse.Namespace, bundle: Path, exported: Path) -> tuple[float, int]:
