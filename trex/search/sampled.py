@@ -8,6 +8,7 @@ sampler is told by how much it overruns. Nor is one measured twice: its result i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ from trex.search.problem import SearchSettings
 from trex.search.space import SearchSpace
 from trex.search.study import Entry, Study
 from trex.search.terms import Choice, Choices, Rows
+
+_logger = logging.getLogger(__name__)
 
 #: plans asked for at once: they share the work of their common beginnings
 _BATCH: Final = 4
@@ -96,6 +99,8 @@ def propose(
                 else:
                     study.optuna.tell(trial, state=TrialState.FAIL)
             refused += 1
+    if refused == _MOST_REFUSED:
+        _logger.info("the sampler proposed nothing new %d times in a row", refused)
     return taken
 
 

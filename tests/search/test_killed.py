@@ -1,0 +1,57 @@
+"""A search that is killed at random moments ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import Inputs, results, write_inputs
+
+from trex.cli import main
+from trex.export.bundle import load_config
+from trex.search.run import Run
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, float]:
+    """A search of one worker, and how long it took."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    started = time.monotonic()
+    assert main(inputs.search(out)) == 0
+    return Run.open(out), time.monotonic() - started
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_killed_at_random_moments(
+    workers: str, inputs: Inputs, undisturbed: tuple[Run, float], tmp_path: Path
+) -> None:
+    expected, duration = undisturbed
+    out, moments = tmp_path / "run", random.Random(workers)
+    command = inputs.search(out, "--workers", workers)
+    for _ in range(3):
+        search = FORK.Process(target=main, args=(command,))
+        search.start()
+        time.sleep(moments.uniform(0.05, 0.6) * duration)
+        assert search.pid is not None
+        os.kill(search.pid, signal.SIGKILL)
+        search.join()
+    assert main(command) == 0
+    ended = Run.open(out)
+    assert results(ended) == results(expected)
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines)
+    weights = [load_config(run.best)["weights_sha256"] for run in (ended, expected)]
+    assert weights[0] == weights[1]

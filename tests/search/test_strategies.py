@@ -1,0 +1,177 @@
+"""Strategies: what they choose is within the budget, and what makes each of them itself."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from priced_spaces import priced_space, random_terms
+
+from trex.architecture import Architecture, vit_encoder
+from trex.errors import InfeasibleError, SpaceError
+from trex.plan import uniform_plans
+from trex.search.entries import entry
+from trex.search.feasible import PricedSpace
+from trex.search.plans import all_rows, holds
+from trex.search.problem import SearchSettings
+from trex.search.sampled import propose, sampler_of
+from trex.search.space import SearchSpace
+from trex.search.storage import open_storage
+from trex.search.strategies import STRATEGIES, Chosen, Task
+from trex.search.study import Study
+from trex.search.terms import LossTerms, Rows
+
+SPACES = ("default", "mixed", "any")
+
+
+def space(name: str, encoders: int = 5, budget: str = "0.85x") -> PricedSpace:
+    body = tuple(
+        vit_encoder(i, tokens=17, dim=64, heads=2, mlp_hidden=128) for i in range(encoders)
+    )
+    loaded = SearchSpace.load(name, Architecture(model="tiny", body=body))
+    return priced_space(encoders, {"latency": budget}, space=loaded, accounting="paper")
+
+
+def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **more: bool) -> Chosen:
+    terms = random_terms(priced, 0)
+    return STRATEGIES[name].choose(
+        Task(priced=priced, terms=terms, wanted=wanted, seed=seed, **more)
+    )
+
+
+@pytest.mark.parametrize("within", SPACES)
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_chosen_plans_are_different_ones_within_the_budget(name: str, within: str) -> None:
+    priced = space(within)
+    rows = choose(name, priced).rows
+    assert 0 < len(rows) <= 8
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert holds(priced.space, rows).all()
+    assert priced.fits(priced.price(rows)).all()
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_budget_nothing_fits_is_refused(name: str) -> None:
+    with pytest.raises((InfeasibleError, SpaceError)) as caught:
+        choose(name, space("default", budget="0.01x"))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("within", SPACES)
+def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None:
+    priced = space(within)
+    chosen = choose("exact", priced)
+    rows = all_rows(priced.space)
+    fitting = rows[priced.fits(priced.price(rows))]
+    least = random_terms(priced, 0).predict(fitting).min()
+    assert chosen.proof is not None
+    assert chosen.proof["predicted_loss"] == pytest.approx(least)
+    assert chosen.proof["proved"]
+    assert chosen.proof["bound"] == pytest.approx(least)
+    assert random_terms(priced, 0).predict(chosen.rows[:1])[0] == pytest.approx(least)
+
+
+def test_a_sweep_covers_more_prices() -> None:
+    priced = space("mixed", budget="1x")
+
+    def spread(chosen: Chosen) -> float:
+        edap = np.log(priced.price(chosen.rows).edap_j_s_m2)
+        return float(np.ptp(edap) / len(edap) + np.std(edap))
+
+    narrow, wide = (choose("exact", priced, 12, sweep=sweep) for sweep in (False, True))
+    assert spread(wide) > spread(narrow)
+    assert wide.rows[0].tolist() == narrow.rows[0].tolist()
+
+
+def test_random_draws_every_plan_alike() -> None:
+    priced = space("default", 4)
+    rows = all_rows(priced.space)
+    fitting = rows[priced.fits(priced.price(rows))]
+    counts = dict.fromkeys(map(tuple, fitting.tolist()), 0)
+    for seed in range(300):
+        counts[tuple(choose("random", priced, 1, seed).rows[0].tolist())] += 1
+    expected = 300 / len(counts)
+    chi2 = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi2 < 4 * len(counts)
+
+
+def test_random_repeats_with_its_seed() -> None:
+    priced = space("any", 12)  # too many plans to list
+    one, same, other = (choose("random", priced, seed=seed).rows for seed in (1, 1, 2))
+    assert (one == same).all()
+    assert not (one == other).all()
+
+
+def test_the_papers_candidates_are_its_uniform_patterns_of_the_least_number() -> None:
+    priced = space("default", 9, "0.75x")
+    chosen = [priced.choices.candidate(row) for row in choose("paper", priced, 99).rows]
+    counts = {candidate.plan.n_reuse for candidate in chosen}
+    assert len(counts) == 1
+    n_reuse = counts.pop()
+    assert {c.plan for c in chosen} == set(uniform_plans(9, n_reuse))
+    fewer = uniform_plans(9, n_reuse - 1)[0]
+    row = np.array([fewer.reuse_of(i) is not None and 1 for i in range(9)], dtype=np.intp)
+    assert not priced.fits(priced.price(row[None]))[0]
+
+
+class Sampled:
+    """A study that a sampler fills; losses are predicted ones."""
+
+    def __init__(self, priced: PricedSpace, folder: Path, **settings: str) -> None:
+        self.priced = priced
+        self.terms: LossTerms = random_terms(priced, 0)
+        self.sampler = sampler_of(SearchSettings(evaluations=24, **settings))  # type: ignore[arg-type]
+        self.open = lambda: Study(
+            open_storage(None, folder, "sampled"),
+            "sampled",
+            self.sampler.objectives,
+            {},
+            self.sampler.make(),
+        )
+
+    def fill(self, study: Study, total: int) -> Rows:
+        evaluated = []
+        note = partial(entry, choices=self.priced.choices, notes={})
+        while taken := propose(study, priced=self.priced, total=total, entry=note):
+            for candidate in taken:
+                row = self.priced.choices.row(candidate)
+                evaluated.append(row)
+                values = [float(self.terms.predict(row[None])[0])]
+                if len(self.sampler.objectives) == 2:
+                    values.append(float(self.priced.price(row[None]).edap_mj_ms_mm2[0]))
+                study.finish(candidate.key, values, {})
+        return np.array(evaluated)
+
+
+@pytest.mark.parametrize("within", SPACES)
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_sampler_measures_only_new_plans_within_the_budget(
+    within: str, sampler: str, tmp_path: Path
+) -> None:
+    priced = space(within, 5)
+    sampled = Sampled(priced, tmp_path, sampler=sampler)
+    with closing(sampled.open()) as study:
+        rows = sampled.fill(study, 10)
+        assert len(rows) == len(np.unique(rows, axis=0)) == 10
+        assert priced.fits(priced.price(rows)).all()
+        assert holds(priced.space, rows).all()
+        assert len(sampled.fill(study, 10)) == 0
+        for trial in study.optuna.trials:
+            if trial.state == TrialState.PRUNED:
+                assert max(trial.constraints.values()) > 0
+            elif "same plan as" in trial.user_attrs:
+                assert trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+
+
+def test_a_sampler_ends_where_every_plan_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trex.search.sampled._MOST_REFUSED", 40)
+    priced = space("default", 3, "1x")
+    sampled = Sampled(priced, tmp_path)
+    with closing(sampled.open()) as study:
+        assert len(sampled.fill(study, 99)) == 4
