@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calib", metavar="DATASET", help="images to choose encoders with; never those of --data"
     )
     parser.add_argument(
-        "--calib-images", type=int, default=200, metavar="N", help="how many of them (200)"
+        "--calib-images",
+        type=int,
+        default=200,
+        metavar="N",
+        help="how many (200); fits use all",
     )
     parser.add_argument(
         "--amp", action="store_true", help="measure and choose in mixed precision (bf16)"
@@ -100,7 +104,7 @@ def prepare(args: argparse.Namespace) -> Question:
     methods = check_names(args.methods or NAMES)
     limit = Limit.parse("latency", args.max_latency)
     chip = load_chip(args.hw)
-    loaded = images = calibration = None
+    loaded = images = calibration = fitting = None
     if args.data is None:
         for flag in ("calib", "class_map", "weights"):
             if getattr(args, flag) is not None:
@@ -119,8 +123,10 @@ def prepare(args: argparse.Namespace) -> Question:
         classes = getattr(model, "num_classes", None)
         images = _arguments.open_labelled(args.data, args, config, classes)
         if args.calib is not None:
-            found = _arguments.open_calibration(args.calib, args, config, classes)
-            calibration = found.subset(min(args.calib_images, len(found)), args.seed)
+            fitting = _arguments.open_calibration(args.calib, args, config, classes)
+            few = fitting.subset(min(args.calib_images, len(fitting)), args.seed)
+            # a class's images lie side by side, and a part of them is only compared on
+            calibration = few.shuffled(args.seed)
     compared = subject(
         architecture_of(model, args.model),
         sum(parameter.numel() for parameter in model.parameters()),
@@ -141,6 +147,7 @@ def prepare(args: argparse.Namespace) -> Question:
         loaded=loaded,
         images=images,
         calibration=calibration,
+        fitting=fitting,
         amp=args.amp,
         kept=Kept(args.out / "measured.jsonl" if args.out else None),
     )

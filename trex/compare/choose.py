@@ -74,22 +74,30 @@ def choose_encoders(
 
 
 def fit_chosen(
-    loaded: LoadedModel, method: FittedReuse, count: int, images: Sequence[Tensor], scratch: Path
+    loaded: LoadedModel,
+    method: FittedReuse,
+    count: int,
+    images: Sequence[Tensor],
+    fitting: Iterable[Tensor],
+    scratch: Path,
 ) -> FittedPlan:
-    """The fitted plan of encoders that are chosen and fitted on the same calibration images.
-
-    The last fit uses all of them.
+    """The fitted plan of encoders that are chosen with some images and then fitted on more.
 
     Args:
         loaded: the original.
         method: reuse with fitted projections.
         count: how many encoders reuse.
-        images: batches (B, C, H, W), in an order that is fair.
+        images: batches (B, C, H, W) to choose with, in an order that is fair; a part of them is
+            fitted on, the others are compared on.
+        fitting: batches for the last fit.
         scratch: a folder with room for activations.
     """
-    kept = max(1, round(_SELECT_SHARE * len(images)))
+    pictures = torch.cat(list(images))
+    kept = max(1, round(_SELECT_SHARE * len(pictures)))
     free = range(1, num_encoders(loaded))
-    fitted_on, compared_on = images[:-kept] or images, images[-kept:]
+    settings = FitSettings()
+    fitted_on = torch.split(pictures[: max(1, len(pictures) - kept)], settings.batch_size)
+    compared_on = torch.split(pictures[-kept:], settings.batch_size)
 
     def candidate(encoders: Encoders) -> Candidate:
         plan = method.plan(encoders)
@@ -97,7 +105,7 @@ def fit_chosen(
 
     def calibration(fit: Iterable[Tensor], measure: Iterable[Tensor]) -> Calibration:
         return Calibration(
-            loaded.model, loaded.adapter, fit, measure, settings=FitSettings(), scratch=scratch
+            loaded.model, loaded.adapter, fit, measure, settings=settings, scratch=scratch
         )
 
     part = calibration(fitted_on, compared_on)
@@ -115,7 +123,7 @@ def fit_chosen(
             chosen = greedy(free, count, losses)
     finally:
         part.close()
-    whole = calibration(images, ())
+    whole = calibration(fitting, ())
     try:
         (fitted,) = PlanFitter(whole).fit([candidate(chosen)])
     finally:

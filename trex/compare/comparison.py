@@ -26,6 +26,7 @@ from trex.compare.methods import (
     DynamicVit,
     Encoders,
     EvitPruning,
+    FittedMapReuse,
     FittedReuse,
     IdentityReuse,
     MapReuse,
@@ -40,6 +41,7 @@ from trex.compare.variants import variant
 from trex.config import did_you_mean
 from trex.errors import ModelError, TrexError
 from trex.models.registry import LoadedModel
+from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 
@@ -48,9 +50,9 @@ _logger = logging.getLogger(__name__)
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
-        FittedReuse(), BlockReuse(), IdentityReuse(), MapReuse(), AttentionSkip(), TomeMerging(),
-        EvitPruning(), DynamicVit(), WeightSharing(), ReTransformer(), FusedQk(),
-        DepthFirstSoftmax(),
+        FittedReuse(), FittedMapReuse(), BlockReuse(), IdentityReuse(), MapReuse(),
+        AttentionSkip(), TomeMerging(), EvitPruning(), DynamicVit(), WeightSharing(),
+        ReTransformer(), FusedQk(), DepthFirstSoftmax(),
     )
 }  # fmt: skip
 
@@ -104,8 +106,9 @@ class Question:
         given: TReX variants that were made before.
         loaded: the original with its weights, where anything is measured.
         images: labelled, or None.
-        calibration: to choose encoders and fit with, or None: they are evenly spread then, and
-            nothing is fitted.
+        calibration: to choose encoders with, or None: they are evenly spread then, and nothing
+            is fitted.
+        fitting: the images that chosen plans are fitted on; those of `calibration` are among them.
         amp: choose encoders and measure in mixed precision.
         kept: results of earlier, stopped comparisons.
     """
@@ -118,6 +121,7 @@ class Question:
     loaded: LoadedModel | None
     images: ImageSet | None
     calibration: ImageSet | None
+    fitting: ImageSet | None
     amp: bool
     kept: Kept
 
@@ -164,12 +168,14 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Every row, in the table's order."""
         chosen = [METHODS[name] for name in self._question.methods if name in METHODS]
+        plans = [ReusePlan.parse(given.plan) for given in self._question.given]
+        searched = {reuse.tensor for plan in plans for reuse in plan}
         of_methods = [self._given(given) for given in self._question.given]
         of_methods += [
             self._method(method)
             for method in chosen
-            # a run says more of TReX than encoders chosen one after another
-            if not (isinstance(method, FittedReuse) and self._question.given)
+            # a run says more of its form than encoders chosen one after another
+            if not (isinstance(method, FittedReuse) and method.tensor in searched)
         ]
         ordered = [r for group in ("within", "beyond", "unpriced")
                    for r in of_methods if r.group == group]  # fmt: skip
@@ -290,8 +296,8 @@ class Comparison:
     def _fitted(
         self, loaded: LoadedModel, method: FittedReuse, count: int
     ) -> tuple[Encoders, Measured | None]:
-        calibration = self._question.calibration
-        if calibration is None:
+        calibration, images = self._question.calibration, self._question.fitting
+        if calibration is None or images is None:
             _logger.info("%s is not measured: give --run or --calib", method.title)
             return (), None
 
@@ -299,8 +305,9 @@ class Comparison:
 
         def fit() -> list[int]:
             with TemporaryDirectory(prefix="trex-compare-") as scratch:
-                pixels = self._pixels(calibration)
-                fitted.append(fit_chosen(loaded, method, count, pixels, Path(scratch)))
+                pixels = (batch.images for batch in batches(images, _BATCH))
+                chosen = self._pixels(calibration)
+                fitted.append(fit_chosen(loaded, method, count, chosen, pixels, Path(scratch)))
             return list(fitted[0].candidate.plan.consumers)
 
         def running() -> nn.Module:
@@ -308,7 +315,10 @@ class Comparison:
                 fit()
             return apply_fitted(deepcopy(loaded.model), fitted[0])
 
-        key = {"fitted": method.name, "count": count, **self._calibrated(loaded, calibration)}
+        key = {
+            "fitted": method.name, "count": count, "fitting": dataset_fingerprint(images),
+            **self._calibrated(loaded, calibration),
+        }  # fmt: skip
         consumers = self._question.kept.get(key, fit)
         measured = self._measured({**key, "consumers": consumers}, running, method.title)
         return tuple(consumers), measured

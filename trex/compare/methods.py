@@ -107,6 +107,14 @@ class FittedReuse(Reuse):
     transform = "linear"
 
 
+class FittedMapReuse(FittedReuse):
+    """The same with maps: consumers keep their values, their projections are fitted."""
+
+    name = "trex_map"
+    title = "TReX map, linear"
+    tensor = "map"
+
+
 class BlockReuse(Reuse):
     """TReX as published: the Transformation Block, which only training makes useful."""
 
