@@ -32,6 +32,9 @@ VERBS: Final = {
 }
 
 
+_OS_HINT = "check the path, its permissions and the room on the disk"
+
+
 class _TqdmHandler(logging.Handler):
     """Log lines that do not tear the progress bars."""
 
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if args.debug:
             raise
-        print(f"trex {args.verb}: error: {error}", file=sys.stderr)
+        print(f"trex {args.verb}: error: {error}\n  hint: {_OS_HINT}", file=sys.stderr)
         return 1
 
 
