@@ -89,8 +89,8 @@ def first_training(cola: Path, folder: Path) -> None:
     sentences = [*prose, *own * COLA_TIMES]
     log(f"{len(prose):,} sentences of documentation, {len(own):,} of CoLA", started)
     tokenizer = build_tokenizer(sentences, SIZE.vocabulary)
-    model, losses = pretrain(SIZE, tokenizer, sentences, seed=0)
-    log(f"{SIZE.pretraining_steps} steps, last losses {losses}", started)
+    model, loss = pretrain(SIZE, tokenizer, sentences, seed=0)
+    log(f"{SIZE.pretraining_steps} steps, last loss {loss:.3f}", started)
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save(str(folder / FILE))
 
@@ -138,7 +138,7 @@ def labelled_training(train: str, pretrained: Path, folder: Path, seed: int) -> 
     inputs, labels = encode(tokenizer, texts.texts, SIZE.tokens), torch.tensor(texts.labels)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     rows = order[round(HELD_OUT * len(labels)) :]
-    begun = transformers.BertForPreTraining.from_pretrained(pretrained)
+    begun = transformers.BertForSequenceClassification.from_pretrained(pretrained)
     network = train_classifier(SIZE, begun, inputs[rows], labels[rows], seed)
     network.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save(str(folder / FILE))
