@@ -3,7 +3,7 @@
 The variance of one output has three parts, all sums over rows and input bits:
 
 - read noise: σ_R² Σ weight_k²·plane_k² · Σ weight_s²·G_s², one more matrix product. What the
-  converter's rounding passes on of it is a share for each slice.
+  converter makes of it is a factor for each slice.
 - the converter's own error (rounding, clipping): a power for each input bit and column, counted
   for every row tile that is fed anything at that bit.
 - write noise: exact, since it only changes the matrix.
@@ -32,7 +32,8 @@ class Moments:
     Attributes:
         gain: (S,), the share of a slice's sums behind the converter: below one where small
             sums round to zero.
-        passed: (S,), the share of the read noise's power behind the converter.
+        passed: (S,), what a converter's error power grows by with the read noise's: below one
+            where rounding swallows noise, above where larger currents are also clipped more.
         floor: (K, O) or (K, 1), error power a fed row tile, in the integers' units squared.
     """
 
