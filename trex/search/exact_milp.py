@@ -18,8 +18,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from trex.search.branching import BEAM, Branching, Members
+from trex.search.branching import BEAM, Branching, Penalty
 from trex.search.feasible import PricedSpace
+from trex.search.members import Members
 from trex.search.pool import Pool
 from trex.search.relaxation import Box, Limits
 from trex.search.terms import Floats, LossTerms, Rows
@@ -190,10 +191,9 @@ class MilpSolver:
         allowed = self._priced.space.allows(masks)
         sets = near[allowed] @ (1 << np.arange(near.shape[1], dtype=np.int64))
         shared = self._terms.of_consumers(masks[allowed])
-        penalties = [self._members.penalty(np.zeros(6), 0.0)]
-        Branching(self._priced, self._terms, self._members, penalties).explore(
-            sets, shared, pool, beam=BEAM
-        )
+        penalties = [Penalty(prices=np.zeros(6), fixed=0.0)]
+        branching = Branching(self._priced, self._terms, self._members, penalties, np.inf)
+        branching.explore(sets, shared, pool, beam=BEAM)
 
     def _relaxed(self, box: Box) -> tuple[float, Rows | None]:
         """A bound for a box's plans and the plan that attains it; none where the box is empty."""

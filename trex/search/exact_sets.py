@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from trex.search.branching import BEAM, Branching, Members, Penalty
+from trex.search.branching import BEAM, Branching, Penalty
 from trex.search.feasible import PricedSpace
+from trex.search.members import Members
 from trex.search.pool import Pool
 from trex.search.relaxation import Limits
 from trex.search.terms import Floats, LossTerms
@@ -70,7 +71,7 @@ class SetSolver:
         if not np.isfinite(self._shared).any():
             return float("inf")
         bounds, penalties = self._bounds()
-        branching = Branching(self._priced, self._terms, self._members, penalties)
+        branching = Branching(self._priced, self._terms, self._members, penalties, most_work)
         sets = np.flatnonzero(np.isfinite(bounds))
         first = sets[np.argpartition(bounds[sets], min(_SETS, len(sets)) - 1)[:_SETS]]
         branching.explore(first, self._shared[first], pool, beam=BEAM)
@@ -78,10 +79,11 @@ class SetSolver:
         sets = sets[np.argsort(bounds[sets], kind="stable")]
         for start in range(0, len(sets), _SETS):
             chunk = sets[start : start + _SETS]
-            if branching.work > most_work and bounds[chunk[0]] < pool.threshold:
-                return float(bounds[chunk[0]])
             chunk = chunk[bounds[chunk] < pool.threshold]
-            branching.explore(chunk, self._shared[chunk], pool)
+            left_out = branching.explore(chunk, self._shared[chunk], pool)
+            if left_out < np.inf:
+                left_out = max(left_out, float(bounds[chunk[0]]))
+                return min([left_out, *map(float, bounds[sets[start + _SETS :][:1]])])
         return float("inf")
 
     def _shared_losses(self) -> Floats:
@@ -143,7 +145,7 @@ class SetSolver:
                 break
             multipliers.append(better)
         kept = [multipliers[0], *multipliers[1:][1 - _CARRIED :]]
-        return every, [self._members.penalty(m @ limits.weights, float(m @ slack)) for m in kept]
+        return every, [Penalty(prices=m @ limits.weights, fixed=float(m @ slack)) for m in kept]
 
     def _penalised(self, prices: Floats) -> Floats:
         """(sets,): least losses plus prices (6,) times costs beyond the original's."""
