@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from disks import files_of_at_most
 from small_runs import Inputs, results, write_images, write_inputs
 
@@ -255,3 +256,116 @@ def test_scratch_files_go_elsewhere_where_asked(inputs: Inputs, tmp_path: Path, 
     missing = ["--scratch", str(tmp_path / "missing")]
     assert main(inputs.search(tmp_path / "run", *missing)) == 1
     assert str(tmp_path / "missing") in capsys.readouterr().err
+
+
+def test_workers_end_with_the_records_of_one(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path
+) -> None:
+    assert main(inputs.search(tmp_path / "run", "--workers", "2")) == 0
+    run = Run.open(tmp_path / "run")
+    assert results(run) == results(undisturbed)
+    assert weights_of_best(run) == weights_of_best(undisturbed)
+    surrogate = "surrogate.json"
+    assert (run.path / surrogate).read_bytes() == (undisturbed.path / surrogate).read_bytes()
+
+
+def test_the_best_are_refined_before_the_winner_is_chosen(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def make_worse(variant: Any, adapter: Any, batches: Any, **settings: Any) -> None:
+        seen.append([(len(images), len(logits)) for images, logits, _ in batches()])
+        with torch.no_grad():
+            variant.head.weight.mul_(1.0 + len(seen))
+
+    monkeypatch.setattr("trex.search.measuring.refine", make_worse)
+    out = tmp_path / "run"
+    assert main(inputs.search(out, "--refined-candidates", "2")) == 0
+    assert seen == [[(10, 10)]] * 2  # 0.6 of sixteen
+    records = Run.open(out).records()
+    fitted = sorted(records, key=lambda r: r["selection"]["loss"])
+    refined = [r for r in records if "refined" in r]
+    assert {r["key"] for r in refined} == {r["key"] for r in fitted[:2]}
+    for record in records:
+        names = [rung["rung"] for rung in record["rungs"]]
+        assert names == ["surrogate", "fitted", *["refined"] * ("refined" in record)]
+        assert record["rungs"][0]["loss"] == record["predicted_loss"]
+        assert record["rungs"][1]["loss"] == record["selection"]["loss"]
+        assert record["rungs"][1]["images"] == 10
+    for record in refined:
+        assert record["refined"]["n"] == record["selection"]["n"]
+        assert record["refined"]["loss"] == record["rungs"][2]["loss"]
+        assert record["refined"]["loss"] > record["selection"]["loss"]
+    winner = min(refined, key=lambda r: r["refined"]["loss"])
+    assert Run.open(out).read_json("best/best.json")["key"] == winner["key"]
+    # what was fitted does not depend on what is refined later
+    plain = {r["key"]: r["selection"] for r in undisturbed.records()}
+    assert {r["key"]: r["selection"] for r in records} == plain
+
+
+def test_a_sweep_has_a_front_and_its_knee_can_be_measured(
+    inputs: Inputs, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "run"
+    flags = ["--pareto", "--max-latency", "1x", "--evaluations", "8", "--json"]
+    assert main(inputs.search(out, *flags)) == 0
+    result = json.loads(capsys.readouterr().out)
+    front = result["front"]
+    assert front["objectives"] == ["top1", "latency_s", "energy_j", "area_m2"]
+    assert 0 < front["hypervolume"] <= 1
+    assert result["proof"]["proved"]
+    assert front["knee"] in result["pareto"]
+    evaluate = ["evaluate", str(out), "--pick", "knee", "--data", str(inputs.labelled), "--json"]
+    assert main(evaluate) == 0
+    assert json.loads(capsys.readouterr().out)["plan"] == front["knee"]["plan"]
+
+
+def test_a_run_without_a_knee_says_so(undisturbed: Run, inputs: Inputs, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(inputs.search(out, "--evaluations", "1")) == 0
+    evaluate = ["evaluate", str(out), "--pick", "knee", "--data", str(inputs.labelled)]
+    assert main(evaluate) == 2
+    message = capsys.readouterr().err
+    assert "has no knee" in message
+    assert "--pareto" in message
+
+
+def test_the_papers_strategy_predicts_nothing(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(inputs.search(out, "--strategy", "paper", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["best"]["predicted_loss"] is None
+    assert result["proof"] is None
+    assert not (out / "surrogate.json").exists()
+    assert [[rung["rung"] for rung in r["rungs"]] for r in Run.open(out).records()] == [
+        ["fitted"]
+    ] * result["candidates"]["evaluated"]
+
+
+def test_a_sampler_goes_on_from_the_solvers_plans(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    flags = ["--strategy", "optuna", "--evaluations", "8", "--json"]
+    assert main(inputs.search(out, *flags)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["candidates"]["evaluated"] == 8
+    limit = 0.8 * result["baseline"]["latency_s"]
+    records = Run.open(out).records()
+    assert all(r["estimate"]["latency_s"] <= limit * (1 + 1e-9) for r in records)
+
+
+def test_images_that_cannot_be_read_leave_no_folder(
+    inputs: Inputs, tmp_path: Path, capsys
+) -> None:
+    calib = write_images(tmp_path / "calib")
+    for path in calib.rglob("*.png"):
+        path.write_bytes(b"no image")
+    assert main(inputs.search(tmp_path / "deep" / "run", "--calib", str(calib))) == 2
+    assert "none of its 10 images can be read" in capsys.readouterr().err
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("flag", ["--workers", "--batch-size", "--evaluations"])
+def test_numbers_that_are_too_small(flag: str, inputs: Inputs, tmp_path: Path, capsys) -> None:
+    assert main(inputs.search(tmp_path / "run", flag, "0")) == 2
+    assert f"{flag} 0 is too small" in capsys.readouterr().err

@@ -320,12 +320,15 @@ class Measuring:
         sharing = self._sharing
 
         def open_study() -> Study:
+            made = None if sampler is None else sampler()
+            if made is not None and sharing.workers > 1:
+                made.reseed_rng()  # workers of one seed would propose the same
             return Study(
                 open_storage(sharing.storage, self._run.path, sharing.study),
                 f"{sharing.study}, {part}" if part else sharing.study,
                 objectives,
                 self._settings,
-                None if sampler is None else sampler(),
+                made,
             )
 
         phase = Phase(

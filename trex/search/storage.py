@@ -40,7 +40,7 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
             where=str(folder / JOURNAL),
             studies=JournalStorage(journal),
             locks=locks,
-            poll_s=0.05,
+            poll_s=0.1,
         )
     try:
         from trex.search.database import open_database

@@ -160,7 +160,9 @@ class Study:
     def finish(self, key: str, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """Say what came of a candidate that this process works on."""
         with self.shared.errors():
-            trial = self._by_key()[key]
+            trial = self._by_key().get(key)
+            if trial is None:  # taken for dead; listed again, it is told what is recorded
+                return
             try:
                 for name, value in notes.items():
                     self._storage.set_trial_user_attr(trial._trial_id, name, value)

@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from optuna.trial import FrozenTrial, TrialState
@@ -26,6 +26,8 @@ from trex.search.problem import progress_bar
 from trex.search.study import Entry, Study
 
 _logger = logging.getLogger(__name__)
+
+_SHOWN_EVERY_S: Final = 0.5
 
 
 class Result(NamedTuple):
@@ -87,7 +89,7 @@ def work_off(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
             if workers == 1:
                 _work(phase, study, show)
             else:
-                _Crew(phase, workers).wait(show, study.shared.poll_s)
+                _Crew(phase, workers).wait(show)
         return study.complete()
 
 
@@ -189,13 +191,13 @@ class _Crew:
             self._pipes.append(receiver)
             self._processes.append(process)
 
-    def wait(self, show: Callable[[], object], poll_s: float) -> None:
+    def wait(self, show: Callable[[], object]) -> None:
         """Return when all have ended; the first error of one ends them all."""
         try:
             alive = dict(zip(self._processes, self._pipes, strict=True))
             ended_well = False
             while alive:
-                time.sleep(poll_s)
+                wait([process.sentinel for process in alive], timeout=_SHOWN_EVERY_S)
                 show()
                 for process, pipe in list(alive.items()):
                     if process.exitcode is None:
