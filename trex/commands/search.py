@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments, _densities
+from trex.commands import _arguments, _densities, _space
 
 if TYPE_CHECKING:
     from trex.search.engine import Search
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_data(parser)
     parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
     parser.add_argument("--accounting", default="paper", choices=_arguments.ACCOUNTINGS)
-    parser.add_argument(
-        "--space", default="default", metavar="NAME", help="a shipped search space, or a path"
-    )
+    _space.add_space(parser)
     budget = parser.add_argument_group("budget (all given limits must hold)")
     budget.add_argument("--max-latency", metavar="LIMIT", help="9ms, or 0.6x of the original")
     budget.add_argument("--max-energy", metavar="LIMIT", help="0.1mJ, or 0.8x")
@@ -173,7 +171,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         tokens=args.tokens,
     )
     model = architecture_of(loaded.model, loaded.name)
-    space = SearchSpace.load(args.space, model)
+    space = SearchSpace.load(args.space, model, _space.space_overrides(args))
     config = _arguments.data_config(args, loaded.model)
     classes = getattr(loaded.model, "num_classes", None)
     images = _arguments.open_calibration(args.calib, args, config, classes)

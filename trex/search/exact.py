@@ -98,10 +98,8 @@ def solve(
     if method == "enumeration":
         rest = _enumerate(priced, terms, pool)
     else:
-        nearest = nearest_row(priced)
-        if not priced.fits(priced.price(nearest[None]))[0]:
-            raise priced.infeasible(nearest)
-        pool.add(nearest[None], terms.predict(nearest[None]))
+        nearest = check_feasible(priced)[None]
+        pool.add(nearest, terms.predict(nearest))
         solver = SetSolver if method == "consumer sets" else MilpSolver
         rest = min(
             solver(priced, terms, forms).solve(pool, most_work) for forms in _form_groups(priced)
@@ -116,6 +114,18 @@ def solve(
         costs=costs.of(order),
         method=method,
     )
+
+
+def check_feasible(priced: PricedSpace) -> Rows:
+    """A plan within the budget, by costs alone: the one furthest below its worst limit.
+
+    Raises:
+        InfeasibleError: no plan fits; it names the nearest.
+    """
+    nearest = nearest_row(priced)
+    if not priced.fits(priced.price(nearest[None]))[0]:
+        raise priced.infeasible(nearest)
+    return nearest
 
 
 def front(

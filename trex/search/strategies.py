@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trex.errors import SpaceError
 from trex.plan import uniform_plans
-from trex.search.exact import front, solve
+from trex.search.exact import check_feasible, front, solve
 from trex.search.feasible import PricedSpace
 from trex.search.plans import RandomPlans, all_rows, holds
 from trex.search.space import MOST_PLANS
@@ -180,7 +180,10 @@ def count_feasible(priced: PricedSpace) -> int | None:
     Raises:
         InfeasibleError: none is; it names the nearest.
     """
-    return len(feasible_rows(priced)) if priced.space.size <= MOST_PLANS else None
+    if priced.space.size <= MOST_PLANS:
+        return len(feasible_rows(priced))
+    check_feasible(priced)
+    return None
 
 
 def feasible_rows(priced: PricedSpace) -> Rows:
