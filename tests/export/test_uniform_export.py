@@ -92,12 +92,25 @@ def test_an_original_is_a_config_without_reuse(tmp_path: Path) -> None:
     assert torch.equal(logits_of(from_config(tmp_path), IMAGES), logits_of(model, IMAGES))
 
 
+def without_single_enums(schema: Any) -> Any:
+    """Old versions of pydantic say of a constant also that it is one of a list of one."""
+    if isinstance(schema, list):
+        return [without_single_enums(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: without_single_enums(part)
+        for key, part in schema.items()
+        if not (key == "enum" and "const" in schema)
+    }
+
+
 def test_the_shipped_schema_is_that_of_the_reader() -> None:
     from trex.models import uniform
 
     shipped = Path(uniform.__file__).with_name("reuse_config.schema.json")
     schema = json.loads(shipped.read_text())
-    assert schema == UniformReuseConfig.model_json_schema()
+    assert schema == without_single_enums(UniformReuseConfig.model_json_schema())
     assert schema["additionalProperties"] is False
 
 
