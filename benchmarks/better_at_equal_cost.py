@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--fit-images", type=int, default=120)
     parser.add_argument("--select-images", type=int, default=80)
     parser.add_argument("--final-images", type=int, help="to fit winners on; else all")
+    parser.add_argument("--eval-images", type=int, help="of --eval, at random; else all")
     parser.add_argument("--exhaustive", type=int, help="a count of consumers: measure all plans")
     args = parser.parse_args()
     measured = Measured(args, args.fit_images, args.select_images)
@@ -127,8 +128,12 @@ class Answers:
     def __init__(self, args: argparse.Namespace, measured: Measured) -> None:
         self._measured = measured
         self._images = measured.open(args.eval, args.class_map)
+        if args.eval_images:
+            self._images = self._images.subset(args.eval_images, measured.settings.seed)
         self._bf16: bool = args.bf16
-        self._folder: Path = args.store.with_suffix(f".{len(measured.final)}.answers")
+        self._folder: Path = args.store.with_suffix(
+            f".{len(measured.final)}.{len(self._images)}.answers"
+        )
         self._folder.mkdir(exist_ok=True)
         self.count = len(self._images)
 

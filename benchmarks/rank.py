@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,18 +46,15 @@ def main() -> None:
     measured = Measured(args, args.fit_images, args.select_images)
     nearest = space_of(measured, "default")
     known = {probe.key for probe in probes(nearest)}
-    targets = {
-        n: [c for c in random_plans(nearest.num_encoders, n, args.plans) if c.key not in known]
-        for n in COUNTS
-    }
+    targets = {n: random_plans(nearest.num_encoders, n, args.plans, known) for n in COUNTS}
     measured.measure([*probes(nearest), *itertools.chain(*targets.values())])
     print(f"{measured.describe()}; {len(known)} probes, plans of each count:", end="")
     print(*(f" {n}: {len(of)}" for n, of in targets.items()), sep=",")
     surrogate = build(nearest, {c.key: measured.loss(c) for c in probes(nearest)})
-    print(f"{'Spearman, nearest output, linear':<44}", *(f"{n:>14}" for n in COUNTS))
+    print(f"{'Spearman, nearest output, linear':<34}", *(f"{n:>14}" for n in COUNTS))
     for name, predict in predictions(surrogate, nearest.choices()).items():
         ranks = [correlation(measured, targets[n], predict) for n in COUNTS]
-        print(f"{name:<44}", *(f"{rank:>14}" for rank in ranks))
+        print(f"{name:<34}", *(f"{rank:>14}" for rank in ranks))
     if args.mixed:
         mixed(measured, args.mixed)
 
@@ -74,11 +71,11 @@ def mixed(measured: Measured, count: int) -> None:
         targets[n] = [space.choices().candidate(row) for row in rows.values()]
     measured.measure([*probes(space), *itertools.chain(*targets.values())])
     surrogate = build(space, {c.key: measured.loss(c) for c in probes(space)})
-    print(f"{'Spearman, any source, mixed forms':<44}", *(f"{n:>14}" for n in (*COUNTS, "all")))
+    print(f"{'Spearman, any source, mixed forms':<34}", *(f"{n:>14}" for n in (*COUNTS, "all")))
     every = [*itertools.chain(*targets.values())]
     for name, predict in predictions(surrogate, space.choices()).items():
         ranks = [correlation(measured, of, predict) for of in (*targets.values(), every)]
-        print(f"{name:<44}", *(f"{rank:>14}" for rank in ranks))
+        print(f"{name:<34}", *(f"{rank:>14}" for rank in ranks))
 
 
 def space_of(
@@ -89,11 +86,16 @@ def space_of(
     return SearchSpace.load(name, architecture_of(loaded.model, loaded.name), overrides)
 
 
-def random_plans(num_encoders: int, n_reuse: int, count: int) -> list[Candidate]:
-    """Different random plans of the nearest source, output, linear."""
-    every = [*itertools.combinations(range(1, num_encoders), n_reuse)]
-    drawn = random.Random(1).sample(every, min(count, len(every)))
-    return [nearest_plan(consumers) for consumers in drawn]
+def random_plans(
+    num_encoders: int, n_reuse: int, count: int, without: Container[str] = ()
+) -> list[Candidate]:
+    """Different random plans of the nearest source, output, linear; none of the keys `without`."""
+    every, rng = [*itertools.combinations(range(1, num_encoders), n_reuse)], random.Random(1)
+    drawn = rng.sample(every, min(count, len(every)))
+    rest = [consumers for consumers in every if consumers not in drawn]
+    rng.shuffle(rest)
+    plans = (nearest_plan(consumers) for consumers in drawn + rest)
+    return [*itertools.islice((plan for plan in plans if plan.key not in without), count)]
 
 
 def nearest_plan(consumers: Sequence[int]) -> Candidate:
