@@ -19,6 +19,7 @@ from trex.errors import RunError
 from trex.hardware import CostTable, load_chip, price, workload
 from trex.models import registry
 from trex.models.digits import DIGITS_MODEL
+from trex.search.run import Run
 
 SRAM = load_chip("neurosim_sram_22nm")
 MODEL = registry.architecture(DIGITS_MODEL)
@@ -182,7 +183,9 @@ def prepare(files, out, chip, *flags):
         "--hw", chip, "--accounting", "full", "--max-energy", "0.9x", "--out", str(out),
         "--calib", str(files / "images"), *flags,
     ]  # fmt: skip
-    return search.prepare(build_parser("search").parse_args(words))[0]
+    found = search.prepare(build_parser("search").parse_args(words))[0]
+    Run.start(found.run.path, found._manifest)  # what `execute` does first
+    return found
 
 
 def test_a_search_costs_plans_with_what_it_measured(files, tmp_path):
@@ -191,7 +194,7 @@ def test_a_search_costs_plans_with_what_it_measured(files, tmp_path):
     assert stored["images"] == 10
     assert stored["planes"].keys() == set(PRODUCTS)
     priced = price(workload(MODEL), SRAM, "full", densities=stored["planes"])
-    assert found.feasible.baseline.energy_j[0] == pytest.approx(priced.energy_j)
+    assert found.priced.baseline.energy_j[0] == pytest.approx(priced.energy_j)
 
 
 def test_a_search_goes_on_with_its_own_densities(files, tmp_path, monkeypatch):
@@ -206,7 +209,7 @@ def test_a_search_goes_on_with_its_own_densities(files, tmp_path, monkeypatch):
     monkeypatch.setattr(trex.hardware.densities, "measure_densities", counted)
     again = prepare(files, tmp_path / "run", SRAM.name)
     assert not calls
-    assert np.array_equal(again.feasible.costs.energy_j, first.feasible.costs.energy_j)
+    assert np.array_equal(again.priced.baseline.energy_j, first.priced.baseline.energy_j)
     with pytest.raises(RunError, match="other settings: search"):
         prepare(files, tmp_path / "run", SRAM.name, "--seed", "1")
     assert len(calls) == 1
