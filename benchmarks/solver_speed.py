@@ -1,14 +1,14 @@
 """How fast the exact solver proves its optimum, and that its two large methods agree.
 
     python benchmarks/solver_speed.py [--encoders 12 16 24] [--count 32] [--milp]
-        [--surrogate RUN/surrogate.json]
+        [--surrogate RUN/surrogate.json] [--space any]
 
-The space is the largest there is: any earlier source, output or map, every transform, by consumer.
-Predicted losses are random but like measured ones (a consumer's own loss grows with the distance
-of its source, near pairs and triples lose more than their parts), or those a search in this space
-measured. Encoders have DeiT-Tiny's shape. Seconds are processor time on one thread, everything
-included: bounds of all sets of consumers, the best plans and the proof. With --milp the best plan
-is also found, and proved, as a mixed-integer programme, which takes much longer.
+The space is, by default, the largest there is: any earlier source, output or map, every transform,
+by consumer. Predicted losses are random but like measured ones (a consumer's own loss grows with
+the distance of its source, near pairs and triples lose more than their parts), or those a search
+in this space measured. Encoders have DeiT-Tiny's shape. Seconds are processor time on one thread,
+everything included: bounds of all sets of consumers, the best plans and the proof. With --milp the
+best plan is also found, and proved, as a mixed-integer programme, which takes much longer.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--encoders", type=int, nargs="+", default=[12, 16, 24])
     parser.add_argument("--count", type=int, default=32, help="best plans wanted")
     parser.add_argument("--surrogate", type=Path, help="measured losses, for as many encoders")
+    parser.add_argument("--space", default="any", help="what the surrogate's search was in")
     parser.add_argument("--milp", action="store_true", help="the best plan by both methods")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     )
     for encoders in args.encoders:
         for budget in BUDGETS:
-            priced = priced_space(encoders, budget)
+            priced = priced_space(encoders, budget, args.space)
             terms = terms_of(priced, args)
             start = time.process_time()
             found = solve(priced, terms, args.count, method="consumer sets")
@@ -78,15 +79,15 @@ def main() -> None:
                 assert abs(other.losses[0] - found.losses[0]) < 1e-5 or not other.proved
 
 
-def priced_space(encoders: int, budget: dict[str, str]) -> PricedSpace:
-    """The space `any` for DeiT-Tiny of so many encoders, on a shipped chip."""
+def priced_space(encoders: int, budget: dict[str, str], name: str) -> PricedSpace:
+    """A shipped space for DeiT-Tiny of so many encoders, on a shipped chip."""
     model = Architecture(
         model=f"deit_tiny of {encoders} encoders",
         body=tuple(
             vit_encoder(i, tokens=197, dim=192, heads=3, mlp_hidden=768) for i in range(encoders)
         ),
     )
-    space = SearchSpace.load("any", model)
+    space = SearchSpace.load(name, model)
     counted = parameter_table(create("deit_tiny_patch16_224", device="meta"), space.forms)
     parameters = ParameterTable(
         fixed=counted.fixed, by_form=np.repeat(counted.by_form[:1], encoders, axis=0)
