@@ -73,7 +73,8 @@ def test_cost(capsys) -> None:
 
 def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     found = answer(capsys, *inputs.search(run_folder, "--eval", str(inputs.labelled)))
-    assert found.keys() == SEARCH_KEYS | {"model", "chip", "accounting", "budget"}
+    more = {"model", "chip", "accounting", "budget", "strategy", "ranked_by", "front", "proof"}
+    assert found.keys() == SEARCH_KEYS | more
     assert found["run"] == str(run_folder)
     assert found["budget"] == "latency <= 0.8x"
     best = found["best"]

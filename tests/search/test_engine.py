@@ -279,7 +279,7 @@ def test_the_best_are_refined_before_the_winner_is_chosen(
         with torch.no_grad():
             variant.head.weight.mul_(1.0 + len(seen))
 
-    monkeypatch.setattr("trex.search.measuring.refine", make_worse)
+    monkeypatch.setattr("trex.search.refined.refine", make_worse)
     out = tmp_path / "run"
     assert main(inputs.search(out, "--refined-candidates", "2")) == 0
     assert seen == [[(10, 10)]] * 2  # 0.6 of sixteen

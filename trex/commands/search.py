@@ -146,10 +146,10 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.search.budget import QUANTITIES, Budget
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
-    from trex.search.measuring import Sharing
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
+    from trex.search.workshop import Sharing
     from trex.training.transforms import DataConfig
 
     for name, least in _LEAST.items():

@@ -16,15 +16,17 @@ from typing import Any
 from trex.errors import RunError
 from trex.export.bundle import save_bundle
 from trex.search.feasible import PricedSpace
-from trex.search.measuring import Measuring, Sharing
+from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
 from trex.search.problem import Problem
 from trex.search.records import best_record, candidate_of, of_fitted_loss
+from trex.search.refined import measure_refined
 from trex.search.run import Run
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
 from trex.search.surrogate import Surrogate
 from trex.search.terms import LossTerms
 from trex.search.winner import fit_winner
+from trex.search.workshop import Sharing, Workshop
 
 
 class Search:
@@ -53,7 +55,7 @@ class Search:
         self.run = run
         self._manifest = manifest
         self._scratch = scratch
-        self._measuring = Measuring(problem, priced, run, manifest["settings"], sharing, scratch)
+        self._shop = Workshop(problem, priced, run, manifest["settings"], sharing, scratch)
 
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
@@ -61,14 +63,14 @@ class Search:
             with self.run.folder():
                 if not self.run.begun:
                     # Images that cannot be read leave no folder behind.
-                    _ = self._measuring.calibration
+                    _ = self._shop.calibration
                 Run.start(self.run.path, self._manifest)
             with self.run.joined():
                 self._measure()
                 with self.run.finishing():
                     return self._finish()
         finally:
-            self._measuring.close()
+            self._shop.close()
 
     @property
     def proof(self) -> dict[str, Any] | None:
@@ -97,7 +99,8 @@ class Search:
             self.run.write_json("proof.json", chosen.proof)
         if sampled:
             sampler = sampler_of(settings)
-            self._measuring.fitted(
+            measure_fitted(
+                self._shop,
                 chosen.rows,
                 terms,
                 objectives=sampler.objectives,
@@ -106,21 +109,21 @@ class Search:
                     propose,
                     priced=self.priced,
                     total=wanted,
-                    entry=partial(self._measuring.entry, terms=terms),
+                    entry=partial(trial_entry, shop=self._shop, terms=terms),
                 ),
                 total=wanted,
             )
         else:
-            self._measuring.fitted(chosen.rows, terms)
+            measure_fitted(self._shop, chosen.rows, terms)
         if settings.refined_candidates:
             ranked = sorted(self.run.records(), key=of_fitted_loss)
-            self._measuring.refined(ranked[: settings.refined_candidates])
+            measure_refined(self._shop, ranked[: settings.refined_candidates])
 
     def _terms(self) -> LossTerms:
         """What losses are predicted from; measured once."""
         if (self.run.path / "surrogate.json").exists():
             return Surrogate.from_json(self.run.read_json("surrogate.json")).terms
-        surrogate = self._measuring.surrogate()
+        surrogate = measure_surrogate(self._shop)
         self.run.write_json("surrogate.json", surrogate.as_json())
         return surrogate.terms
 

@@ -29,6 +29,8 @@ def outcome(
         "chip": problem.chip.name,
         "accounting": problem.accounting,
         "budget": search.run.manifest()["settings"]["budget"],
+        "strategy": problem.settings.strategy,
+        "ranked_by": "refined" if "refined" in winner else "fitted",
         "baseline": baseline,
         "best": {**_short(winner), "evaluation": evaluation},
         "pareto": [_short(record) for record in front_of(records)],

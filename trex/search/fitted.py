@@ -1,0 +1,156 @@
+"""Plans fitted in closed form: probes that losses are predicted from, and candidates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from optuna.samplers import BaseSampler
+from safetensors.torch import save
+
+from trex.files import write_atomic
+from trex.reuse.fit import Calibration, Candidate, FittedPlan, PlanFitter, Take
+from trex.search.entries import (
+    EDAP,
+    LOSS,
+    RECORD,
+    entry,
+    estimate_notes,
+    in_tree_order,
+    measured_notes,
+)
+from trex.search.records import describe, mean_kl
+from trex.search.study import Entry
+from trex.search.surrogate import Surrogate, build, probes
+from trex.search.terms import LossTerms, Rows
+from trex.search.workers import More, Result
+from trex.search.workshop import Workshop
+
+
+def measure_surrogate(shop: Workshop) -> Surrogate:
+    """What losses are predicted from."""
+    candidates = in_tree_order(probes(shop.priced.space))
+
+    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+        calibration = shop.calibration
+        fit_rows, rows = _first_rows(calibration, shop.problem.settings.surrogate_images)
+        original = calibration.logits[rows.start : rows.stop]
+        fitter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=rows)
+        for fitted in fitter.fit(order, take):
+            yield Result(fitted.candidate.key, [mean_kl(fitted.logits, original)], {})
+
+    done = shop.work_off(
+        "surrogate",
+        [entry(c, shop.priced.choices, {}) for c in candidates],
+        work=work,
+        objectives=[LOSS],
+    )
+    return build(shop.priced.space, {key: trial.values[0] for key, trial in done.items()})
+
+
+def measure_fitted(
+    shop: Workshop,
+    rows: Rows,
+    terms: LossTerms | None,
+    *,
+    objectives: Sequence[str] = (LOSS,),
+    sampler: Callable[[], BaseSampler] | None = None,
+    more: More | None = None,
+    total: int | None = None,
+) -> None:
+    """Fit, measure and record plans.
+
+    Args:
+        shop: of the search.
+        rows: the plans.
+        terms: what losses are predicted from, or None.
+        objectives: what the study minimises, of `LOSS` and `EDAP`.
+        sampler: makes what proposes further plans.
+        more: takes further plans when these are done.
+        total: how many plans there will be, with the further ones.
+    """
+
+    def values(record: dict[str, Any]) -> list[float]:
+        of = {LOSS: record["selection"]["loss"], EDAP: record["estimate"]["edap_mj_ms_mm2"]}
+        return [of[objective] for objective in objectives]
+
+    def result(record: dict[str, Any]) -> Result:
+        return Result(record["key"], values(record), measured_notes(record))
+
+    def known(key: str) -> Result | None:
+        record = shop.record(key)
+        return None if record is None else result(record)
+
+    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+        started = time.monotonic()
+        for fitted in PlanFitter(shop.calibration).fit(order, take):
+            record = _record(shop, fitted, terms, time.monotonic() - started)
+            shop.run.append(record)
+            yield result(record)
+            started = time.monotonic()
+
+    candidates = in_tree_order([shop.priced.choices.candidate(row) for row in rows])
+    done = shop.work_off(
+        "",
+        [trial_entry(candidate, shop, terms) for candidate in candidates],
+        work=work,
+        known=known,
+        objectives=objectives,
+        sampler=sampler,
+        more=more,
+        total=total,
+    )
+    recorded = {record["key"] for record in shop.run.records()}
+    for key in done.keys() - recorded:  # measured on other machines
+        shop.run.append_unless(partial(shop.record, key), done[key].user_attrs[RECORD])
+
+
+def trial_entry(candidate: Candidate, shop: Workshop, terms: LossTerms | None) -> Entry:
+    """A candidate as a study's trial, with what is known before it is fitted."""
+    estimate, predicted = _estimate(shop, candidate, terms)
+    return entry(candidate, shop.priced.choices, estimate_notes(estimate, predicted))
+
+
+def _estimate(
+    shop: Workshop, candidate: Candidate, terms: LossTerms | None
+) -> tuple[dict[str, Any], float | None]:
+    problem, row = shop.problem, shop.priced.choices.row(candidate)[None]
+    estimate = shop.priced.price(row).estimate(0, problem.chip, problem.accounting)
+    return estimate, None if terms is None else float(terms.predict(row)[0])
+
+
+def _record(
+    shop: Workshop, fitted: FittedPlan, terms: LossTerms | None, seconds: float
+) -> dict[str, Any]:
+    candidate = fitted.candidate
+    estimate, predicted = _estimate(shop, candidate, terms)
+    selection = shop.selection(fitted.logits)
+    rungs = [shop.rung("fitted", selection["loss"], seconds)]
+    if predicted is not None:
+        rungs.insert(0, {"rung": "surrogate", "loss": predicted, "images": 0, "seconds": 0.0})
+    file = shop.run.candidates / f"{candidate.key}.safetensors"
+    write_atomic(file, save(fitted.state))
+    return {
+        "key": candidate.key,
+        **describe(candidate),
+        "estimate": estimate,
+        "predicted_loss": predicted,
+        "selection": selection,
+        "rungs": rungs,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _first_rows(calibration: Calibration, images: int) -> tuple[range, range]:
+    """The first of the fitted and of the measured images, in proportion, so many in all."""
+    share = images / calibration.n_images
+    fit, measure = (
+        range(start, start + max(1, min(round(size * share), size)))
+        for start, size in (
+            (0, calibration.n_fit),
+            (calibration.n_fit, calibration.n_images - calibration.n_fit),
+        )
+    )
+    return fit, measure

@@ -1,0 +1,177 @@
+"""What all measuring of one search shares: the original's pass, and the workers.
+
+Studies, records and images have one owner here; what is measured with them is in `search.fitted`
+and `search.refined`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from torch import Tensor
+
+from trex.reuse.fit import Calibration, Candidate, Take
+from trex.search.entries import candidate_of_trial
+from trex.search.feasible import PricedSpace
+from trex.search.problem import Problem, progress_bar
+from trex.search.records import selection_metrics
+from trex.search.run import Run
+from trex.search.storage import open_storage
+from trex.search.study import Entry, Study
+from trex.search.workers import More, Phase, Result, work_off
+from trex.training.data import Batch, ImageSet, batches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """Who does the work, and through what it is shared.
+
+    Attributes:
+        workers: processes on this machine.
+        storage: address of a PostgreSQL database; None for the run folder's journal.
+        study: its name there.
+    """
+
+    workers: int = 1
+    storage: str | None = None
+    study: str = "search"
+
+
+class Workshop:
+    """What measuring needs, made when it is needed first.
+
+    Args:
+        problem: what is searched for.
+        priced: the plans and their prices.
+        run: where records go.
+        settings: what all processes must agree on.
+        sharing: who does the work.
+        scratch: a folder with room for activations.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        priced: PricedSpace,
+        run: Run,
+        settings: dict[str, Any],
+        sharing: Sharing,
+        scratch: Path,
+    ) -> None:
+        self.problem = problem
+        self.priced = priced
+        self.run = run
+        self._settings = settings
+        self._sharing = sharing
+        self.scratch = scratch
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The original's pass, made when something has to be measured."""
+        settings, images = self.problem.settings, self.problem.images
+        labels: list[Tensor] = []
+        with progress_bar("original", len(images)) as advance:
+            calibration = Calibration(
+                self.problem.loaded.model,
+                self.problem.loaded.adapter,
+                (batch.images for batch in batches(self.parts[0], settings.fit.batch_size)),
+                _noting(batches(self.parts[1], settings.fit.batch_size), labels),
+                settings=settings.fit,
+                scratch=self.scratch,
+                progress=advance,
+            )
+        self._labels = torch.cat(labels)
+        return calibration
+
+    @cached_property
+    def parts(self) -> tuple[ImageSet, ImageSet]:
+        """The images that are fitted on, and those that candidates are compared on."""
+        settings, images = self.problem.settings, self.problem.images
+        shares = (1.0 - settings.select_share, settings.select_share)
+        # Probes are measured on the first images of both: a class's lie side by side.
+        fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
+        return fit, select
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if "calibration" in self.__dict__:
+            self.calibration.close()
+
+    def selection(self, logits: Tensor) -> dict[str, Any]:
+        """How logits of the images that candidates are compared on compare with the original's."""
+        calibration = self.calibration
+        return selection_metrics(logits, calibration.logits[calibration.n_fit :], self._labels)
+
+    def rung(self, name: str, loss: float, seconds: float) -> dict[str, Any]:
+        """What one rung found and spent, for a record."""
+        images = self.calibration.n_fit
+        return {"rung": name, "loss": loss, "images": images, "seconds": round(seconds, 3)}
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """A candidate's record, if there is one."""
+        return next((r for r in self.run.records() if r["key"] == key), None)
+
+    def work_off(
+        self,
+        part: str,
+        entries: Sequence[Entry],
+        *,
+        work: Callable[[Sequence[Candidate], Take], Iterator[Result]],
+        objectives: Sequence[str],
+        known: Callable[[str], Result | None] = lambda key: None,
+        sampler: Callable[[], BaseSampler] | None = None,
+        more: More | None = None,
+        total: int | None = None,
+    ) -> dict[str, FrozenTrial]:
+        """The trials of all candidates of a part of the search, once they are done.
+
+        Args:
+            part: its name; none for the candidates themselves.
+            entries: the candidates to begin with.
+            work: as in `Phase`.
+            objectives: what the study minimises.
+            known: as in `Phase`.
+            sampler: makes what proposes further candidates.
+            more: as in `Phase`.
+            total: how many candidates there will be, with the further ones.
+        """
+        sharing = self._sharing
+
+        def open_study() -> Study:
+            made = None if sampler is None else sampler()
+            if made is not None and sharing.workers > 1:
+                made.reseed_rng()  # workers of one seed would propose the same
+            return Study(
+                open_storage(sharing.storage, self.run.path, sharing.study),
+                f"{sharing.study}, {part}" if part else sharing.study,
+                objectives,
+                self._settings,
+                made,
+            )
+
+        phase = Phase(
+            name=part or "candidates",
+            entries=entries,
+            total=len(entries) if total is None else total,
+            open_study=open_study,
+            candidate_of=candidate_of_trial,
+            prepare=lambda: self.calibration,
+            known=known,
+            work=work,
+            more=more,
+        )
+        return work_off(phase, sharing.workers)
+
+
+def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:
+    """The images of `parts`; their labels are added to `labels` on the way."""
+    for batch in parts:
+        labels.append(batch.labels)
+        yield batch.images
