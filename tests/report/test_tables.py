@@ -162,3 +162,10 @@ def test_left_out_images_are_told() -> None:
     assert (
         lines[0] == "measured on 200 images of some/images, 3 unreadable ones left out: no reuse"
     )
+
+
+def test_a_winner_by_refinement_says_so() -> None:
+    best = {**result()["best"], "refined": {"loss": 0.0123}}
+    lines = search_table(result(best=best))
+    assert "  The winner's is 0.0123 after refining, which it won by." in lines
+    assert "refining" not in "\n".join(search_table(result()))

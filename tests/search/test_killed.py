@@ -18,6 +18,8 @@ from trex.export.bundle import load_config
 from trex.search.run import Run
 
 FORK = multiprocessing.get_context("fork")
+# Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from trex.search.storage import open_storage
 from trex.search.workers import work_off
 
 FORK = multiprocessing.get_context("fork")
+# Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,11 @@ def search_table(result: dict[str, Any]) -> list[str]:
         f"{selection['n']} images",
         "  that were not fitted on, without any training.",
         *(
+            [f"  The winner's is {best['refined']['loss']:.4f} after refining, which it won by."]
+            if "refined" in best
+            else []
+        ),
+        *(
             [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
             if knee
             else []
