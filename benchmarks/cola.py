@@ -2,7 +2,7 @@
 
     python benchmarks/cola.py --cola DIR [--out runs/cola] [--seeds 0 1 2] [--max-latency 0.6x]
 
-Published BERT weights are not needed: the script trains a BERT of 6 encoders and 1.1 million
+Published BERT weights are not needed: the script trains a BERT of 4 encoders and 1.3 million
 parameters from nothing, first on sentences alone (CoLA's training sentences, and the documentation
 in Python packages that TReX needs anyway), then, for every seed, on CoLA's labels. Then a search
 under a latency limit with transforms fitted on unlabelled training sentences, and fine-tuning by
@@ -89,8 +89,8 @@ def first_training(cola: Path, folder: Path) -> None:
     sentences = [*prose, *own * COLA_TIMES]
     log(f"{len(prose):,} sentences of documentation, {len(own):,} of CoLA", started)
     tokenizer = build_tokenizer(sentences, SIZE.vocabulary)
-    model, loss = pretrain(SIZE, tokenizer, sentences, seed=0)
-    log(f"{SIZE.pretraining_steps} steps, last loss {loss:.3f}", started)
+    model, losses = pretrain(SIZE, tokenizer, sentences, seed=0)
+    log(f"{SIZE.pretraining_steps} steps, last losses {losses}", started)
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save(str(folder / FILE))
 
