@@ -195,7 +195,7 @@ class Study:
                     # Killed in between, the candidate is no longer listed, and offered again.
                     self._storage.create_new_trial(self._id, _waiting_copy(trial))
         if orphans:
-            _logger.info("%d candidates of dead workers are tried again", len(orphans))
+            _logger.warning("%d plans of dead workers are tried again", len(orphans))
         return len(orphans)
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
