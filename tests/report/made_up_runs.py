@@ -37,6 +37,7 @@ def record(consumers: list[int], loss: float, labelled: bool = True) -> dict[str
         "selection": {
             "loss": loss,
             "agreement": 0.9,
+            "soft_agreement": 0.9 - 0.1 * loss,
             "top1": 0.8 - 0.1 * loss if labelled else None,
             "baseline_top1": 0.8 if labelled else None,
             "n": 400,

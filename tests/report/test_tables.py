@@ -51,7 +51,7 @@ def record(plan: str, latency_s: float, loss: float, top1: float | None = 0.75) 
         "estimate": estimate(latency_s),
         "predicted_loss": loss,
         "selection": {
-            "loss": loss, "agreement": 0.9, "top1": top1,
+            "loss": loss, "agreement": 0.9, "soft_agreement": 0.8, "top1": top1,
             "baseline_top1": None if top1 is None else 0.8125, "n": 48,
         },
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trex.cli import main
 from trex.export.bundle import load_config
 from trex.files import write_atomic
 from trex.reuse import reuse_of
-from trex.search.records import best_record, candidate_of, front_of
+from trex.search.records import best_record, candidate_of, front_of, soft_agreement
 from trex.search.run import Run
 
 
@@ -49,7 +50,14 @@ def test_records_are_complete(undisturbed: Run) -> None:
             "parameters", "macs",
         }  # fmt: skip
         selection = record["selection"]
-        assert selection.keys() == {"loss", "agreement", "top1", "baseline_top1", "n"}
+        assert selection.keys() == {
+            "loss",
+            "agreement",
+            "soft_agreement",
+            "top1",
+            "baseline_top1",
+            "n",
+        }
         assert selection["n"] == 6  # 0.4 of sixteen images
         assert selection["loss"] >= 0
         assert record["seconds"] >= 0
@@ -61,10 +69,10 @@ def test_every_measured_plan_is_within_the_budget(undisturbed: Run) -> None:
     assert all(r["estimate"]["latency_s"] <= limit * (1 + 1e-9) for r in undisturbed.records())
 
 
-def test_the_winner_loses_least_and_is_what_the_bundle_runs(undisturbed: Run) -> None:
+def test_the_winner_agrees_most_and_is_what_the_bundle_runs(undisturbed: Run) -> None:
     winner = best_record(undisturbed.records())
-    assert winner["selection"]["loss"] == min(
-        record["selection"]["loss"] for record in undisturbed.records()
+    assert winner["selection"]["soft_agreement"] == max(
+        record["selection"]["soft_agreement"] for record in undisturbed.records()
     )
     best = undisturbed.read_json("best/best.json")
     assert (best["key"], best["plan"]) == (winner["key"], winner["plan"])
@@ -369,3 +377,12 @@ def test_images_that_cannot_be_read_leave_no_folder(
 def test_numbers_that_are_too_small(flag: str, inputs: Inputs, tmp_path: Path, capsys) -> None:
     assert main(inputs.search(tmp_path / "run", flag, "0")) == 2
     assert f"{flag} 0 is too small" in capsys.readouterr().err
+
+
+def test_soft_agreement_is_agreement_without_its_jumps() -> None:
+    original = torch.tensor([[4.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    assert soft_agreement(100 * original, original) == pytest.approx(1.0)
+    assert soft_agreement(-100 * original, original) == pytest.approx(0.0)
+    variant = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, math.log(3.0)]])
+    assert soft_agreement(variant, original) == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert soft_agreement(variant + 7.0, original) == pytest.approx(3 / 8)

@@ -43,6 +43,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
     """The answer of a search."""
     baseline, best = result["baseline"], result["best"]
     counts, selection = result["candidates"], best["selection"]
+    rung = "refined" if "refined" in best else "selection"
     shown = result["pareto"]
     if not any(_is(record, best) for record in shown):
         shown = [*shown, best]
@@ -70,12 +71,10 @@ def search_table(result: dict[str, Any]) -> list[str]:
         "accounting).",
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} images",
-        "  that were not fitted on, without any training.",
-        *(
-            [f"  The winner's is {best['refined']['loss']:.4f} after refining, which it won by."]
-            if "refined" in best
-            else []
-        ),
+        "  that were not fitted on, without any training. The winner has the most soft agreement,",
+        f"  {percent(best[rung]['soft_agreement'])} %"
+        f"{' after refining' if rung == 'refined' else ''}: how surely it gives the original's "
+        "first guess.",
         *(
             [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
             if knee

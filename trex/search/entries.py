@@ -77,6 +77,7 @@ def measured_notes(record: Mapping[str, Any]) -> dict[str, Any]:
     selection = record["selection"]
     notes = {
         "measured: agreement with the original (%)": 100 * selection["agreement"],
+        "measured: soft agreement with the original (%)": 100 * selection["soft_agreement"],
         "measured: images": selection["n"],
         "measured: seconds": record["seconds"],
     }
