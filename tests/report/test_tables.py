@@ -165,7 +165,13 @@ def test_left_out_images_are_told() -> None:
 
 
 def test_a_winner_by_refinement_says_so() -> None:
-    best = {**result()["best"], "refined": {"loss": 0.0123}}
-    lines = search_table(result(best=best))
-    assert "  The winner's is 0.0123 after refining, which it won by." in lines
+    best = {**result()["best"], "refined": {"loss": 0.0123, "soft_agreement": 0.7123}}
+    assert "71.2 % after refining" in "\n".join(search_table(result(best=best)))
     assert "refining" not in "\n".join(search_table(result()))
+
+
+def test_a_search_of_an_earlier_version_is_still_shown() -> None:
+    earlier = {k: v for k, v in result().items() if k not in ("front", "proof")}
+    text = "\n".join(search_table(earlier))
+    assert "hypervolume" not in text
+    assert "run folder: runs/mine" in text
