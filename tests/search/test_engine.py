@@ -292,7 +292,7 @@ def test_the_best_are_refined_before_the_winner_is_chosen(
     assert main(inputs.search(out, "--refined-candidates", "2")) == 0
     assert seen == [[(10, 10)]] * 2  # 0.6 of sixteen
     records = Run.open(out).records()
-    fitted = sorted(records, key=lambda r: r["selection"]["loss"])
+    fitted = sorted(records, key=lambda r: -r["selection"]["soft_agreement"])
     refined = [r for r in records if "refined" in r]
     assert {r["key"] for r in refined} == {r["key"] for r in fitted[:2]}
     for record in records:
@@ -305,7 +305,7 @@ def test_the_best_are_refined_before_the_winner_is_chosen(
         assert record["refined"]["n"] == record["selection"]["n"]
         assert record["refined"]["loss"] == record["rungs"][2]["loss"]
         assert record["refined"]["loss"] > record["selection"]["loss"]
-    winner = min(refined, key=lambda r: r["refined"]["loss"])
+    winner = max(refined, key=lambda r: r["refined"]["soft_agreement"])
     assert Run.open(out).read_json("best/best.json")["key"] == winner["key"]
     # what was fitted does not depend on what is refined later
     plain = {r["key"]: r["selection"] for r in undisturbed.records()}

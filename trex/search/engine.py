@@ -18,7 +18,7 @@ from trex.export.bundle import save_bundle
 from trex.search.feasible import PricedSpace
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
 from trex.search.problem import Problem
-from trex.search.records import best_record, candidate_of, of_fitted_loss
+from trex.search.records import best_first, best_record, candidate_of
 from trex.search.refined import measure_refined
 from trex.search.run import Run
 from trex.search.sampled import propose, sampler_of
@@ -116,7 +116,7 @@ class Search:
         else:
             measure_fitted(self._shop, chosen.rows, terms)
         if settings.refined_candidates:
-            ranked = sorted(self.run.records(), key=of_fitted_loss)
+            ranked = best_first(self.run.records(), "selection")
             measure_refined(self._shop, ranked[: settings.refined_candidates])
 
     def _terms(self) -> LossTerms:

@@ -69,20 +69,19 @@ def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[
     }
 
 
-def of_fitted_loss(record: dict[str, Any]) -> tuple[float, float]:
-    """Sorts records by loss right after the fit; of equals the cheapest comes first."""
-    return record["selection"]["loss"], record["estimate"]["edap_mj_ms_mm2"]
+def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
+    """Records by soft agreement in `selection` or `refined`; of equals the cheapest first."""
+    return sorted(
+        records,
+        key=lambda r: (-r[rung]["soft_agreement"], r["estimate"]["edap_mj_ms_mm2"]),
+    )
 
 
 def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The record of most soft agreement on the last rung any came to; of equals the cheapest."""
     known = list(records)
     refined = [record for record in known if "refined" in record]
-    rung = "refined" if refined else "selection"
-    return min(
-        refined or known,
-        key=lambda r: (-r[rung]["soft_agreement"], r["estimate"]["edap_mj_ms_mm2"]),
-    )
+    return best_first(refined or known, "refined" if refined else "selection")[0]
 
 
 def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
