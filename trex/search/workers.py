@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
 
 from trex.errors import TrexError, WorkerError
 from trex.reuse.fit import Candidate, Take
@@ -231,6 +233,8 @@ class _Crew:
 def _worker(phase: Phase, errors: Connection, parent: int) -> None:
     """The main function of a worker process."""
     torch.set_num_threads(1)
+    # tqdm's own lock is shared with the parent, and stays locked where its holder is killed.
+    tqdm.set_lock(threading.RLock())
     logging.getLogger("trex").setLevel(logging.WARNING)
 
     def check() -> None:
