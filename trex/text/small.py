@@ -40,7 +40,7 @@ class SmallBert:
     #: as many as the longest sentences have, about
     tokens: int = 24
     vocabulary: int = 4000
-    pretraining_steps: int = 1600
+    pretraining_steps: int = 500
     epochs: int = 4
     batch_size: int = 64
     pretraining_lr: float = 1e-3
