@@ -10,7 +10,7 @@ import pytest
 from small_runs import Inputs, write_images, write_inputs
 
 from trex.cli import main
-from trex.compare import comparison, measure
+from trex.compare import comparison, measure, trials
 from trex.compare.published import BACKBONES
 
 #: of the other models, those that the tests ask for
@@ -40,8 +40,8 @@ def run(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(inputs: Inputs, run: Path, out: Path, *more: str) -> list[str]:
     return [
         "compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
-        "--data", str(inputs.labelled), "--calib", str(inputs.calib), "--calib-images", "8", "--amp",
-        "--run", str(run), "--out", str(out), *more,
+        "--data", str(inputs.labelled), "--calib", str(inputs.calib), "--calib-images", "8",
+        "--amp", "--run", str(run), "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_the_same_comparison_repeats_nothing(
 
     before = (compared / "measured.jsonl").read_bytes()
     monkeypatch.setattr(measure, "predict", never)
-    monkeypatch.setattr(comparison, "choose_encoders", never)
+    monkeypatch.setattr(trials, "choose_encoders", never)
     assert main(measured(inputs, run, compared)) == 0
     assert (compared / "measured.jsonl").read_bytes() == before
     lines = capsys.readouterr().out.splitlines()

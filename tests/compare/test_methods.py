@@ -12,9 +12,9 @@ from tiny_models import VIT_KINDS
 
 from trex.architecture import Architecture
 from trex.compare import tokens
-from trex.compare.comparison import METHODS
 from trex.compare.methods import closest_from_below, spread
 from trex.compare.published import TRAINED, trained_of
+from trex.compare.registry import METHODS
 from trex.compare.subject import Subject, subject
 from trex.compare.variants import variant
 from trex.errors import ModelError

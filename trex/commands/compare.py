@@ -12,7 +12,7 @@ from trex.commands import _arguments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trex.compare.comparison import Question, Row
+    from trex.compare.question import Question, Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +91,10 @@ def prepare(args: argparse.Namespace) -> Question:
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
-    from trex.compare.comparison import NAMES, Question, check_names
     from trex.compare.given import read_given
     from trex.compare.measure import Kept
+    from trex.compare.question import Question
+    from trex.compare.registry import NAMES, check_names
     from trex.compare.subject import subject
     from trex.compare.variants import has_class_token
     from trex.errors import DataError

@@ -73,62 +73,68 @@ def choose_encoders(
         return greedy(free, count, losses)
 
 
-def fit_chosen(
-    loaded: LoadedModel,
-    method: FittedReuse,
-    count: int,
-    images: Sequence[Tensor],
-    fitting: Iterable[Tensor],
-    scratch: Path,
-) -> FittedPlan:
-    """The fitted plan of encoders that are chosen with some images and then fitted on more.
+def choose_fitted(
+    loaded: LoadedModel, method: FittedReuse, count: int, images: Sequence[Tensor], scratch: Path
+) -> Encoders:
+    """The encoders of a method whose projections are fitted: each set is fitted and compared.
 
     Args:
         loaded: the original.
         method: reuse with fitted projections.
         count: how many encoders reuse.
-        images: batches (B, C, H, W) to choose with, in an order that is fair; a part of them is
-            fitted on, the others are compared on.
-        fitting: batches for the last fit.
-        scratch: a folder with room for activations.
+        images: batches (B, C, H, W) in an order that is fair; a part of them is fitted on, the
+            others are compared on.
+        scratch: a folder with room for their activations.
     """
+    settings = FitSettings()
     pictures = torch.cat(list(images))
     kept = max(1, round(_SELECT_SHARE * len(pictures)))
+    part = Calibration(
+        loaded.model,
+        loaded.adapter,
+        torch.split(pictures[: max(1, len(pictures) - kept)], settings.batch_size),
+        torch.split(pictures[-kept:], settings.batch_size),
+        settings=settings,
+        scratch=scratch,
+    )
     free = range(1, num_encoders(loaded))
-    settings = FitSettings()
-    fitted_on = torch.split(pictures[: max(1, len(pictures) - kept)], settings.batch_size)
-    compared_on = torch.split(pictures[-kept:], settings.batch_size)
-
-    def candidate(encoders: Encoders) -> Candidate:
-        plan = method.plan(encoders)
-        return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, method.transform))
-
-    def calibration(fit: Iterable[Tensor], measure: Iterable[Tensor]) -> Calibration:
-        return Calibration(
-            loaded.model, loaded.adapter, fit, measure, settings=settings, scratch=scratch
-        )
-
-    part = calibration(fitted_on, compared_on)
     try:
         original = part.logits[part.n_fit :]
         with _bar(method, len(free), count) as bar:
 
             def losses(sets: Sequence[Encoders]) -> list[float]:
                 found = {}
-                for fitted in PlanFitter(part).fit([candidate(s) for s in sets]):
+                for fitted in PlanFitter(part).fit([_candidate(method, s) for s in sets]):
                     found[fitted.candidate.key] = mean_kl(fitted.logits, original)
                     bar.update()
-                return [found[candidate(s).key] for s in sets]
+                return [found[_candidate(method, s).key] for s in sets]
 
-            chosen = greedy(free, count, losses)
+            return greedy(free, count, losses)
     finally:
         part.close()
-    whole = calibration(fitting, ())
+
+
+def fit_plan(
+    loaded: LoadedModel,
+    method: FittedReuse,
+    encoders: Encoders,
+    images: Iterable[Tensor],
+    scratch: Path,
+) -> FittedPlan:
+    """The plan of these encoders, fitted on batches of images (B, C, H, W)."""
+    whole = Calibration(
+        loaded.model, loaded.adapter, images, settings=FitSettings(), scratch=scratch
+    )
     try:
-        (fitted,) = PlanFitter(whole).fit([candidate(chosen)])
+        (fitted,) = PlanFitter(whole).fit([_candidate(method, encoders)])
     finally:
         whole.close()
     return fitted
+
+
+def _candidate(method: FittedReuse, encoders: Encoders) -> Candidate:
+    plan = method.plan(encoders)
+    return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, method.transform))
 
 
 def _bar(method: Method, free: int, count: int) -> tqdm[Any]:

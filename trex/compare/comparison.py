@@ -5,137 +5,19 @@ Estimates (prices), measurements and published accuracies are kept in fields of 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
-
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Any
 
 from trex.compare.backbones import price_backbone
-from trex.compare.choose import choose_encoders, fit_chosen
-from trex.compare.designs import DepthFirstSoftmax, FusedQk, ReTransformer, WeightSharing
 from trex.compare.given import Given
-from trex.compare.measure import Evaluation, Kept, Measured
-from trex.compare.methods import (
-    AttentionSkip,
-    BlockReuse,
-    DynamicVit,
-    Encoders,
-    EvitPruning,
-    FittedMapReuse,
-    FittedReuse,
-    IdentityReuse,
-    MapReuse,
-    Method,
-    TomeMerging,
-    closest_from_below,
-    spread,
-)
+from trex.compare.measure import Measured
+from trex.compare.methods import Encoders, FittedReuse, Method, closest_from_below
 from trex.compare.published import BACKBONES, published_of, trained_of
-from trex.compare.subject import Price, Subject
-from trex.compare.variants import variant
-from trex.config import did_you_mean
-from trex.errors import ModelError, TrexError
-from trex.models.registry import LoadedModel
+from trex.compare.question import Group, Question, Row
+from trex.compare.registry import BACKBONES_NAME, METHODS
+from trex.compare.trials import Trials
+from trex.errors import TrexError
 from trex.plan import ReusePlan
-from trex.reuse.fit import FittedPlan, apply_fitted
-from trex.training.data import ImageSet, batches, dataset_fingerprint
-
-_logger = logging.getLogger(__name__)
-
-METHODS: Final[dict[str, Method]] = {
-    method.name: method
-    for method in (
-        FittedReuse(), FittedMapReuse(), BlockReuse(), IdentityReuse(), MapReuse(),
-        AttentionSkip(), TomeMerging(), EvitPruning(), DynamicVit(), WeightSharing(),
-        ReTransformer(), FusedQk(), DepthFirstSoftmax(),
-    )
-}  # fmt: skip
-
-#: The name of all other models together.
-BACKBONES_NAME: Final = "backbones"
-NAMES: Final = (*METHODS, BACKBONES_NAME)
-
-#: original: the model itself; within, beyond: methods by the limit; unpriced: no term for it;
-#: trained: methods at their publication's setting; models: other backbones
-Group = Literal["original", "within", "beyond", "unpriced", "trained", "models"]
-
-_BATCH: Final = 50
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One line of the comparison.
-
-    Attributes:
-        setting: in words.
-        encoders: that reuse or skip, or a plan, in words.
-        price: an estimate; None where the accounting has no term.
-        exact: it computes what the original does, so its accuracy is the original's.
-        measured: on the data that was given, without training unless `finetuned`.
-        published_top1: in percent, on all of ImageNet's validation images, trained.
-        note: what is the matter, or nothing.
-    """
-
-    group: Group
-    method: str
-    title: str
-    setting: str = ""
-    encoders: str = ""
-    price: Price | None = None
-    finetuned: bool = False
-    exact: bool = False
-    measured: Measured | None = None
-    published_top1: float | None = None
-    source: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """What is compared, and with what.
-
-    Attributes:
-        class_token: whether the model has exactly one, which its head reads.
-        limit_s: most latency.
-        methods: names out of `NAMES`.
-        given: TReX variants that were made before.
-        loaded: the original with its weights, where anything is measured.
-        images: labelled, or None.
-        calibration: to choose encoders with, or None: they are evenly spread then, and nothing
-            is fitted.
-        fitting: the images that chosen plans are fitted on; those of `calibration` are among them.
-        amp: choose encoders and measure in mixed precision.
-        kept: results of earlier, stopped comparisons.
-    """
-
-    subject: Subject
-    class_token: bool
-    limit_s: float
-    methods: tuple[str, ...]
-    given: tuple[Given, ...]
-    loaded: LoadedModel | None
-    images: ImageSet | None
-    calibration: ImageSet | None
-    fitting: ImageSet | None
-    amp: bool
-    kept: Kept
-
-
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Methods' names, each once.
-
-    Raises:
-        ModelError: one is unknown.
-    """
-    for name in names:
-        if name not in NAMES:
-            raise ModelError(f"no method is called {name!r}", hint=did_you_mean(name, list(NAMES)))
-    return tuple(dict.fromkeys(names))
 
 
 def compare(question: Question) -> list[Row]:
@@ -157,13 +39,7 @@ class Comparison:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._subject = question.subject
-        self._evaluation: Evaluation | None = None
-        if question.images is not None and question.loaded is not None:
-            weights = question.loaded.weights_sha256
-            self._evaluation = Evaluation(
-                question.images, weights, question.kept, amp=question.amp
-            )
-        self._batches: list[Tensor] | None = None
+        self._trials = Trials.of(question)
 
     def rows(self) -> list[Row]:
         """Every row, in the table's order."""
@@ -204,14 +80,7 @@ class Comparison:
         )
 
     def _given(self, given: Given) -> Row:
-        loaded = self._question.loaded
-        measured = None
-        if loaded is not None and self._evaluation is not None:
-            measured = self._measured(
-                {"given": given.identity, "plan": given.plan},
-                lambda: given.load(loaded),
-                given.title,
-            )
+        measured = self._trials.given(given) if self._trials else None
         consumers = len(given.plan.split())
         return Row(
             group="within" if given.within else "beyond",
@@ -239,7 +108,10 @@ class Comparison:
             lambda setting: subject.price(method, setting).latency_s,
             limit_s,
         )
-        encoders, measured = self._run(method, setting) if within else ((), None)
+        encoders: Encoders = ()
+        measured = None
+        if within and self._trials is not None and method.accuracy == "loaded":
+            encoders, measured = self._trials.method(method, setting)
         return self._row(
             method,
             "within" if within else "beyond",
@@ -255,93 +127,6 @@ class Comparison:
             group=group, method=method.name, title=method.title, source=method.source,
             exact=method.accuracy == "exact", **fields,
         )  # fmt: skip
-
-    def _run(self, method: Method, setting: float) -> tuple[Encoders, Measured | None]:
-        """The encoders a method works on, where it is measured, and its measurement."""
-        loaded = self._question.loaded
-        if loaded is None or self._evaluation is None or method.accuracy != "loaded":
-            return (), None
-        if isinstance(method, FittedReuse):
-            return self._fitted(loaded, method, int(setting))
-        encoders: Encoders = ()
-        if method.chooses:
-            encoders = self._encoders(loaded, method, int(setting))
-        measured = self._measured(
-            {"method": method.name, "setting": setting, "encoders": list(encoders)},
-            lambda: variant(loaded, method, setting, encoders),
-            method.title,
-        )
-        return encoders, measured
-
-    def _encoders(self, loaded: LoadedModel, method: Method, count: int) -> Encoders:
-        calibration = self._question.calibration
-        if calibration is None:
-            first = 0 if isinstance(method, AttentionSkip) else 1
-            return spread(self._subject.model, count, first)
-        found = self._question.kept.get(
-            {
-                "choice": method.name,
-                "count": count,
-                "amp": self._question.amp,
-                **self._calibrated(loaded, calibration),
-            },
-            lambda: list(
-                choose_encoders(
-                    loaded, method, count, self._pixels(calibration), amp=self._question.amp
-                )
-            ),
-        )
-        return tuple(found)
-
-    def _fitted(
-        self, loaded: LoadedModel, method: FittedReuse, count: int
-    ) -> tuple[Encoders, Measured | None]:
-        calibration, images = self._question.calibration, self._question.fitting
-        if calibration is None or images is None:
-            _logger.info("%s is not measured: give --run or --calib", method.title)
-            return (), None
-
-        fitted: list[FittedPlan] = []
-
-        def fit() -> list[int]:
-            with TemporaryDirectory(prefix="trex-compare-") as scratch:
-                pixels = (batch.images for batch in batches(images, _BATCH))
-                chosen = self._pixels(calibration)
-                fitted.append(fit_chosen(loaded, method, count, chosen, pixels, Path(scratch)))
-            return list(fitted[0].candidate.plan.consumers)
-
-        def running() -> nn.Module:
-            if not fitted:
-                fit()
-            return apply_fitted(deepcopy(loaded.model), fitted[0])
-
-        key = {
-            "fitted": method.name, "count": count, "fitting": dataset_fingerprint(images),
-            **self._calibrated(loaded, calibration),
-        }  # fmt: skip
-        consumers = self._question.kept.get(key, fit)
-        measured = self._measured({**key, "consumers": consumers}, running, method.title)
-        return tuple(consumers), measured
-
-    def _measured(self, of: dict[str, Any], make: Callable[[], nn.Module], label: str) -> Measured:
-        loaded, evaluation = self._question.loaded, self._evaluation
-        assert loaded is not None
-        assert evaluation is not None
-        original = evaluation.guesses({"original": True}, lambda: loaded.model, "original")
-        return evaluation.compare(evaluation.guesses(of, make, label), original)
-
-    @staticmethod
-    def _calibrated(loaded: LoadedModel, calibration: ImageSet) -> dict[str, Any]:
-        return {
-            "weights": loaded.weights_sha256,
-            "calibration": dataset_fingerprint(calibration),
-        }
-
-    def _pixels(self, calibration: ImageSet) -> list[Tensor]:
-        """The calibration images in batches, decoded once."""
-        if self._batches is None:
-            self._batches = [batch.images for batch in batches(calibration, _BATCH)]
-        return self._batches
 
     def _trained(self, chosen: Sequence[Method]) -> list[Row]:
         """Methods at the setting their publication trained, priced here."""

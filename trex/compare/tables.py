@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from trex.compare.comparison import Group, Row
+from trex.compare.question import Group, Row
 from trex.report.tables import Row as Cells
 from trex.report.tables import aligned, percent, points
 from trex.units import significant

@@ -1,0 +1,75 @@
+"""What is asked of a comparison, and the rows that answer it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trex.compare.given import Given
+from trex.compare.measure import Kept, Measured
+from trex.compare.subject import Price, Subject
+from trex.models.registry import LoadedModel
+from trex.training.data import ImageSet
+
+#: original: the model itself; within, beyond: methods by the limit; unpriced: no term for it;
+#: trained: methods at their publication's setting; models: other backbones
+Group = Literal["original", "within", "beyond", "unpriced", "trained", "models"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the comparison.
+
+    Attributes:
+        setting: in words.
+        encoders: that reuse or skip, or a plan, in words.
+        price: an estimate; None where the accounting has no term.
+        exact: it computes what the original does, so its accuracy is the original's.
+        measured: on the data that was given, without training unless `finetuned`.
+        published_top1: in percent, on all of ImageNet's validation images, trained.
+        note: what is the matter, or nothing.
+    """
+
+    group: Group
+    method: str
+    title: str
+    setting: str = ""
+    encoders: str = ""
+    price: Price | None = None
+    finetuned: bool = False
+    exact: bool = False
+    measured: Measured | None = None
+    published_top1: float | None = None
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What is compared, and with what.
+
+    Attributes:
+        class_token: whether the model has exactly one, which its head reads.
+        limit_s: most latency.
+        methods: names out of `NAMES`.
+        given: TReX variants that were made before.
+        loaded: the original with its weights, where anything is measured.
+        images: labelled, or None.
+        calibration: to choose encoders with, or None: they are evenly spread then, and nothing
+            is fitted.
+        fitting: the images that chosen plans are fitted on; those of `calibration` are among them.
+        amp: choose encoders and measure in mixed precision.
+        kept: results of earlier, stopped comparisons.
+    """
+
+    subject: Subject
+    class_token: bool
+    limit_s: float
+    methods: tuple[str, ...]
+    given: tuple[Given, ...]
+    loaded: LoadedModel | None
+    images: ImageSet | None
+    calibration: ImageSet | None
+    fitting: ImageSet | None
+    amp: bool
+    kept: Kept
