@@ -386,3 +386,12 @@ def test_soft_agreement_is_agreement_without_its_jumps() -> None:
     variant = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, math.log(3.0)]])
     assert soft_agreement(variant, original) == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert soft_agreement(variant + 7.0, original) == pytest.approx(3 / 8)
+
+
+def test_a_storage_is_checked_before_any_work(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(inputs.search(out, "--storage", "mysql://me@localhost/x")) == 2
+    message = capsys.readouterr().err
+    assert "is not a PostgreSQL database" in message
+    assert "original" not in message
+    assert not out.exists()

@@ -21,6 +21,7 @@ from trex.cli import main
 from trex.errors import RunError, StorageError
 from trex.search.run import Run
 from trex.search.storage import open_storage
+from trex.search.study import check_study
 from trex.search.workers import work_off
 
 FORK = multiprocessing.get_context("fork")
@@ -69,6 +70,11 @@ def test_a_study_of_something_else_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match='model was "tiny", now it is "other"') as caught:
         open_study(tmp_path, url, model="other")
     assert "--study" in caught.value.hint
+    with closing(open_storage(url, tmp_path, "tiny")) as shared:
+        check_study(shared, "tiny", {"model": "tiny"})
+        check_study(shared, "another", {"model": "other"})
+        with pytest.raises(RunError, match='model was "tiny", now it is "other"'):
+            check_study(shared, "tiny", {"model": "other"})
 
 
 def test_a_database_that_does_not_answer(server: str, tmp_path: Path) -> None:

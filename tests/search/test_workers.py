@@ -233,8 +233,6 @@ def _one_round(phase: Phase) -> None:
     ],
 )
 def test_other_storages_are_refused(tmp_path: Path, url: str, message: str) -> None:
-    from trex.errors import StorageError
-
-    with pytest.raises(StorageError, match=message) as caught:
+    with pytest.raises(RunError, match=message) as caught:
         open_storage(url, tmp_path, "tiny")
     assert "postgresql://" in caught.value.hint

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from trex.errors import StorageError
+from trex.errors import RunError, StorageError
 from trex.search.shared import SharedStorage
 
 _HINT: Final = "give postgresql://user:password@host:5432/database, of a server that runs"
@@ -32,7 +32,8 @@ def open_database(url: str, study: str) -> SharedStorage:
     """The studies in a database, with locks for one of them.
 
     Raises:
-        StorageError: the address is of something else, or the server does not answer.
+        RunError: the address is of something else.
+        StorageError: the server does not answer.
     """
     address = _address(url)
     with _errors(url):
@@ -123,9 +124,9 @@ def _address(url: str) -> str:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise StorageError(f"--storage {url} is not an address", hint=_HINT) from None
+        raise RunError(f"--storage {url} is not an address", hint=_HINT) from None
     if parsed.get_backend_name() != "postgresql":
-        raise StorageError(
+        raise RunError(
             f"--storage {_without_password(url)} is not a PostgreSQL database",
             hint=f"{_HINT}; without --storage the study is in the run folder",
         )

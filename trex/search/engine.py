@@ -60,6 +60,7 @@ class Search:
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
         try:
+            self._shop.check_storage()
             with self.run.folder():
                 if not self.run.begun:
                     # Images that cannot be read leave no folder behind.

@@ -29,8 +29,9 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
     Processes that fork open it anew in every child.
 
     Raises:
-        StorageError: it cannot be reached, or is of a kind TReX cannot share work through.
-        RunError: the journal is damaged in the middle.
+        RunError: it is of a kind TReX cannot share work through, or the journal is damaged in the
+            middle.
+        StorageError: it cannot be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
@@ -45,7 +46,7 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
     try:
         from trex.search.database import open_database
     except ImportError:
-        raise StorageError(
+        raise RunError(
             "--storage needs psycopg, which is not installed",
             hint='pip install "trex-vit[postgres]"',
         ) from None

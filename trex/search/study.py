@@ -105,11 +105,8 @@ class Study:
             with warnings.catch_warnings():  # names of objectives are experimental in Optuna 5
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 self.optuna.set_metric_names(list(objectives))
-        elif different := difference(before, settings):
-            raise RunError(
-                f'{self.shared.where} holds a study "{self.name}" of other settings: {different}',
-                hint="name another study with --study, or give what it was started with",
-            )
+        else:
+            _refuse_other(self.shared, self.name, before, settings)
 
     def close(self) -> None:
         """Let go of the storage: what this process still works on can be taken by others."""
@@ -217,6 +214,33 @@ class Study:
             if key is not None and trial.state != TrialState.FAIL:
                 counting.setdefault(key, trial)
         return counting
+
+
+def check_study(shared: SharedStorage, name: str, settings: Mapping[str, Any]) -> None:
+    """See that a storage answers and that a process of these settings may join; changes nothing.
+
+    Raises:
+        RunError: the storage holds a study of this name with other settings.
+        StorageError: the storage does not answer.
+    """
+    with shared.errors():
+        try:
+            study = optuna.load_study(study_name=name, storage=shared.studies)
+        except KeyError:
+            return
+        before = study.user_attrs.get(SETTINGS)
+    if before is not None:
+        _refuse_other(shared, name, before, settings)
+
+
+def _refuse_other(
+    shared: SharedStorage, name: str, before: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    if different := difference(before, settings):
+        raise RunError(
+            f'{shared.where} holds a study "{name}" of other settings: {different}',
+            hint="name another study with --study, or give what it was started with",
+        )
 
 
 def _open(

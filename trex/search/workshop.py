@@ -7,6 +7,7 @@ and `search.refined`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
 from trex.search.run import Run
 from trex.search.storage import open_storage
-from trex.search.study import Entry, Study
+from trex.search.study import Entry, Study, check_study
 from trex.search.workers import More, Phase, Result, work_off
 from trex.training.data import Batch, ImageSet, batches
 
@@ -42,6 +43,10 @@ class Sharing:
     workers: int = 1
     storage: str | None = None
     study: str = "search"
+
+    def part(self, name: str) -> str:
+        """The name of the study of one part of the search; none for the candidates themselves."""
+        return f"{self.study}, {name}" if name else self.study
 
 
 class Workshop:
@@ -99,6 +104,19 @@ class Workshop:
         fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
         return fit, select
 
+    def check_storage(self) -> None:
+        """See that a database answers and holds no study of other settings, before any work.
+
+        Raises:
+            RunError: it holds one.
+            StorageError: it does not answer.
+        """
+        sharing = self._sharing
+        if sharing.storage is not None:
+            with closing(open_storage(sharing.storage, self.run.path, sharing.study)) as shared:
+                for part in ("surrogate", "", "refined"):
+                    check_study(shared, sharing.part(part), self._settings)
+
     def close(self) -> None:
         """Give the disk space back."""
         if "calibration" in self.__dict__:
@@ -150,7 +168,7 @@ class Workshop:
                 made.reseed_rng()  # workers of one seed would propose the same
             return Study(
                 open_storage(sharing.storage, self.run.path, sharing.study),
-                f"{sharing.study}, {part}" if part else sharing.study,
+                sharing.part(part),
                 objectives,
                 self._settings,
                 made,
