@@ -134,3 +134,12 @@ def test_the_solution_is_that_of_ridge_regression_whatever_the_parts(tmp_path: P
     assert torch.allclose(torch.cat(change).double(), expected, atol=1e-5)
     assert done.damping == 0.7
     assert done.before == pytest.approx(float(residuals.square().mean()), rel=1e-6)
+
+
+def test_where_nothing_changes_the_output_nothing_changes(tmp_path: Path) -> None:
+    equations = _Equations(1, tmp_path)
+    equations.add((torch.zeros(4, 3),), torch.ones(4), torch.arange(4))
+    (change,), done = equations.solve((3.0, 10.0))
+    equations.close()
+    assert torch.equal(change, torch.zeros(3))
+    assert done.predicted >= done.before == 1.0

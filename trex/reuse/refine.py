@@ -181,6 +181,9 @@ class _Equations:
         residuals = torch.cat(self._residuals)
         groups = _groups(torch.cat(self._pictures))
         mean = kernel.diagonal().mean()
+        if not mean:
+            kernel.fill_diagonal_(1.0)  # nothing changes the output: no change is what solves it
+            mean = torch.ones(())
         best: tuple[float, float, Tensor] | None = None
         for damping in dampings:
             inverse = torch.cholesky_inverse(
