@@ -282,3 +282,15 @@ def test_a_page_of_many_candidates_stays_small(tmp_path: Path) -> None:
     assert (run / "report" / "index.html").stat().st_size < 1_000_000
     table = (run / "report" / "tables" / "run-candidates.csv").read_text()
     assert len(table.splitlines()) == 2001
+
+
+def test_the_winner_is_the_searchs(tmp_path: Path) -> None:
+    soft = [
+        {**r, "selection": {**r["selection"], "soft_agreement": value}}
+        for r, value in zip(RECORDS, (0.2, 0.5, 0.9, 0.4), strict=True)
+    ]
+    run = write_run(tmp_path / "run", soft)
+    assert read_facts(run).winner == 2  # of most soft agreement, while no winner is written
+    (run / "best").mkdir()
+    (run / "best" / "best.json").write_text(json.dumps({"schema": 1, "key": RECORDS[3]["key"]}))
+    assert read_facts(run).winner == 3

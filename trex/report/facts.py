@@ -183,8 +183,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     candidates = tuple(map(_candidate, records))
     baseline = _estimate(manifest["baseline"])
     objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
-    # Of equal losses the cheapest, as the search chooses.
-    winner = min(range(len(records)), key=lambda i: objectives[i][::-1])
+    winner = _winner(run, records, objectives)
     summary = run.read_json("summary.json") if (run.path / "summary.json").exists() else None
     best = summary["best"] if summary else {}
     same = best.get("plan") == candidates[winner].plan
@@ -214,6 +213,23 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         surrogate=surrogate,
         later=stored_evaluations(run),
     )
+
+
+def _winner(run: Run, records: list[dict[str, Any]], objectives: list[tuple[float, float]]) -> int:
+    """The one the search chose; before it has, the one it would choose of those fitted so far.
+
+    That is by most soft agreement, or, in runs from before it was measured, by least loss; of
+    equals the cheapest.
+    """
+    if (run.best / "best.json").exists():
+        key = run.read_json("best/best.json")["key"]
+        for position, record in enumerate(records):
+            if record["key"] == key:
+                return position
+    soft = [record["selection"].get("soft_agreement") for record in records]
+    if None in soft:
+        return min(range(len(records)), key=lambda i: objectives[i][::-1])
+    return max(range(len(records)), key=lambda i: (soft[i], -objectives[i][0]))
 
 
 def _candidate(record: Mapping[str, Any]) -> Candidate:
