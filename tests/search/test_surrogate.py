@@ -54,10 +54,10 @@ def loss_of(losses: dict[str, float], plan: ReusePlan) -> float:
 def test_probes_are_singles_near_pairs_and_near_triples() -> None:
     found = {candidate.plan.consumers for candidate in probes(NEAREST)}
     free = (1, 2, 4, 5, 6, 7, 8)
-    sets = [of for size in REACH for of in itertools.combinations(free, size)]
-    assert found == {of for of in sets if of[-1] - of[0] <= REACH[len(of)]}
-    assert {(1,), (2, 7), (4, 6, 8), (4, 5, 6)} < found
-    assert found.isdisjoint({(2, 8), (1, 4, 6), (4, 5, 6, 7)})
+    sets = [of for size in (1, 2, 3) for of in itertools.combinations(free, size)]
+    assert found == {of for of in sets if of[-1] - of[0] <= REACH}
+    assert {(1,), (2, 6), (4, 6, 8), (4, 5, 6)} < found
+    assert found.isdisjoint({(2, 7), (1, 4, 6), (4, 5, 6, 7)})
     assert len(probes(NEAREST)) == len(found)
     assert all(c.plan == nearest(*c.plan.consumers) for c in probes(NEAREST))
 

@@ -31,9 +31,8 @@ from trex.reuse.fit import Candidate
 from trex.search.space import SearchSpace
 from trex.search.terms import Choice, Floats, LossTerms, Rows
 
-#: Of so many consumers, those further apart are not measured: on DeiT-T they change no rank
-#: (docs/search.md).
-REACH: Final = {1: 0, 2: 5, 3: 4}
+#: Pairs and triples further apart are not measured: on DeiT-T they change no rank.
+REACH: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,9 +142,9 @@ def _terms(single: Floats, interaction: Floats, triples: Floats) -> LossTerms:
 def _sets(space: SearchSpace) -> Iterator[tuple[int, ...]]:
     """The consumers of the probes in the reference form: singles, near pairs, near triples."""
     free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
-    for size, reach in REACH.items():
+    for size in (1, 2, 3):
         for consumers in itertools.combinations(free, size):
-            near = consumers[-1] - consumers[0] <= reach
+            near = consumers[-1] - consumers[0] <= REACH
             if near and space.allows(_mask(space, consumers))[0]:
                 yield consumers
 
