@@ -70,10 +70,17 @@ def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[
 
 
 def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
-    """Records by soft agreement in `selection` or `refined`; of equals the cheapest first."""
+    """Records by soft agreement in `selection` or `refined`; of equals the cheapest first.
+
+    Nothing agrees with the original more than itself: a variant that is surer comes after it.
+    """
     return sorted(
         records,
-        key=lambda r: (-r[rung]["soft_agreement"], r["estimate"]["edap_mj_ms_mm2"]),
+        key=lambda r: (
+            r["plan"] != "",
+            -r[rung]["soft_agreement"],
+            r["estimate"]["edap_mj_ms_mm2"],
+        ),
     )
 
 
