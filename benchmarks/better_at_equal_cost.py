@@ -1,6 +1,6 @@
 """Whether predicted losses find better plans than the paper's patterns or chance, at equal cost.
 
-    python benchmarks/better_at_equal_cost.py --calib IMAGES --eval OTHERS [--weights FILE] \
+    python benchmarks/better_at_equal_cost.py --calib IMAGES [--eval OTHERS] [--weights FILE]
         [--class-map FILE] --store losses.jsonl [--bf16] [--exhaustive 5]
 
 At 3, 5 and 7 consumers every way chooses as many plans as the paper has uniform patterns
@@ -49,7 +49,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--eval", required=True, metavar="DATASET", help="labelled images")
+    parser.add_argument("--eval", metavar="DATASET", help="labelled images for the winners")
     parser.add_argument("--fit-images", type=int, default=120)
     parser.add_argument("--select-images", type=int, default=80)
     parser.add_argument("--final-images", type=int, help="to fit winners on; else all")
@@ -70,24 +70,29 @@ def main() -> None:
         for n, of in ways.items()
         for way, plans in of.items()
     }
-    answers = Answers(args, measured)
-    answers.measure(winners.values())
+    answers = Answers(args, measured) if args.eval else None
+    if answers:
+        answers.measure(winners.values())
     encoders = space_of(measured, "default").num_encoders
     print(measured.describe())
-    print(f"winners fitted on {len(measured.final)} images, measured on {answers.count} others")
+    if answers:
+        print(f"winners fitted on {len(measured.final)}, measured on {answers.count} others")
     print(f"surrogate: {encoder_steps(probes(space_of(measured, 'default')), encoders)} steps")
     print(
         f"{'n':<3}{'way':<12}{'plans':>6}{'steps':>7}{'loss':>7}{'top-1':>7}"
         f"{'- original (95 %)':>22}  winner's consumers"
     )
     for (n, way), winner in winners.items():
-        paired = answers.compare(winner)
-        low, high = (100 * bound for bound in paired.ci95)
-        change = f"{100 * paired.difference:.1f} ({low:.1f} to {high:.1f})"
+        top1, change = "-", "-"
+        if answers:
+            paired = answers.compare(winner)
+            low, high = (100 * bound for bound in paired.ci95)
+            top1 = f"{100 * paired.top1:.1f}"
+            change = f"{100 * paired.difference:.1f} ({low:.1f} to {high:.1f})"
         steps = encoder_steps(ways[n][way], encoders)
         print(
             f"{n:<3}{way:<12}{len(ways[n][way]):>6}{steps:>7}{measured.loss(winner):>7.3f}"
-            f"{100 * paired.top1:>7.1f}{change:>22}  " + " ".join(map(str, winner.plan.consumers))
+            f"{top1:>7}{change:>22}  " + " ".join(map(str, winner.plan.consumers))
         )
 
 

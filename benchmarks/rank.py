@@ -1,6 +1,6 @@
 """How well predicted losses rank plans before they are fitted.
 
-    python benchmarks/rank.py --calib IMAGES [--weights FILE] [--class-map FILE] \
+    python benchmarks/rank.py --calib IMAGES [--weights FILE] [--class-map FILE]
         --store losses.jsonl [--bf16] [--plans 64] [--mixed 36]
 
 Fits and measures the surrogate's probes, and random plans of 3, 5 and 7 consumers that are no

@@ -1,6 +1,6 @@
 """How much work a search shares: many candidates fitted together against one by one.
 
-    python benchmarks/search_speed.py [--images 60] [--candidates 32 64] [--run DIR] \
+    python benchmarks/search_speed.py [--images 60] [--candidates 32 64] [--run DIR]
         [--surrogate FILE]
 
 Prints, for DeiT-Tiny's shape with random weights (speed does not depend on them), how many
