@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--eval", metavar="DATASET", help="labelled images for the winners")
     parser.add_argument("--fit-images", type=int, default=120)
     parser.add_argument("--select-images", type=int, default=80)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, metavar="N")
     parser.add_argument("--final-images", type=int, help="to fit winners on; else all")
     parser.add_argument("--eval-images", type=int, help="of --eval, at random; else all")
     parser.add_argument("--exhaustive", type=int, help="a count of consumers: measure all plans")
@@ -59,7 +60,7 @@ def main() -> None:
     measured = Measured(args, args.fit_images, args.select_images)
     if args.final_images:
         measured.final = measured.final.subset(args.final_images, measured.settings.seed)
-    ways = {n: chosen(measured, n) for n in COUNTS}
+    ways = {n: chosen(measured, n) for n in args.counts}
     measured.measure(itertools.chain(*(plans for of in ways.values() for plans in of.values())))
     if args.exhaustive:
         best = screened(args, measured, args.exhaustive)
