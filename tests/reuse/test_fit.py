@@ -98,7 +98,7 @@ def test_a_linear_dependence_is_found(name: str, drift: float, tmp_path: Path) -
     model, images = linearly_dependent(kind), kind.images(N_FIT + N_MEASURE)
     expected = logits_of(model, images)[N_FIT:]
     candidates = [candidate("5<-4", "linear"), candidate("5<-4", "none")]
-    settings = FitSettings(batch_size=16, ridge=1e-9, drift=drift)
+    settings = FitSettings(batch_size=16, ridge=1e-9, drift=drift, shrink=1.0)
     with calibrated(model, images, tmp_path, settings) as calibration:
         linear, none = (fit_all(calibration, candidates)[c.key] for c in candidates)
     assert distance(linear.logits, expected) < 0.01 * distance(none.logits, expected)

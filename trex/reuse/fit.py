@@ -43,7 +43,10 @@ class FitSettings:
     #: penalty on the weights, as a share of the features' mean square
     ridge: float = 0.1
     #: the share of the drift between the original's and the variant's stream that is corrected
-    drift: float = 0.5
+    drift: float = 1.0
+    #: the share of the solved map that is used: a small push in the right direction upsets later
+    #: encoders less than the whole one
+    shrink: float = 0.4
     #: images in one forward
     batch_size: int = 50
     #: of forwards; what is solved is solved in double precision
@@ -355,8 +358,8 @@ class PlanFitter:
             weights = self._adapter.token_weights(calibration.model, x, settings.class_weight)
             system.add(self._adapter.vectors(features), self._adapter.vectors(target), weights)
         weight, bias = system.solve(settings.ridge)
-        projection.weight.copy_(weight)
-        projection.bias.copy_(bias)
+        projection.weight.copy_(settings.shrink * weight)
+        projection.bias.copy_(settings.shrink * bias)
 
     def _head(self, stream: TensorFile) -> Tensor:
         with self._precision():
