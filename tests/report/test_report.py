@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import RECORDS, record, write_run
+from made_up_runs import RECORDS, SCHEMA, record, write_run
 
 from trex.cli import main
 from trex.errors import RunError
@@ -292,5 +292,5 @@ def test_the_winner_is_the_searchs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", soft)
     assert read_facts(run).winner == 2  # of most soft agreement, while no winner is written
     (run / "best").mkdir()
-    (run / "best" / "best.json").write_text(json.dumps({"schema": 1, "key": RECORDS[3]["key"]}))
+    (run / "best" / "best.json").write_text(json.dumps({"schema": SCHEMA, "key": RECORDS[3]["key"]}))
     assert read_facts(run).winner == 3

@@ -168,10 +168,3 @@ def test_a_winner_by_refinement_says_so() -> None:
     best = {**result()["best"], "refined": {"loss": 0.0123, "soft_agreement": 0.7123}}
     assert "71.2 % after refining" in "\n".join(search_table(result(best=best)))
     assert "refining" not in "\n".join(search_table(result()))
-
-
-def test_a_search_of_an_earlier_version_is_still_shown() -> None:
-    earlier = {k: v for k, v in result().items() if k not in ("front", "proof")}
-    text = "\n".join(search_table(earlier))
-    assert "hypervolume" not in text
-    assert "run folder: runs/mine" in text

@@ -99,7 +99,7 @@ def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "is of schema None"),
         ("{}", "is of schema None"),
-        ('{"schema": 2, "settings": {}}', "is of schema 2, this TReX reads 1"),
+        ('{"schema": 9, "settings": {}}', "is of schema 9, this TReX reads 2"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -154,8 +154,8 @@ def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> Non
         ("[1]", r"results\.jsonl:2: is not a JSON object"),
         ("{}", r"results\.jsonl:2: is not a record this TReX reads"),
         (json.dumps({"schema": 2, **record("b")}), r"results\.jsonl:2: is not a record"),
-        (json.dumps({"schema": 1, "key": "b", "plan": ""}), r"results\.jsonl:2: is not a record"),
-        (json.dumps({"schema": 1, **record("b")}).replace('"key"', '"kee"'), r"jsonl:2: is not a"),
+        (json.dumps({"schema": 2, "key": "b", "plan": ""}), r"results\.jsonl:2: is not a record"),
+        (json.dumps({"schema": 2, **record("b")}).replace('"key"', '"kee"'), r"jsonl:2: is not a"),
     ],
 )
 def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: str) -> None:

@@ -76,7 +76,7 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     prices = [_price(subject, record) for record in records]
     fits = [i for i, price in enumerate(prices) if price.latency_s <= limit_s * (1 + 1e-9)]
     if fits:
-        record = _best([records[i] for i in fits])
+        record = best_record([records[i] for i in fits])
     else:
         record = records[min(range(len(prices)), key=lambda i: prices[i].latency_s)]
     winner = run.best / CONFIG
@@ -122,13 +122,6 @@ def _of_bundle(
         note="",
         load=lambda original: load_bundle(folder),
     )
-
-
-def _best(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """As a search chooses; of a run from before soft agreement was measured, by loss."""
-    if all("soft_agreement" in record["selection"] for record in records):
-        return best_record(records)
-    return min(records, key=lambda r: (r["selection"]["loss"], r["estimate"]["edap_mj_ms_mm2"]))
 
 
 def _price(subject: Subject, record: dict[str, Any]) -> Price:

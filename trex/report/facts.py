@@ -218,17 +218,14 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
 def _winner(run: Run, records: list[dict[str, Any]], objectives: list[tuple[float, float]]) -> int:
     """The one the search chose; before it has, the one it would choose of those fitted so far.
 
-    That is by most soft agreement, or, in runs from before it was measured, by least loss; of
-    equals the cheapest.
+    That is by most soft agreement; of equals the cheapest.
     """
     if (run.best / "best.json").exists():
         key = run.read_json("best/best.json")["key"]
         for position, record in enumerate(records):
             if record["key"] == key:
                 return position
-    soft = [record["selection"].get("soft_agreement") for record in records]
-    if None in soft:
-        return min(range(len(records)), key=lambda i: objectives[i][::-1])
+    soft = [record["selection"]["soft_agreement"] for record in records]
     return max(range(len(records)), key=lambda i: (soft[i], -objectives[i][0]))
 
 

@@ -52,8 +52,8 @@ def search_table(result: dict[str, Any]) -> list[str]:
     )  # fmt: skip
     original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
                 percent(selection["baseline_top1"]), "no reuse")  # fmt: skip
-    front = result.get("front")  # earlier versions' summaries have none
-    knee = front and front["knee"]
+    front = result["front"]
+    knee = front["knee"]
     marks = [
         "*" * _is(record, best) + "k" * (knee is not None and _is(record, knee))
         for record in shown
@@ -80,15 +80,9 @@ def search_table(result: dict[str, Any]) -> list[str]:
             if knee
             else []
         ),
-        *(
-            [
-                f"front of accuracy, latency, energy and area: {len(front['points'])} plans, "
-                f"hypervolume {front['hypervolume']:.3f}"
-            ]
-            if front
-            else []
-        ),
-        *_proof_lines(result.get("proof")),
+        f"front of accuracy, latency, energy and area: {len(front['points'])} plans, hypervolume "
+        f"{front['hypervolume']:.3f}",
+        *_proof_lines(result["proof"]),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         "",

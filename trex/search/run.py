@@ -28,7 +28,7 @@ from trex.search.settings import difference
 
 _logger = logging.getLogger(__name__)
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 #: what a record must hold to be read by later commands
 _RECORD_FIELDS: Final = ("key", "plan", "transforms", "estimate", "selection")
