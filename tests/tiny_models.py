@@ -208,9 +208,7 @@ def copy_attention(source: Any, target: Any, *, values: bool) -> None:
         if hasattr(target, "layer"):
             for name in ("query", "key", "value")[: 3 if values else 2]:
                 part = f"layer.attention.self.{name}"
-                target.get_submodule(part).load_state_dict(
-                    source.get_submodule(part).state_dict()
-                )
+                target.get_submodule(part).load_state_dict(source.get_submodule(part).state_dict())
             return
         if not hasattr(target, "attn"):
             _copy_staged_attention(source, target, values=values)
