@@ -139,7 +139,7 @@ def test_fitting_beats_identity_reuse(plan: str, tmp_path: Path) -> None:
         Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
         for transform in ("none", "linear")
     ]
-    settings = FitSettings(ridge=1e-3, batch_size=16)
+    settings = FitSettings(ridge=1e-3, batch_size=16, drift=0.5, shrink=1.0)
     batches = list(images.split(16))
     with closing(
         Calibration(

@@ -172,7 +172,7 @@ def fit_losses(plan: str, tmp_path: Path) -> dict[str, float]:
         Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
         for transform in ("none", "linear", "linear_own")
     ]
-    settings = FitSettings(ridge=1e-3, batch_size=16)
+    settings = FitSettings(ridge=1e-3, batch_size=16, drift=0.5, shrink=1.0)
     batches: list[Tensor] = list(images.split(16))
     with closing(
         Calibration(
