@@ -44,9 +44,8 @@ class FitSettings:
     ridge: float = 0.1
     #: the share of the drift between the original's and the variant's stream that is corrected
     drift: float = 1.0
-    #: the share of a solution for a reused `output` that is used: a small push in the right
-    #: direction upsets later encoders less than the whole one. A `map` consumer keeps its own
-    #: values, so its solution is near the truth and used whole.
+    #: the share of the solved map that is used: a small push in the right direction upsets later
+    #: encoders less than the whole one
     shrink: float = 0.4
     #: images in one forward
     batch_size: int = 50
@@ -334,7 +333,7 @@ class PlanFitter:
             own_input=transform in OWN_INPUT,
         ).eval()
         if transform != "none":
-            self._solve(consumer, reuse, stream, source)
+            self._solve(consumer, index, stream, source)
         moved = TensorFile(calibration.scratch)
         with self._precision(), _closed_on_failure(moved):
             for start, stop in self._batches(self._fit_rows, self._measure_rows):
@@ -346,23 +345,21 @@ class PlanFitter:
         return moved, {f"{name}.{key}": p.detach().clone() for key, p in own.items()}
 
     def _solve(
-        self, consumer: Consumer, reuse: Reuse, stream: TensorFile, source: TensorFile
+        self, consumer: Consumer, index: int, stream: TensorFile, source: TensorFile
     ) -> None:
         calibration, settings = self._calibration, self._calibration.settings
-        targets = calibration.targets[reuse.consumer]
         projection = consumer.projection
         system = RidgeSystem(projection.in_features, projection.out_features)
         for start, stop in self._batches(self._fit_rows):
             with self._precision():
                 x = consumer.before(stream.read(start, stop))
                 features = consumer.features(x, source.read(start, stop))
-            target = targets.read(start, stop) - settings.drift * x
+            target = calibration.targets[index].read(start, stop) - settings.drift * x
             weights = self._adapter.token_weights(calibration.model, x, settings.class_weight)
             system.add(self._adapter.vectors(features), self._adapter.vectors(target), weights)
         weight, bias = system.solve(settings.ridge)
-        share = settings.shrink if reuse.tensor == "output" else 1.0
-        projection.weight.copy_(share * weight)
-        projection.bias.copy_(share * bias)
+        projection.weight.copy_(settings.shrink * weight)
+        projection.bias.copy_(settings.shrink * bias)
 
     def _head(self, stream: TensorFile) -> Tensor:
         with self._precision():
