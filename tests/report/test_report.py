@@ -292,5 +292,7 @@ def test_the_winner_is_the_searchs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", soft)
     assert read_facts(run).winner == 2  # of most soft agreement, while no winner is written
     (run / "best").mkdir()
-    (run / "best" / "best.json").write_text(json.dumps({"schema": SCHEMA, "key": RECORDS[3]["key"]}))
+    (run / "best" / "best.json").write_text(
+        json.dumps({"schema": SCHEMA, "key": RECORDS[3]["key"]})
+    )
     assert read_facts(run).winner == 3
