@@ -97,6 +97,8 @@ def write_run(path: Path, records: list[dict[str, Any]] | None = None, **setting
                 "skipped": 0, "images_per_second": 60.0, "baseline_images_per_second": 50.0,
             }},
             "pareto": [best],
+            "front": {"points": [best], "hypervolume": 0.25, "knee": None},
+            "proof": {"method": "enumeration", "proved": True},
             "candidates": {"space": 2048, "feasible": 1024, "evaluated": len(found)},
             "seconds": 1.0,
         }))  # fmt: skip

@@ -153,7 +153,7 @@ def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> Non
         ("not json", r"results\.jsonl:2: is not a JSON object"),
         ("[1]", r"results\.jsonl:2: is not a JSON object"),
         ("{}", r"results\.jsonl:2: is not a record this TReX reads"),
-        (json.dumps({"schema": 2, **record("b")}), r"results\.jsonl:2: is not a record"),
+        (json.dumps({"schema": 9, **record("b")}), r"results\.jsonl:2: is not a record"),
         (json.dumps({"schema": 2, "key": "b", "plan": ""}), r"results\.jsonl:2: is not a record"),
         (json.dumps({"schema": 2, **record("b")}).replace('"key"', '"kee"'), r"jsonl:2: is not a"),
     ],
