@@ -17,7 +17,8 @@ from trex.cli import main
 from trex.export.bundle import load_config
 from trex.files import write_atomic
 from trex.reuse import reuse_of
-from trex.search.records import best_record, candidate_of, soft_agreement
+from trex.search.ranking import best_record
+from trex.search.records import candidate_of, soft_agreement
 from trex.search.run import Run
 
 

@@ -15,7 +15,8 @@ from trex.export.bundle import CONFIG, load_bundle, load_config
 from trex.hardware import workload
 from trex.models.registry import LoadedModel
 from trex.search.pick import pick_variant
-from trex.search.records import best_record, candidate_of
+from trex.search.ranking import best_record
+from trex.search.records import candidate_of
 from trex.search.run import Run
 
 

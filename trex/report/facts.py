@@ -19,6 +19,7 @@ from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
+from trex.search.ranking import best_record
 from trex.search.run import Run
 
 
@@ -183,7 +184,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     candidates = tuple(map(_candidate, records))
     baseline = _estimate(manifest["baseline"])
     objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
-    winner = _winner(run, records, objectives)
+    winner = _winner(run, records)
     summary = run.read_json("summary.json") if (run.path / "summary.json").exists() else None
     best = summary["best"] if summary else {}
     same = best.get("plan") == candidates[winner].plan
@@ -215,18 +216,14 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     )
 
 
-def _winner(run: Run, records: list[dict[str, Any]], objectives: list[tuple[float, float]]) -> int:
-    """The one the search chose; before it has, the one it would choose of those fitted so far.
-
-    That is by most soft agreement; of equals the cheapest.
-    """
+def _winner(run: Run, records: list[dict[str, Any]]) -> int:
+    """The one the search chose; before it has, the one it would choose of those fitted so far."""
     if (run.best / "best.json").exists():
         key = run.read_json("best/best.json")["key"]
         for position, record in enumerate(records):
             if record["key"] == key:
                 return position
-    soft = [record["selection"]["soft_agreement"] for record in records]
-    return max(range(len(records)), key=lambda i: (soft[i], -objectives[i][0]))
+    return records.index(best_record(records))
 
 
 def _candidate(record: Mapping[str, Any]) -> Candidate:

@@ -15,7 +15,8 @@ from trex.export.bundle import load_bundle
 from trex.models.registry import LoadedModel, load
 from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
-from trex.search.records import best_record, candidate_of, measured_front
+from trex.search.ranking import best_record
+from trex.search.records import candidate_of, measured_front
 from trex.search.run import Run
 from trex.training.transforms import InputConfig, input_config_from_json
 

@@ -1,9 +1,9 @@
-"""Candidates as records: what was measured, which is best, which are on the front."""
+"""Candidates as records: what was measured, and which are on the front."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,28 +67,6 @@ def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[
         "baseline_top1": top1(original),
         "n": len(logits),
     }
-
-
-def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
-    """Records by soft agreement in `selection` or `refined`; of equals the cheapest first.
-
-    Nothing agrees with the original more than itself: a variant that is surer comes after it.
-    """
-    return sorted(
-        records,
-        key=lambda r: (
-            r["plan"] != "",
-            -r[rung]["soft_agreement"],
-            r["estimate"]["edap_mj_ms_mm2"],
-        ),
-    )
-
-
-def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The record of most soft agreement on the last rung any came to; of equals the cheapest."""
-    known = list(records)
-    refined = [record for record in known if "refined" in record]
-    return best_first(refined or known, "refined" if refined else "selection")[0]
 
 
 def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
