@@ -149,7 +149,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.search.problem import Problem, SearchSettings
     from trex.search.run import Run
     from trex.search.space import SearchSpace
-    from trex.search.workshop import Sharing
+    from trex.search.workshop import Sharing, Workshop
     from trex.training.transforms import DataConfig
 
     for name, least in _LEAST.items():
@@ -215,7 +215,8 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         study=args.study or f"{loaded.name} on {chip.name}, {budget}",
     )
     scratch = args.scratch or args.out
-    return Search(problem, priced, run_folder, manifest, sharing, scratch), measured
+    shop = Workshop(problem, priced, run_folder, settings, sharing, scratch)
+    return Search(shop, manifest), measured
 
 
 def _measurement(problem: Problem, images: Any, out: Path) -> Any:

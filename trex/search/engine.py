@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from trex.errors import RunError
 from trex.export.bundle import save_bundle
-from trex.search.feasible import PricedSpace
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
-from trex.search.problem import Problem
-from trex.search.records import best_first, best_record, candidate_of
+from trex.search.ranking import best_first, best_record
+from trex.search.records import candidate_of
 from trex.search.refined import measure_refined
 from trex.search.run import Run
 from trex.search.sampled import propose, sampler_of
@@ -26,36 +24,21 @@ from trex.search.strategies import STRATEGIES, Task
 from trex.search.surrogate import Surrogate
 from trex.search.terms import LossTerms
 from trex.search.winner import fit_winner
-from trex.search.workshop import Sharing, Workshop
+from trex.search.workshop import Workshop
 
 
 class Search:
     """A search in a run folder; going on in a folder skips what is recorded there.
 
     Args:
-        problem: what is searched for.
-        priced: the plans, their prices and the budget.
-        run: where to.
+        shop: what is searched for, among what, where, and who measures; no result depends on who.
         manifest: what the run folder says of it.
-        sharing: who does the work; no result depends on it.
-        scratch: a folder with room for activations.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        priced: PricedSpace,
-        run: Run,
-        manifest: dict[str, Any],
-        sharing: Sharing,
-        scratch: Path,
-    ) -> None:
-        self.problem = problem
-        self.priced = priced
-        self.run = run
+    def __init__(self, shop: Workshop, manifest: dict[str, Any]) -> None:
+        self.problem, self.priced, self.run = shop.problem, shop.priced, shop.run
+        self._shop = shop
         self._manifest = manifest
-        self._scratch = scratch
-        self._shop = Workshop(problem, priced, run, manifest["settings"], sharing, scratch)
 
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
@@ -136,7 +119,7 @@ class Search:
                 return stored
         candidate = candidate_of(record)
         loaded = self.problem.loaded
-        variant, rounds = fit_winner(self.problem, candidate, self._scratch)
+        variant, rounds = fit_winner(self.problem, candidate, self._shop.scratch)
         save_bundle(
             self.run.best,
             variant,

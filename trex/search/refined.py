@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from trex.reuse.fit import Candidate, FittedPlan, PlanFitter, Take, apply_fitted
 from trex.reuse.precision import forward_precision
-from trex.reuse.refine import Batch as Equations
 from trex.reuse.refine import refine
 from trex.search.entries import LOSS, RECORD, entry
 from trex.search.records import candidate_of
+from trex.search.winner import answered
 from trex.search.workers import Result
 from trex.search.workshop import Workshop
 from trex.training.data import batches
@@ -62,18 +62,11 @@ def _refine(shop: Workshop, record: dict[str, Any]) -> dict[str, Any]:
     size = settings.fit.batch_size
     fit, select = shop.parts
 
-    def equations() -> Iterator[Equations]:
-        start = 0
-        for batch in batches(fit, size):
-            stop = start + len(batch.images)
-            yield batch.images, calibration.logits[start:stop], batch.indices
-            start = stop
-
     variant = apply_fitted(deepcopy(shop.problem.loaded.model), _state(shop, record))
     refine(
         variant,
         shop.problem.loaded.adapter,
-        equations,
+        partial(answered, [fit], calibration.logits, size),
         settings=settings.refine,
         scratch=shop.scratch,
         seed=settings.seed,

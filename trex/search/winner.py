@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from trex.reuse.fit import Calibration, Candidate, PlanFitter, apply_fitted
 from trex.reuse.refine import Batch, Round, refine
@@ -42,26 +43,29 @@ def fit_winner(
     finally:
         calibration.close()
 
-    def original_logits() -> Iterator[Batch]:
-        """All images once more, each with the original's answer and its picture's number."""
-        start = 0
-        for part in parts:
-            per_picture = part.views.count if isinstance(part, ViewSet) else 1
-            for batch in batches(part, settings.fit.batch_size):
-                stop = start + len(batch.images)
-                yield batch.images, calibration.logits[start:stop], batch.indices // per_picture
-                start = stop
-
     variant = apply_fitted(deepcopy(loaded.model), fitted)
     most = total * settings.refine.rounds
     with progress_bar("refinement", most) as advance:
         rounds = refine(
             variant,
             loaded.adapter,
-            original_logits,
+            partial(answered, parts, calibration.logits, settings.fit.batch_size),
             settings=settings.refine,
             scratch=scratch,
             seed=settings.seed,
             progress=advance,
         )
     return variant, rounds
+
+
+def answered(
+    parts: Sequence[ImageSet | ViewSet], logits: Tensor, batch_size: int
+) -> Iterator[Batch]:
+    """Images with the original's `logits`, which go on from part to part, and picture numbers."""
+    start = 0
+    for part in parts:
+        per_picture = part.views.count if isinstance(part, ViewSet) else 1
+        for batch in batches(part, batch_size):
+            stop = start + len(batch.images)
+            yield batch.images, logits[start:stop], batch.indices // per_picture
+            start = stop

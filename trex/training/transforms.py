@@ -137,7 +137,7 @@ def eval_transform(config: InputConfig) -> Transform:
         crop_pct=config.crop_pct,
         crop_mode=config.crop_mode,
     )
-    return cast(Transform, transforms.Compose([*_to_channels(config), prepare]))
+    return cast(Transform, transforms.Compose([*to_channels(config), prepare]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def fitting_views(config: DataConfig, views: int, seed: int) -> FittingViews:
     assert views > 0
     augment = transforms.Compose(
         [
-            *_to_channels(config),
+            *to_channels(config),
             transforms.RandomResizedCrop(
                 config.input_size[1:],
                 scale=VIEW_SCALE,
@@ -210,5 +210,6 @@ def fitting_views(config: DataConfig, views: int, seed: int) -> FittingViews:
     return FittingViews(views, seed, augment)
 
 
-def _to_channels(config: DataConfig) -> list[nn.Module]:
+def to_channels(config: DataConfig) -> list[nn.Module]:
+    """What turns a picture in RGB into as many channels as the model takes."""
     return [transforms.Grayscale(1)] if config.input_size[0] == 1 else []

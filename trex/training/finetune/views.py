@@ -27,7 +27,13 @@ from torchvision import transforms
 from trex.errors import DataError
 from trex.training.data import CorruptImage, ImageSet
 from trex.training.finetune.recipe import Augment
-from trex.training.transforms import DataConfig, InputConfig, Transform, eval_transform
+from trex.training.transforms import (
+    DataConfig,
+    InputConfig,
+    Transform,
+    eval_transform,
+    to_channels,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -67,8 +73,7 @@ def augmentation(config: InputConfig, augment: Augment) -> Transform:
         std=config.std,
         re_prob=augment.erasing,
     )
-    grey = [transforms.Grayscale(1)] if config.input_size[0] == 1 else []
-    return cast(Transform, transforms.Compose([*grey, prepare]))
+    return cast(Transform, transforms.Compose([*to_channels(config), prepare]))
 
 
 @contextmanager
