@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from small_fits import fit_losses
 from tiny_models import STAGED_KINDS, blocks_of, logits_of
 from torch import nn
 
@@ -18,7 +18,6 @@ from trex.models.registry import adapter_of, architecture, architecture_of, crea
 from trex.models.trace import trace_architecture
 from trex.plan import ReusedTensor, ReusePlan
 from trex.reuse import apply_reuse, consumers_of
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
 
 KIND = STAGED_KINDS["shvit"]
 #: encoders of each stage with attention
@@ -133,26 +132,7 @@ def test_channels_beside_the_attention_stay_the_consumers_own() -> None:
 
 @pytest.mark.parametrize("plan", ["2<-1 4<-3", "2<-1:map 7<-6:map"])
 def test_fitting_beats_identity_reuse(plan: str, tmp_path: Path) -> None:
-    model, images = KIND.build(), KIND.images(48)
-    parsed = ReusePlan.parse(plan)
-    candidates = [
-        Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
-        for transform in ("none", "linear")
-    ]
-    settings = FitSettings(ridge=1e-3, batch_size=16, drift=0.5, shrink=1.0)
-    batches = list(images.split(16))
-    with closing(
-        Calibration(
-            model, adapter_of(model), batches[:2], batches[2:], settings=settings,
-            scratch=tmp_path,
-        )
-    ) as calibration:  # fmt: skip
-        losses = {
-            fitted.candidate.transforms[2]: float(
-                (fitted.logits - calibration.logits[32:]).square().mean()
-            )
-            for fitted in PlanFitter(calibration).fit(candidates)
-        }
+    losses = fit_losses(KIND, plan, ("none", "linear"), tmp_path)
     assert losses["linear"] < losses["none"]
 
 

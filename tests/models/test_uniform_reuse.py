@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from small_fits import fit_losses
 from tiny_models import STAGED_KINDS, blocks_of, logits_of, randomised, settled, total
-from torch import Tensor, nn
+from torch import nn
 
 from trex.architecture import Architecture
 from trex.errors import ModelError, PlanError
@@ -20,7 +20,6 @@ from trex.models.uniform import UniForm
 from trex.models.uniform.layers import ConvBN
 from trex.plan import ReusedTensor, ReusePlan
 from trex.reuse import apply_reuse, consumers_of, remove_reuse, set_grad_checkpointing
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
 
 KIND = STAGED_KINDS["uniform"]
 NAMES = ("uniform_t", "uniform_s", "uniform_m", "uniform_l")
@@ -164,34 +163,9 @@ def test_what_is_not_understood_is_refused() -> None:
         apply_reuse(model, "2<-1")
 
 
-def fit_losses(plan: str, tmp_path: Path) -> dict[str, float]:
-    """Mean squared difference of the logits from the original's, by transform."""
-    model, images = KIND.build(), KIND.images(48)
-    parsed = ReusePlan.parse(plan)
-    candidates = [
-        Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
-        for transform in ("none", "linear", "linear_own")
-    ]
-    settings = FitSettings(ridge=1e-3, batch_size=16, drift=0.5, shrink=1.0)
-    batches: list[Tensor] = list(images.split(16))
-    with closing(
-        Calibration(
-            model, adapter_of(model), batches[:2], batches[2:], settings=settings,
-            scratch=tmp_path,
-        )
-    ) as calibration:  # fmt: skip
-        expected = calibration.logits[32:]
-        return {
-            fitted.candidate.transforms[parsed.consumers[0]]: float(
-                (fitted.logits - expected).square().mean()
-            )
-            for fitted in PlanFitter(calibration).fit(candidates)
-        }
-
-
 @pytest.mark.parametrize("plan", ["2<-1 4<-3", "2<-1:map 8<-7:map", "3<-1:map 5<-4 8<-7"])
 def test_fitting_beats_identity_reuse(plan: str, tmp_path: Path) -> None:
-    losses = fit_losses(plan, tmp_path)
+    losses = fit_losses(KIND, plan, ("none", "linear", "linear_own"), tmp_path)
     assert losses["linear"] < losses["none"]
     assert losses["linear_own"] < losses["none"]
 

@@ -104,6 +104,18 @@ def test_a_linear_dependence_is_found(name: str, drift: float, tmp_path: Path) -
     assert distance(linear.logits, expected) < 0.01 * distance(none.logits, expected)
 
 
+def test_a_share_of_the_solution_is_used(tmp_path: Path) -> None:
+    """Only the first consumer's: later ones are solved on what its share left them."""
+    one = candidate("2<-1 4<-3")
+    whole, part = (fitted(KINDS["vit"], tmp_path, one, shrink=share) for share in (1.0, 0.25))
+    first = [name for name in whole.state if name.startswith("blocks.2.")]
+    assert len(first) == 2
+    for name in first:
+        torch.testing.assert_close(part.state[name], 0.25 * whole.state[name])
+    for name in whole.state.keys() - first:
+        assert not torch.allclose(part.state[name], 0.25 * whole.state[name])
+
+
 def test_the_calibration_knows_the_originals_answers(tmp_path: Path) -> None:
     kind = KINDS["distilled"]
     model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
