@@ -150,13 +150,41 @@ def test_fast_moments_are_those_of_the_exact_array(encoding, step, read_sigma):
     moments = estimate(inputs[:400], cells, by_column=True, worth=torch.ones(()), **parts)
     unseen = inputs[400:]
     error = exact_product(unseen, cells, **parts) - unseen @ value_of(
-        cells, weight_code, physics, moments.gain
+        cells, weight_code, physics, moments
     )
     table = code.power_table(inputs.device)[code.table_index(unseen).long()]
     read = read_sigma**2 * table @ power_of(cells, weight_code, moments.passed)
     fed = code.active_bits(to_tiles(unseen, physics.rows))
     variance = read + fed @ moments.floor
     assert variance.mean().item() == pytest.approx(error.square().mean().item(), rel=0.06)
+
+
+def test_fast_write_noise_is_what_gets_through_the_converters():
+    physics = replace(IDEAL, write_sigma=0.2, pedestal=0.03)
+    code, weight_code = InputCode(8, False, "differential"), WeightCode.of(physics)
+    random = torch.manual_seed(0)
+    # few large inputs, as in rows of an attention map: many sums are of a cell or two
+    inputs = (torch.randn(600, 64, generator=random) * 2).exp().mul_(4).round_().clamp_(0, 255)
+    weights = integers(64, 40)
+    cells = store(weights, physics, weight_code, NoiseSource(1))
+    parts = {
+        "input_code": code,
+        "weight_code": weight_code,
+        "physics": physics,
+        "converter": Converter(torch.ones(len(weight_code.weights), 1), WIDE),
+        "normal": NoiseSource(0),
+    }
+    moments = estimate(inputs[:300], cells, by_column=True, worth=torch.ones(()), **parts)
+    unseen = inputs[300:]
+    ideal = unseen @ weights
+    exact = (exact_product(unseen, cells, **parts) - ideal).square().mean().item()
+    shift = unseen @ value_of(cells, weight_code, physics, moments) - ideal
+    floor = code.active_bits(to_tiles(unseen, physics.rows)) @ moments.floor
+    fast = (shift.square().mean() + floor.mean()).item()
+    assert fast == pytest.approx(exact, rel=0.03)
+    # not what was written: rounding takes some of it away
+    written = (unseen @ value_of(cells, weight_code, physics) - ideal).square().mean().item()
+    assert written + floor.mean().item() > 1.05 * exact
 
 
 def test_sram_bits_of_64_rows_fit_a_6_bit_converter():

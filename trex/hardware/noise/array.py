@@ -30,11 +30,13 @@ class Cells:
 
     Attributes:
         levels: (S, …, I, O), what a column's current counts; with offset encoding also Gmin.
+        meant: (S, …, I, O), levels before write noise; the same tensor where there is none.
         power: (S, …, I, O), the sum of G² over the cells of a weight's slice.
         whole: (S, …, I, O), levels without Gmin where writing left them whole numbers.
     """
 
     levels: Tensor
+    meant: Tensor
     power: Tensor
     whole: Tensor | None = None
 
@@ -47,17 +49,17 @@ def store(
     G' = G + γσ·√((G−Gmin)(Gmax−Gmin))·N(0, 1) (ClipFormer): a cell at Gmin stays where it is.
     """
     slices = code.slices(integers)
-    conductance = slices.abs()
+    offset = code.encoding == "offset"
+    meant = slices + physics.pedestal if offset else slices
+    levels, conductance = meant, slices.abs()
     whole: Tensor | None = slices
     if normal is not None and physics.write_sigma:
         whole = None
         deviation = physics.write_sigma * (conductance * physics.top_level).sqrt()
         conductance = conductance + deviation * normal(conductance.shape, conductance.device)
-    raised = conductance + physics.pedestal
-    if code.encoding == "offset":
-        return Cells(raised, raised.square(), whole)
-    power = raised.square() + physics.pedestal**2
-    return Cells(conductance * slices.sign(), power, whole)
+        levels = conductance + physics.pedestal if offset else conductance * slices.sign()
+    power = (conductance + physics.pedestal).square()
+    return Cells(levels, meant, power if offset else power + physics.pedestal**2, whole)
 
 
 @dataclass(frozen=True, slots=True)

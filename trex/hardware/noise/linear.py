@@ -173,12 +173,12 @@ class NonIdealLinear(nn.Linear):
         cells = store(integers.T, self.physics, self.code, self.instance.programming(self.index))
         assert self.calibration.input_step is not None
         scale_O = step_O * self.calibration.input_step
-        gain = torch.ones_like(moments.gain) if exact else moments.gain
         power = power_of(cells, self.code, moments.passed).T * self.physics.read_sigma**2
         self._programmed = _Programmed(
             key=key,
             step_O=scale_O,
-            value=value_of(cells, self.code, self.physics, gain).T * scale_O[:, None],
+            value=value_of(cells, self.code, self.physics, None if exact else moments).T
+            * scale_O[:, None],
             power=(power * scale_O[:, None].square()).contiguous(),
             floor=moments.floor.T * scale_O[:, None].square(),
             cells=cells if exact else None,

@@ -14,7 +14,7 @@ power agrees whatever the error's distribution: near zero it is not uniform.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,18 +32,22 @@ class Moments:
     Attributes:
         gain: (S,), the share of a slice's sums behind the converter: below one where small
             sums round to zero.
+        kept: (S,), the same of what write noise adds to them: below one where rounding swallows
+            it or the largest sums are clipped, whatever wrote them.
         passed: (S,), what a converter's error power grows by with the read noise's: below one
             where rounding swallows noise, above where larger currents are also clipped more.
         floor: (K, O) or (K, 1), error power a fed row tile, in the integers' units squared.
     """
 
     gain: Tensor
+    kept: Tensor
     passed: Tensor
     floor: Tensor
 
     def to(self, device: torch.device) -> Moments:
         """The same on a device."""
-        return Moments(self.gain.to(device), self.passed.to(device), self.floor.to(device))
+        parts = (self.gain, self.kept, self.passed, self.floor)
+        return Moments(*(part.to(device) for part in parts))
 
 
 def estimate(
@@ -71,8 +75,7 @@ def estimate(
     #: sums over reads of the read noise's power before, and of all error's behind the converter
     totals = torch.zeros(2, slices, bits, columns, device=device, dtype=torch.float64)
     slope = torch.zeros(slices, 2, device=device, dtype=torch.float64)
-    clean = torch.zeros(slices, *inputs.shape[:-1], columns, device=device)
-    error = torch.zeros_like(clean[0])
+    error = torch.zeros(*inputs.shape[:-1], columns, device=device)
     for read in reads(inputs, cells, input_code, physics):
         noise, sums = read.power * physics.read_sigma**2, read.sums
         noisy = sums + noise.sqrt() * normal(noise.shape, device) if physics.read_sigma else sums
@@ -82,9 +85,9 @@ def estimate(
             totals[i, read.s, read.k] = weighted.flatten(0, -2).sum(0, dtype=torch.float64)
         slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
         counted = input_code.weights[read.k] * weight_code.weights[read.s]
-        clean[read.s] += sums.sum(dim=-3) * (counted * worth)
         error += off.sum(dim=-3) * (counted * worth)
-    extra = _least_squares(clean.flatten(1).double(), error.flatten().double())
+    parts = _products(inputs * worth, cells, weight_code)
+    extra = _least_squares(parts.flatten(1).double(), error.flatten().double())
     passed = (slope[:, 0] / slope[:, 1].clamp_min(1e-30)).clamp_min_(0)
     s_weights = torch.tensor(weight_code.weights, device=device, dtype=torch.float64).square()
     k_weights = torch.tensor(input_code.weights, device=device, dtype=torch.float64).square()
@@ -93,21 +96,36 @@ def estimate(
     shown = torch.einsum("s,k,sko->ko", s_weights, k_weights, squares)
     own = shown - passed_noise
     # That took reads to err independently; the outputs show what they come to together.
-    together = (error - torch.tensordot(extra.float(), clean, dims=1)).double().square()
+    together = (error - torch.tensordot(extra.float(), parts, dims=1)).double().square()
     together = together.flatten(0, -2).sum(0)
     measured = (together if by_column else together.mean()) - passed_noise.sum(0)
     # Shares of a difference of nearly equal powers mean nothing, so shares of the power itself.
     share = shown / shown.sum(0).clamp_min(1e-30)
     own = own + (measured - own.sum(0)) * share
     floor = own / fed.clamp_min(1e-6).double()[:, None]
-    return Moments((1 + extra).float(), passed.float(), floor.float())
+    shares = (1 + extra).float()
+    return Moments(shares[:slices], shares[-slices:], passed.float(), floor.float())
 
 
-def _least_squares(clean: Tensor, error: Tensor) -> Tensor:
-    """The share of each slice's sums (S, n) that the error (n) amounts to; zero where no sum."""
-    gram = clean @ clean.T
-    ridge = 1e-6 * gram.diagonal().max().clamp_min(1e-30)
-    share: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), clean @ error)
+def _products(inputs: Tensor, cells: Cells, weight_code: WeightCode) -> Tensor:
+    """By slice, what was meant to be stored makes of the inputs, (S, …, V, O).
+
+    Where writing has changed it, that change's share follows: (2S, …, V, O).
+    """
+    weights = torch.tensor(weight_code.weights, device=inputs.device)
+    weights = weights.view(-1, *(1,) * (cells.levels.dim() - 1))
+    meant = inputs @ (cells.meant * weights)
+    if cells.levels is cells.meant:
+        return meant
+    return torch.cat([meant, inputs @ ((cells.levels - cells.meant) * weights)])
+
+
+def _least_squares(parts: Tensor, error: Tensor) -> Tensor:
+    """The share of each part (P, n) that the error (n) amounts to; zero of an empty part."""
+    gram = parts @ parts.T
+    scale = gram.diagonal().sqrt().clamp_min(1e-15)
+    gram = gram / (scale * scale[:, None]) + 1e-6 * torch.eye(len(gram)).to(gram)
+    share: Tensor = torch.linalg.solve(gram, parts @ error / scale) / scale
     return share
 
 
@@ -128,10 +146,21 @@ def power_of(cells: Cells, weight_code: WeightCode, passed: Tensor) -> Tensor:
     return power
 
 
-def value_of(cells: Cells, weight_code: WeightCode, physics: Physics, gain: Tensor) -> Tensor:
-    """The matrix the cells amount to behind the converters, in the integers' units, (…, I, O)."""
-    weights = torch.tensor(weight_code.weights, device=gain.device) * gain
-    value: Tensor = torch.tensordot(weights, cells.levels, dims=1)
+def value_of(
+    cells: Cells, weight_code: WeightCode, physics: Physics, moments: Moments | None = None
+) -> Tensor:
+    """The matrix the cells amount to, in the integers' units, (…, I, O).
+
+    Behind the converters where `moments` are given, else in front of them.
+    """
+    weights = torch.tensor(weight_code.weights, device=cells.levels.device, dtype=torch.float32)
+    if moments is None:
+        value: Tensor = torch.tensordot(weights, cells.levels, dims=1)
+    else:
+        value = torch.tensordot(weights * moments.gain, cells.meant, dims=1)
+        if cells.levels is not cells.meant:
+            changed = cells.levels - cells.meant
+            value = value + torch.tensordot(weights * moments.kept, changed, dims=1)
     return value - excess_each(weight_code, physics)
 
 
@@ -158,15 +187,15 @@ class WriteTables:
     @classmethod
     def of(cls, physics: Physics, code: WeightCode, moments: Moments) -> WriteTables:
         """The tables of an array whose matrix is written anew for every image."""
-        passed, gain = moments.passed, moments.gain
-        integers = code.all_integers(passed.device)
+        device = moments.passed.device
+        integers = code.all_integers(device)
         cells = store(integers, physics, code, None)
         levels = code.slices(integers).abs()
         variance = physics.write_sigma**2 * levels * physics.top_level
-        written = Cells(cells.levels, cells.power + variance)
-        weights = (torch.tensor(code.weights, device=gain.device) * gain).square()
+        written = replace(cells, power=cells.power + variance)
+        weights = (torch.tensor(code.weights, device=device) * moments.kept).square()
         return cls(
-            value=value_of(cells, code, physics, gain),
+            value=value_of(cells, code, physics, moments),
             deviation=torch.tensordot(weights, variance, dims=1).sqrt(),
-            power=power_of(written, code, passed),
+            power=power_of(written, code, moments.passed),
         )
