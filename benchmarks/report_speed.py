@@ -79,6 +79,7 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
                 "estimate": estimate(row), "predicted_loss": predicted,
                 "selection": {
                     "loss": loss, "agreement": float(np.exp(-loss)),
+                    "soft_agreement": float(np.exp(-loss)),
                     "top1": 0.8 * float(np.exp(-loss)), "baseline_top1": 0.8, "n": 400,
                 },
             }  # fmt: skip
