@@ -87,6 +87,29 @@ def test_the_best_plans_are_those_of_looking_at_all(
     agrees(priced, random_terms(priced, seed, digits), count, method)
 
 
+@given(
+    source=st.sampled_from(["nearest", "any"]), forms=st.integers(1, 2), mixed=st.booleans(),
+    budget=budgets, seed=st.integers(1, 10_000), count=st.integers(1, 6),
+)  # fmt: skip
+@settings(max_examples=12, deadline=None)
+def test_methods_agree_without_being_given_more_work(
+    source, forms, mixed, budget, seed, count
+) -> None:
+    space = SearchSpace(
+        name="seven", forms=FORMS[:forms], may_reuse=(False, *[True] * 6), stages=(0,) * 7,
+        max_run=6, max_reuse=6, source=source, mixed=mixed,
+    )  # fmt: skip
+    priced = priced_space(7, budget, space=space, seed=seed)
+    terms = random_terms(priced, seed)
+    expected = by_hand(priced, terms)[:count]
+    for method in METHODS if len(expected) else ():
+        found = solve(priced, terms, count, method=method)
+        assert found.proved, method
+        assert found.losses == pytest.approx(expected, rel=1e-6, abs=1e-6), method
+        # a bound is of the plan that belongs in its place
+        assert (found.bounds <= expected + 1e-6).all(), method
+
+
 @pytest.mark.parametrize("schedule", ["parallel", "pipelined"])
 @given(budget=budgets, seed=st.integers(1, 10_000))
 @settings(max_examples=15, deadline=None)

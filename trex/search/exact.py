@@ -86,8 +86,8 @@ def solve(
         terms: of the predicted loss, for the space's choices.
         count: how many plans.
         method: instead of the one that suits the space.
-        most_work: partial plans after which a proof is given up (a mixed-integer programme counts
-            as ten million); the gaps then say what is left open.
+        most_work: partial plans after which a proof is given up (mixed-integer programmes count
+            as the partial plans of equal time); the gaps then say what is left open.
 
     Raises:
         InfeasibleError: no plan fits; it names the nearest.
