@@ -23,8 +23,8 @@ from trex.units import EDAP_MJ_MS_MM2
 Form = tuple[ReusedTensor, Transform]
 Floats = NDArray[np.float64]
 
-#: Plans priced in one go, so that memory does not grow with their number.
-_CHUNK: Final = 1 << 16
+#: Plans priced in one go: few enough that their columns stay in the processor's cache.
+_CHUNK: Final = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,21 +148,20 @@ class CostTable:
 
     def additive(self) -> AdditiveCosts:
         """The tables that `price` adds up."""
-        encoders = len(self.architecture.encoders)
         return AdditiveCosts(
-            by_form=self._additive.reshape(4, encoders, -1).copy(),
+            by_form=self._additive.copy(),
             fixed=self._fixed.copy(),
             whole_latency=self._schedule != "pipelined",
         )
 
     def _price(self, index: NDArray[np.intp]) -> PlanCosts:
-        n_forms = len(self.forms) + 1
-        # One flat index for all tables: encoder-major, so that a plan's row gathers in one step.
-        flat = index + np.arange(index.shape[1], dtype=np.intp) * n_forms
-        sums = _gather_sum(self._additive, flat)
-        energy_j, area_m2, leakage_w, additive_s = sums + self._fixed[:, None]
+        # Encoders × plans: one encoder's forms in all plans lie side by side.
+        forms = np.ascontiguousarray(index.T)
+        energy_j, area_m2, leakage_w, additive_s = (
+            _gather_sum(self._additive, forms) + self._fixed[:, None]
+        )
         if self._schedule == "pipelined":
-            latency_s, interval_s = self._pipelined(flat, additive_s)
+            latency_s, interval_s = self._pipelined(forms, additive_s)
         else:
             latency_s = interval_s = additive_s
         return PlanCosts(
@@ -181,8 +180,7 @@ class CostTable:
             for form in ((None, "none"), *self.forms)
         ]
         priced = [pricer.encoder(work) for work in works]
-        rows = [self._additive_row(prices) for prices in priced]
-        self._additive = np.array(rows).T.copy()
+        self._additive = self._by_form([self._additive_row(prices) for prices in priced])
         leakage = pricer.chip.periphery.leakage_w_per_m2
         shared = sum(area for _, area in pricer.shared_area_m2(most_heads(iter(arch.operations))))
         fixed = np.sum([self._additive_row(p) for p in outside], axis=0) if outside else 0.0
@@ -212,11 +210,11 @@ class CostTable:
     ) -> None:
         doubled = self._pricer.options.double_buffered_writes
         flows = [flow(prices, double_buffered=doubled) for prices in priced]
-        self._before = np.array([[f.before.own_s, *f.before.shared_s] for f in flows]).T.copy()
-        self._after = np.array([[f.after.own_s, *f.after.shared_s] for f in flows]).T.copy()
-        self._barrier = np.array([f.barrier for f in flows])
-        self._occupied = np.array([f.occupied_s for f in flows])
-        self._shared = np.array([f.shared_s for f in flows]).T.copy()
+        self._before = self._by_form([(f.before.own_s, *f.before.shared_s) for f in flows])
+        self._after = self._by_form([(f.after.own_s, *f.after.shared_s) for f in flows])
+        self._barrier = self._by_form([(float(f.barrier),) for f in flows])
+        self._occupied = self._by_form([(f.occupied_s,) for f in flows])
+        self._shared = self._by_form([f.shared_s for f in flows])
         around = [flow(prices, double_buffered=doubled) for prices in outside]
         # An operation outside the encoders is a chain of its own.
         self._fixed[3] += sum(
@@ -236,37 +234,41 @@ class CostTable:
             if isinstance(item, EncoderWork)
         ]
 
-    def _pipelined(self, flat: NDArray[np.intp], additive_s: Floats) -> tuple[Floats, Floats]:
+    def _by_form(self, rows: Sequence[Sequence[float]]) -> Floats:
+        """One row of numbers for each encoder and form as (numbers, encoders, 1 + forms)."""
+        encoders = len(self.architecture.encoders)
+        table = np.array(rows).T.reshape(len(rows[0]), encoders, -1)
+        contiguous: Floats = np.ascontiguousarray(table)
+        return contiguous
+
+    def _pipelined(self, forms: NDArray[np.intp], additive_s: Floats) -> tuple[Floats, Floats]:
         """Latency and interval: chains put together encoder by encoder, for all plans at once."""
         latency_s = additive_s.copy()
-        own_s = np.zeros(len(flat))
-        shared_s = [np.zeros(len(flat)) for _ in SHARED_RESOURCES]
-
-        def finish() -> Floats:
-            slowest: Floats = np.maximum.reduce([own_s, *shared_s])
-            return slowest
-
+        # The open chain's pace: at the slowest of its own arrays, then at each shared resource.
+        pace = np.zeros((1 + len(SHARED_RESOURCES), forms.shape[1]))
+        busiest = np.full(forms.shape[1], self._outside_occupied)
         for encoder, joined in enumerate(self._joins):
-            at = flat[:, encoder]
+            at = forms[encoder]
             if not joined:
-                latency_s += finish()
-                own_s = np.zeros(len(flat))
-                shared_s = [np.zeros(len(flat)) for _ in SHARED_RESOURCES]
-            own_s = np.maximum(own_s, self._before[0][at])
-            shared_s = [s + b[at] for s, b in zip(shared_s, self._before[1:], strict=True)]
-            barrier = self._barrier[at]
-            latency_s += np.where(barrier, finish(), 0.0)
-            own_s = np.where(barrier, self._after[0][at], own_s)
-            shared_s = [
-                np.where(barrier, a[at], s) for s, a in zip(shared_s, self._after[1:], strict=True)
-            ]
-        latency_s += finish()
-        busiest = np.maximum(self._occupied[flat].max(axis=1), self._outside_occupied)
-        shared = _gather_sum(self._shared, flat) + self._outside_shared[:, None]
-        interval_s: Floats = np.maximum.reduce([busiest, *shared])
-        return latency_s, interval_s
+                latency_s += pace.max(axis=0)
+                pace[:] = 0.0
+            before = self._before[:, encoder].take(at, axis=1)
+            np.maximum(pace[0], before[0], out=pace[0])
+            pace[1:] += before[1:]
+            barrier = self._barrier[0, encoder].take(at)
+            latency_s += barrier * pace.max(axis=0)
+            # A barrier ends the chain; nothing comes after one that is not there.
+            pace *= 1 - barrier
+            pace += self._after[:, encoder].take(at, axis=1)
+            np.maximum(busiest, self._occupied[0, encoder].take(at), out=busiest)
+        latency_s += pace.max(axis=0)
+        shared_s = _gather_sum(self._shared, forms) + self._outside_shared[:, None]
+        return latency_s, np.maximum(busiest, shared_s.max(axis=0))
 
 
-def _gather_sum(table: Floats, flat: NDArray[np.intp]) -> Floats:
-    """Sum over encoders of every row of `table` at each plan's entries."""
-    return np.stack([row[flat].sum(axis=1) for row in table])
+def _gather_sum(table: Floats, forms: NDArray[np.intp]) -> Floats:
+    """Sum over encoders of (numbers, encoders, forms) at each plan's forms: numbers × plans."""
+    sums = np.zeros((len(table), forms.shape[1]))
+    for encoder, at in enumerate(forms):
+        sums += table[:, encoder].take(at, axis=1)
+    return sums
