@@ -63,6 +63,16 @@ def test_assumptions_are_listed_with_their_values():
         ("cell: FeFET", "cel: FeFET", r"arrays\.fefet\.cel: .*\n.*did you mean 'cell'"),
         ("cell: FeFET\n", "cell: FeFET\n    cell: SRAM\n", r"arrays\.fefet\.cell: is given twice"),
         ("    cell: FeFET\n", "", r"arrays\.fefet\.cell: is missing"),
+        (
+            "weight_slices:\n      value: 8",
+            "weight_slices:\n      value: 2",
+            r"weight_slices\.value: 2 cells of 1 bit cannot hold a weight of 8 bits\n.*at least 8",
+        ),
+        (
+            "weight_slices:\n      value: 8",
+            "weight_slices:\n      value: 9",
+            r"weight_slices\.value: a weight of 8 bits does not fill 9 cells\n.*at most 8",
+        ),
         ("static_array: fefet", "static_array: fefett", r"no array 'fefett'"),
         ("periphery: digital_32nm", "periphery: digital_23nm", r"did you mean 'digital_32nm'"),
         ("kind: trex", "kind: rex", r"kind: unknown kind 'rex'\n.*did you mean 'trex'"),

@@ -114,7 +114,7 @@ def own_chip(folder, **cells):
         technode_nm="28", cell="RRAM", size="256", adc="sar", levels="64", clk_ns="9.5",
         cells_energy_pj="20.0", wl_energy_pj="10.0", mux_energy_pj="0.5",
         adc_fj_per_conv="200.0", adc_total_energy_pj="51.2", shiftadd_energy_pj="5.0",
-        total_energy_pj="87.0", total_area_um2="30000", leakage_uw="0.3",
+        total_energy_pj="87.0", total_area_um2="6000", leakage_uw="0.3",
     )  # fmt: skip
     row.update(cells)
     table = folder / "mine.csv"
@@ -139,8 +139,10 @@ def test_a_new_row_and_a_name_are_a_new_chip(tmp_path):
     assert parts["adc"].energy_j == pytest.approx(reads * 51.2e-12)
     assert parts["drivers"].energy_j == pytest.approx(reads * 10e-12)
     assert parts["array_read"].latency_s == pytest.approx(197 * 8 * 8 * 9.5e-9)
-    areas = ("cells", "drivers", "mux", "adc", "shift_add")
-    assert sum(parts[p].area_m2 for p in areas) == pytest.approx(32 * 30000e-12)  # two tiles of 16
+    areas = ("cells", "drivers", "mux", "adc", "shift_add", "array_other")
+    assert sum(parts[p].area_m2 for p in areas) == pytest.approx(32 * 6000e-12)  # two tiles of 16
+    # a converter of 52.8 um2 for every 8 of 256 columns; the parts leave the rest unnamed
+    assert parts["adc"].area_m2 == pytest.approx(32 * 32 * 52.8e-12)
     assert price(workload(DEIT_S), chip, "full").energy_j > 0
 
 
@@ -157,7 +159,22 @@ def test_a_new_row_and_a_name_are_a_new_chip(tmp_path):
         ({"cells_energy_pj": "nan"}, r"mine\.csv:3: cells_energy_pj: 'nan'"),
         ({"cells_energy_pj": "much"}, r"mine\.csv:3: cells_energy_pj: 'much'"),
         ({"cells_area_um2": "0"}, r"mine\.csv:3: cells_area_um2: '0' is not allowed"),
-        ({"total_energy_pj": "10"}, r"parts' energy exceeds its total of 10"),
+        (
+            {"total_energy_pj": "10"},
+            r"mine\.csv:3: total_energy_pj 10 contradicts its parts, 86\.7",
+        ),
+        (
+            {"total_energy_pj": "90"},
+            r"total_energy_pj 90 contradicts its parts, 86\.7 .*adc 51\.2",
+        ),
+        ({"total_energy_pj": "867"}, r"total_energy_pj 867 contradicts its parts"),
+        (
+            {"total_area_um2": "600"},
+            r"mine\.csv:3: total_area_um2 600 contradicts its parts, 3171",
+        ),
+        ({"total_area_um2": "60000"}, r"total_area_um2 60000 contradicts its parts, 3171"),
+        ({"adc_unit_area_um2": "5280"}, r"total_area_um2 6000 contradicts .*\n.*column_mux"),
+        ({"leakage_uw": "3e8"}, r"mine\.csv:3: leakage_uw: '3e8' is not allowed"),
         ({"adc_total_energy_pj": "9"}, r"is not adc_fj_per_conv for 256 columns"),
         ({"clk_ns": "0"}, r"mine\.csv:3: clk_ns"),
         ({"fudge": "1"}, r"mine\.csv:2: unknown column 'fudge'"),
@@ -182,6 +199,9 @@ def test_rows_that_cannot_be(tmp_path, cells, message):
         ({"table": "neurosim_23nm"}, r"arrays\.sram\.table: no table.*\n.*'neurosim_22nm'"),
         ({"row.adc": "slope"}, r"nothing for a converter of kind 'slope'"),
         ({"table": None}, r"needs either a table"),
+        ({"column_mux": 3}, r"chip\.yaml:\d+: arrays\.sram\.column_mux\.value: .* 128 columns"),
+        ({"column_mux": 256}, r"arrays\.sram\.column_mux\.value: .* 128 columns"),
+        ({"column_mux": 1}, r"neurosim_22nm\.csv:\d+: total_area_um2 6291 contradicts"),
     ],
 )
 def test_fields_that_cannot_be(overrides, message):
@@ -196,14 +216,19 @@ BITS = [
     ("neurosim_sram_22nm", "arrays.sram.row.levels", [16, 32, 64, 128]),
     ("trex_fefet_32nm", "arrays.fefet.weight_bits", [2, 4, 8, 12]),
     ("trex_fefet_32nm", "arrays.fefet.input_bits", [8, 12, 16, 24]),
-    ("trex_hybrid_32nm", "arrays.sram.weight_slices", [1, 2, 4, 8]),
+    ("trex_hybrid_32nm", ("arrays.sram.weight_bits", "arrays.sram.weight_slices"), [2, 4, 8]),
+    ("neurosim_rram_22nm", "arrays.rram.row.levels", [16, 32, 64, 128]),
+    ("isaac_32nm", "arrays.rram.weight_bits", [2, 4, 8, 12]),
+    ("isaac_32nm", "arrays.rram.input_bits", [1, 2, 4, 8, 12]),
 ]
 
 
-@pytest.mark.parametrize(("name", "field", "values"), BITS)
-def test_more_bits_never_cost_less(name, field, values):
+@pytest.mark.parametrize(("name", "fields", "values"), BITS)
+def test_more_bits_never_cost_less(name, fields, values):
     work = workload(vit(depth=2, dim=96, tokens=50))
-    costs = [price(work, load_chip(name, {field: value}), "full") for value in values]
+    fields = (fields,) if isinstance(fields, str) else fields
+    chips = [load_chip(name, dict.fromkeys(fields, value)) for value in values]
+    costs = [price(work, chip, "full") for chip in chips]
     for less, more in itertools.pairwise(costs):
         for quantity in ("energy_j", "latency_s", "area_m2"):
             assert getattr(less, quantity) <= getattr(more, quantity) * (1 + 1e-12)

@@ -73,7 +73,8 @@ def test_the_parser_needs_nothing_heavy():
 
 def test_a_field_of_the_chip_can_be_set(capsys):
     chip = ["cost", "--model", "x", "--hw", "trex_sram_32nm", "--json"]
-    assert main([*chip, "--set", "arrays.sram.weight_slices=4"]) == 0
+    four = ("arrays.sram.weight_slices=4", "arrays.sram.weight_bits=4")
+    assert main([*chip, "--set", four[0], "--set", four[1]]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["edap_mj_ms_mm2"] == pytest.approx(2766, rel=5e-3)
     assert any("weight_slices = 4: set by the caller" in line for line in result["assumptions"])

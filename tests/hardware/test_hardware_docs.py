@@ -54,7 +54,7 @@ def test_the_layer_by_hand():
             continue
         field = {"J": "energy_j", "s": "latency_s", "m2": "area_m2"}[unit]
         assert sum(getattr(s, field) for s in sums[name]) == pytest.approx(by_hand), quantity
-    arrays = ("cells", "drivers", "mux", "adc", "shift_add")
+    arrays = ("cells", "drivers", "mux", "adc", "shift_add", "array_other")
     assert sum(s.area_m2 for name in arrays for s in sums[name]) == pytest.approx(
         known["arrays_m2"]
     )

@@ -145,7 +145,22 @@ class ComponentArraySpec(StrictModel):
                 f"nothing for a converter of kind {self.adc_kind!r}",
                 f"known: {', '.join(self.idle_fraction.adc)}",
             )
+        if self.size % self.column_mux.value:
+            raise FieldProblem(
+                ("column_mux", "value"),
+                f"converters of {self.column_mux.value} columns each do not share {self.size} "
+                "columns evenly",
+                "give a divisor of the array's size",
+            )
         return self
+
+    @property
+    def size(self) -> int:
+        """Rows, and columns, of the square array."""
+        if self.circuit is not None:
+            return self.circuit.size.value
+        assert self.row is not None
+        return self.row.size
 
     @property
     def adc_kind(self) -> str:
@@ -213,4 +228,4 @@ class ComponentArraySpec(StrictModel):
                 f"no table {self.table!r}, shipped or beside this file",
                 did_you_mean(self.table, [*shipped, *(p.name for p in folder.glob("*.csv"))]),
             )
-        return find_row(path, self.row.model_dump())
+        return find_row(path, self.row.model_dump(), self.column_mux.value)

@@ -100,21 +100,43 @@ class ConstantArraySpec(StrictModel):
     device: DeviceSpec
 
     @model_validator(mode="after")
-    def _cell_holds_its_bits(self) -> ConstantArraySpec:
-        check_cell(self.cell, self.device.bits_per_cell.value)
+    def _cells_hold_their_bits(self) -> ConstantArraySpec:
+        cell_bits, weight_bits = self.device.bits_per_cell.value, self.weight_bits.value
+        check_cell(self.cell, cell_bits)
+        slices = self.slices
+        if slices * cell_bits < weight_bits:
+            raise FieldProblem(
+                ("weight_slices", "value"),
+                f"{slices} cells of {cell_bits} bit cannot hold a weight of {weight_bits} bits",
+                f"give at least {self._slices_needed}, or fewer weight_bits",
+            )
+        if slices > weight_bits:
+            raise FieldProblem(
+                ("weight_slices", "value"),
+                f"a weight of {weight_bits} bits does not fill {slices} cells",
+                f"give at most {weight_bits}",
+            )
         return self
+
+    @property
+    def slices(self) -> int:
+        """Cells a weight takes."""
+        return self.weight_slices.value if self.weight_slices else self._slices_needed
+
+    @property
+    def _slices_needed(self) -> int:
+        return math.ceil(self.weight_bits.value / self.device.bits_per_cell.value)
 
     def model(self, name: str, folder: Path) -> ArrayModel:
         """The array as the cost model sees it; `folder` is not needed for constants."""
         reads = math.ceil(self.input_bits.value / self.input_bits_per_read.value)
-        needed = math.ceil(self.weight_bits.value / self.device.bits_per_cell.value)
         turn = self.arrays_read_in_turn.value
         return ArrayModel(
             name=name,
             cell=self.cell,
             rows=self.rows.value,
             columns=self.columns.value,
-            weight_slices=self.weight_slices.value if self.weight_slices else needed,
+            weight_slices=self.slices,
             slices_share_array=False,
             arrays_per_tile=self.arrays_per_tile.value,
             copies=1,
