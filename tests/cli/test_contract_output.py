@@ -73,7 +73,8 @@ def test_cost(capsys) -> None:
 
 def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     found = answer(capsys, *inputs.search(run_folder, "--eval", str(inputs.labelled)))
-    more = {"model", "chip", "accounting", "budget", "strategy", "ranked_by", "front", "proof"}
+    more = {"model", "chip", "accounting", "budget", "strategy", "front", "proof"}
+    more |= {"ranked_by", "ranked_on", "finetuned"}
     assert found.keys() == SEARCH_KEYS | more
     assert found["run"] == str(run_folder)
     assert found["budget"] == "latency <= 0.8x"

@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pick",
         default="best",
-        metavar="best|knee|PLAN",
-        help='the winner, where the front bends most, or a plan: "5<-4 7<-6"',
+        metavar="best|finetuned|knee|PLAN",
+        help="the winner, the same after the search's short training, where the front bends most, "
+        'or a plan: "5<-4 7<-6"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(
@@ -80,7 +81,8 @@ def _keep(folder: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
     from trex.report.evaluations import store_evaluation
 
     try:
-        store_evaluation(folder, "best" if pick == "best" else plan, plan, measured)
+        kept = pick if pick in ("best", "finetuned") else plan
+        store_evaluation(folder, kept, plan, measured)
     except StorageError as error:
         _logger.warning("not kept in the run: %s", error.message)
 

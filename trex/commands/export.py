@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
     parser.add_argument(
-        "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
+        "--pick",
+        default="best",
+        metavar="best|finetuned|PLAN",
+        help='the winner, the same after the search\'s short training, or a plan: "5<-4 7<-6"',
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     parser.add_argument(

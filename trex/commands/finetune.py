@@ -80,6 +80,7 @@ def prepare(args: argparse.Namespace) -> Job:
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
+    from trex.errors import RunError
     from trex.hardware import load_chip
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
@@ -89,6 +90,11 @@ def prepare(args: argparse.Namespace) -> Job:
 
     recipe = load_recipe(args.recipe).with_labels(args.labels)
     folder = Run.open(args.run_folder)
+    if args.pick == "finetuned":
+        raise RunError(
+            "--pick finetuned: it was trained already, and a fine-tuning compares with the fit",
+            hint="begin with --pick best, which is fitted on all images",
+        )
     original, config = load_original(folder, args.weights)
     classes = getattr(original.model, "num_classes", None)
 

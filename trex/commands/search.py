@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments, _densities, _space
+from trex.commands import _arguments, _densities, _rungs, _space
 
 if TYPE_CHECKING:
     from trex.search.engine import Search
@@ -60,19 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         choices=STRATEGIES,
         help="exact: least predicted loss; optuna: a sampler seeded with these; paper: the TReX "
-        "paper's uniform patterns, ranked by closed-form fits where it trains; random",
+        "paper's uniform patterns, of which the least loss wins; random",
     )
     work.add_argument(
         "--sampler", default="tpe", choices=("tpe", "nsga2"), help="of --strategy optuna"
     )
     work.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
-    work.add_argument(
-        "--refined-candidates",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of these, the best so many are refined and compared once more",
-    )
     work.add_argument(
         "--final-views",
         type=int,
@@ -88,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of forwards while searching; auto: bfloat16 where the processor has it",
     )
     work.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+    _rungs.add_rungs(parser)
     many = parser.add_argument_group(
         "many workers (the same command elsewhere joins, by --out or by --storage)"
     )
@@ -118,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
     loaded = search.problem.loaded
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
-    result = outcome(search, best, measured() if measured else None)
+    result = outcome(search, best, measured)
     result["seconds"] = round(time.monotonic() - started, 1)
     search.run.write_json("summary.json", result)
     if args.json:
@@ -131,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
-    """Check everything a search needs, before any work; also how to measure its winner.
+    """Check everything a search needs, before any work; also how to measure bundles.
 
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
@@ -194,12 +188,13 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             final_views=args.final_views if isinstance(config, DataConfig) else 0,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
             refine=RefineSettings(precision=precision),
+            finetuning=_rungs.finetuning_of(args, images),
         ),
     )
     measured = None
     if args.eval:
         evaluated = _arguments.open_labelled(args.eval, args, config, classes)
-        measured = _measurement(problem, evaluated, args.out)
+        measured = _measurement(problem, evaluated)
     settings = _settings(problem, budget)
     densities = _densities.of_search(loaded, chip, images, args.out, settings)
     planes = densities.planes if densities else None
@@ -219,12 +214,12 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     return Search(shop, manifest), measured
 
 
-def _measurement(problem: Problem, images: Any, out: Path) -> Any:
-    def measure() -> dict[str, Any]:
+def _measurement(problem: Problem, images: Any) -> Any:
+    def measure(bundle: Path) -> dict[str, Any]:
         from trex.export.bundle import load_bundle
         from trex.training.measure import measure_pair
 
-        return measure_pair(load_bundle(out / "best"), problem.loaded.model, images)
+        return measure_pair(load_bundle(bundle), problem.loaded.model, images)
 
     return measure
 

@@ -31,7 +31,8 @@ class Evaluation:
     """A variant beside its original on labelled images, in fractions.
 
     Attributes:
-        pick: `best` for the winner's bundle, else a plan as it was fitted for the selection.
+        pick: `best` for the winner's bundle, `finetuned` for the one after the search's short
+            training, else a plan as it was fitted for the selection.
         noisy: the same on a chip that errs, or None.
     """
 

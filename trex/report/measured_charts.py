@@ -63,7 +63,8 @@ def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
     noisy = evaluation.noisy
     if noisy is None:
         return None
-    picked = "winner" if evaluation.pick == "best" else "plan, not refined"
+    names = {"best": "winner", "finetuned": "winner, fine-tuned"}
+    picked = names.get(evaluation.pick, "plan, not refined")
     return NoisyPair(
         title=f"{evaluation.plan or 'no reuse'} on {noisy.chip}, {noisy.mode} mode",
         n=evaluation.n,

@@ -43,6 +43,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
     """The answer of a search."""
     baseline, best = result["baseline"], result["best"]
     counts, selection = result["candidates"], best["selection"]
+    tuned = result.get("finetuned")
     rung = "refined" if "refined" in best else "selection"
     shown = result["pareto"]
     if not any(_is(record, best) for record in shown):
@@ -71,10 +72,8 @@ def search_table(result: dict[str, Any]) -> list[str]:
         "accounting).",
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} images",
-        "  that were not fitted on, without any training. The winner has the most soft agreement,",
-        f"  {percent(best[rung]['soft_agreement'])} %"
-        f"{' after refining' if rung == 'refined' else ''}: how surely it gives the original's "
-        "first guess.",
+        "  that were not fitted on, without any training.",
+        *_winner_lines(result, rung),
         *(
             [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
             if knee
@@ -85,9 +84,40 @@ def search_table(result: dict[str, Any]) -> list[str]:
         *_proof_lines(result["proof"]),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
+        *(["", *_finetuned_lines(tuned)] if tuned else []),
         "",
         f"run folder: {result['run']} (the winner is in {result['run']}/best)",
+        *([f"fine-tuned winner: {result['run']}/finetuned"] if tuned else []),
     ]
+
+
+def _winner_lines(result: dict[str, Any], rung: str) -> list[str]:
+    """By what the winner is chosen."""
+    best, tuned = result["best"], result.get("finetuned")
+    measured = tuned["measured"] if tuned else best[rung]
+    when = " after refining" if rung == "refined" else ""
+    when = f" after training on {tuned['images']:,} images" if tuned else when
+    if result.get("ranked_on") == "loss":
+        return [f"  The winner has the least loss, {measured['loss']:.4g}{when}."]
+    agreement = percent(measured["soft_agreement"])
+    return [
+        f"  The winner has the most soft agreement, {agreement} %{when}:",
+        "  how surely it gives the original's first guess.",
+    ]
+
+
+def _finetuned_lines(tuned: dict[str, Any]) -> list[str]:
+    """The winner after its short training."""
+    measured = tuned["measured"]
+    lines = [
+        f"fine-tuned on {tuned['images']:,} images, from the {measured['start']} winner of the "
+        "selection:",
+        f"  loss {measured['loss']:.4g}, agreement {percent(measured['agreement'])} %, "
+        f"top-1 {percent(measured['top1'])} % on the same {measured['n']} images",
+    ]
+    if tuned["evaluation"]:
+        lines += evaluation_lines(tuned["plan"], tuned["evaluation"])
+    return lines
 
 
 def _feasible(counts: dict[str, Any]) -> str:

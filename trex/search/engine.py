@@ -1,19 +1,25 @@
 """One search from beginning to end: price everything, keep what fits, fit and measure the best.
 
 all plans priced ─> budget ─> predicted losses, made of some that are measured ─> the likeliest
-fitted and measured ─> the best of them refined ─> winner refitted on all images ─> bundle
+fitted and measured ─> the best of them refined ─> trained for a short while, fewer and fewer
+─> winner refitted on all images ─> bundle
 
 What is measured can be shared among processes (`search.workers`), here and on other machines.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from trex.errors import RunError
 from trex.export.bundle import save_bundle
+from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
 from trex.search.ranking import best_first, best_record
 from trex.search.records import candidate_of
@@ -99,9 +105,18 @@ class Search:
             )
         else:
             measure_fitted(self._shop, chosen.rows, terms)
+        rung = "selection"
         if settings.refined_candidates:
-            ranked = best_first(self.run.records(), "selection")
-            measure_refined(self._shop, ranked[: settings.refined_candidates])
+            measure_refined(self._shop, self._best_of(rung)[: settings.refined_candidates])
+            rung = "refined"
+        for training in finetune_rungs(self._shop):
+            wanted = settings.finetuning.candidates[training.number - 1]
+            training.measure(self._best_of(rung)[:wanted])
+            rung = training.name
+
+    def _best_of(self, rung: str) -> list[dict[str, Any]]:
+        """The records that came to a rung, the best first."""
+        return best_first([r for r in self.run.records() if rung in r], rung)
 
     def _terms(self) -> LossTerms:
         """What losses are predicted from; measured once."""
@@ -113,15 +128,37 @@ class Search:
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())
+        best = self._fit_best(record)
+        if trainings := finetune_rungs(self._shop):
+            self._hand_over(record, trainings[-1])
+        return best
+
+    def _fit_best(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write the winner, fitted on all images, and what `best.json` holds."""
         if (self.run.best / "best.json").exists():
             stored = self.run.read_json("best/best.json")
             if stored["key"] == record["key"]:
                 return stored
         candidate = candidate_of(record)
-        loaded = self.problem.loaded
         variant, rounds = fit_winner(self.problem, candidate, self._shop.scratch)
+        self._save(self.run.best, variant, record)
+        best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
+        self.run.write_json("best/best.json", best)
+        return best
+
+    def _hand_over(self, record: dict[str, Any], rung: FinetuneRung) -> None:
+        """Write the winner with the weights that the last rung measured."""
+        if not (self.run.finetuned / "finetuned.json").exists():
+            self._save(self.run.finetuned, rung.variant(record), record)
+            told = {"rung": rung.name, "images": rung.images, "measured": record[rung.name]}
+            self.run.write_json("finetuned/finetuned.json", {**_named(record), **told})
+        rung.clear(self.run.records())
+        shutil.rmtree(self.run.trainings, ignore_errors=True)
+
+    def _save(self, folder: Path, variant: nn.Module, record: dict[str, Any]) -> None:
+        loaded = self.problem.loaded
         save_bundle(
-            self.run.best,
+            folder,
             variant,
             name=loaded.name,
             arguments=loaded.arguments,
@@ -129,7 +166,8 @@ class Search:
             data_config=self.problem.data_config,
             extra={"estimate": record["estimate"]},
         )
-        best = {k: record[k] for k in ("key", "plan", "transforms", "n_reuse", "transform")}
-        best["refinement"] = [asdict(done) for done in rounds]
-        self.run.write_json("best/best.json", best)
-        return best
+
+
+def _named(record: dict[str, Any]) -> dict[str, Any]:
+    """Which plan a record is of."""
+    return {name: record[name] for name in ("key", "plan", "transforms", "n_reuse", "transform")}

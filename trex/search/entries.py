@@ -74,17 +74,21 @@ def estimate_notes(estimate: Mapping[str, Any], predicted_loss: float | None) ->
 
 def measured_notes(record: Mapping[str, Any]) -> dict[str, Any]:
     """What fitting and measuring showed."""
-    selection = record["selection"]
+    return {**selection_notes(record["selection"], record["seconds"]), RECORD: dict(record)}
+
+
+def selection_notes(selection: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a rung measured on the images that candidates are compared on, and how long it took."""
     notes = {
         "measured: agreement with the original (%)": 100 * selection["agreement"],
         "measured: soft agreement with the original (%)": 100 * selection["soft_agreement"],
         "measured: images": selection["n"],
-        "measured: seconds": record["seconds"],
+        "measured: seconds": seconds,
     }
     if selection["top1"] is not None:
         notes["measured: top-1 (%)"] = 100 * selection["top1"]
         notes["measured: top-1 of the original (%)"] = 100 * selection["baseline_top1"]
-    return {**notes, RECORD: dict(record)}
+    return notes
 
 
 def in_tree_order(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -21,7 +21,8 @@ from trex.search.entries import (
     in_tree_order,
     measured_notes,
 )
-from trex.search.records import describe, mean_kl
+from trex.search.records import describe, mean_kl, spent_on
+from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry
 from trex.search.surrogate import Surrogate, build, probes
 from trex.search.terms import LossTerms, Rows
@@ -127,14 +128,15 @@ def _record(
     candidate = fitted.candidate
     estimate, predicted = _estimate(shop, candidate, terms)
     selection = shop.selection(fitted.logits)
-    rungs = [shop.rung("fitted", selection["loss"], seconds)]
+    rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
     if predicted is not None:
-        rungs.insert(0, {"rung": "surrogate", "loss": predicted, "images": 0, "seconds": 0.0})
+        rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
     file = shop.run.candidates / f"{candidate.key}.safetensors"
     write_atomic(file, save(fitted.state))
     return {
         "key": candidate.key,
         **describe(candidate),
+        "ranked_on": STRATEGIES[shop.problem.settings.strategy].ranks_on,
         "estimate": estimate,
         "predicted_loss": predicted,
         "selection": selection,

@@ -46,7 +46,7 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
 
 
 def pick_record(run: Run, pick: str) -> dict[str, Any]:
-    """The record of the winner, `best`, of the `knee`, or of a plan in text.
+    """The record of the winner, `best` or `finetuned`, of the `knee`, or of a plan in text.
 
     Of a plan's forms it is the best.
 
@@ -54,8 +54,14 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
         RunError: the run has no winner yet, no knee, or has not measured the plan.
     """
     if pick == "best":
-        key = run.read_json("best/best.json")["key"]
-        return next(record for record in run.records() if record["key"] == key)
+        return _record(run, run.read_json("best/best.json")["key"])
+    if pick == "finetuned":
+        if not run.manifest()["settings"]["search"]["finetuning"]["images"]:
+            raise RunError(
+                f"{run.path} has fine-tuned nothing",
+                hint="search with --finetuned-candidates, or use `trex finetune`",
+            )
+        return _record(run, run.read_json("finetuned/finetuned.json")["key"])
     if pick == "knee":
         front = (
             measured_front(run.records(), run.manifest()["baseline"]) if run.records() else None
@@ -76,12 +82,17 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
     return best_record(records)
 
 
+def _record(run: Run, key: str) -> dict[str, Any]:
+    return next(record for record in run.records() if record["key"] == key)
+
+
 def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Module]:
     """A plan in text and the running variant; `original.model` stays as it is.
 
     Args:
         run: the run.
-        pick: `best`, `knee`, or a plan the run has measured.
+        pick: `best`, fitted on all images; `finetuned`, with the weights of the last short
+            training; `knee`, or a plan the run has measured, as they were fitted to be compared.
         original: of the run.
 
     Raises:
@@ -90,6 +101,8 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
     record = pick_record(run, pick)
     if pick == "best":
         return record["plan"], load_bundle(run.best)
+    if pick == "finetuned":
+        return record["plan"], load_bundle(run.finetuned)
     file = run.candidates / f"{record['key']}.safetensors"
     if not file.exists():
         raise RunError(

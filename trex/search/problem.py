@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -20,6 +20,23 @@ from trex.training.data import ImageSet
 from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneSettings:
+    """Short trainings by successive halving: a rung for every number of candidates."""
+
+    #: the best so many are trained, fewer from rung to rung
+    candidates: tuple[int, ...] = ()
+    #: images that each of them is trained on, more from rung to rung
+    images: tuple[int, ...] = ()
+    #: a `trex.training.finetune.Recipe` as plain values
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the rungs' studies, for people."""
+        return tuple(f"fine-tuned on {images} images" for images in self.images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +63,7 @@ class SearchSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     #: of the winner
     refine: RefineSettings = field(default_factory=RefineSettings)
+    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

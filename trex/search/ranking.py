@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
+
+#: what a record holds of its short trainings: `finetuned-1`, `finetuned-2`, ...
+_FINETUNED: Final = "finetuned-"
+
+
+def finetuned_rung(number: int) -> str:
+    """The name of a rung of short trainings, and of what a record holds of it; from 1."""
+    return f"{_FINETUNED}{number}"
 
 
 def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
-    """Records by soft agreement in `selection` or `refined`; of equals the cheapest first.
+    """Records by what a rung measured, `selection`, `refined` or `finetuned-1`.
 
-    Nothing agrees with the original more than itself: a variant that is surer comes after it.
+    By soft agreement, or by the loss where the records say so (`ranked_on`); of equals the
+    cheapest comes first. Nothing agrees with the original more than itself: a variant that is
+    surer comes after it.
     """
+
+    def merit(record: dict[str, Any]) -> float:
+        measured = record[rung]
+        if record.get("ranked_on") == "loss":
+            return float(measured["loss"])
+        return -float(measured["soft_agreement"])
+
     return sorted(
         records,
-        key=lambda r: (
-            r["plan"] != "",
-            -r[rung]["soft_agreement"],
-            r["estimate"]["edap_mj_ms_mm2"],
-        ),
+        key=lambda r: (r["plan"] != "", merit(r), r["estimate"]["edap_mj_ms_mm2"]),
     )
 
 
+def last_rung(records: Iterable[dict[str, Any]]) -> str:
+    """The last rung that any record came to, as `best_first` names it."""
+    names = {name for record in records for name in record}
+    trained = [int(n.removeprefix(_FINETUNED)) for n in names if n.startswith(_FINETUNED)]
+    if trained:
+        return finetuned_rung(max(trained))
+    return "refined" if "refined" in names else "selection"
+
+
 def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The record of most soft agreement on the last rung any came to; of equals the cheapest."""
+    """The best record of those that came to the last rung any came to."""
     known = list(records)
-    refined = [record for record in known if "refined" in record]
-    return best_first(refined or known, "refined" if refined else "selection")[0]
+    rung = last_rung(known)
+    return best_first([record for record in known if rung in record], rung)[0]

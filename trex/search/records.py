@@ -27,6 +27,11 @@ def describe(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def spent_on(rung: str, loss: float, images: int, seconds: float) -> dict[str, Any]:
+    """What one rung found and spent on a candidate, for its record."""
+    return {"rung": rung, "loss": loss, "images": images, "seconds": round(seconds, 3)}
+
+
 def mean_kl(logits: Tensor, original: Tensor) -> float:
     """KL divergence of a variant's probabilities from the original's, in nats an image."""
     return float(

@@ -5,7 +5,8 @@ surrogate.json    predicted losses' measured parts, once they are all there
 results.jsonl     one record a candidate, appended; what later rungs measured follows as lines of
                   their own. This file alone says what was measured
 candidates/       the fitted parameters of every recorded candidate
-best/             the winner as a bundle, and its final measurements (best.json)
+best/             the winner as a bundle, fitted on all images (best.json)
+finetuned/        the winner as the last rung trained it, where there were short trainings
 study.log         who works on what (an Optuna journal); made again from the records if lost
 .locks/           of processes that search here together
 """
@@ -135,6 +136,16 @@ class Run:
     def best(self) -> Path:
         """The winner's folder."""
         return self.path / "best"
+
+    @property
+    def finetuned(self) -> Path:
+        """The folder of the winner with the weights of its short training."""
+        return self.path / "finetuned"
+
+    @property
+    def trainings(self) -> Path:
+        """The folder of what short trainings that are not finished go on from."""
+        return self.path / "trainings"
 
     @property
     def _manifest_path(self) -> Path:

@@ -6,7 +6,7 @@ All of them know every plan's price, so no evaluation is spent on a plan over bu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class Strategy(Protocol):
 
     #: whether it reads predicted losses; measuring what they are made of takes a while
     predicts: bool
+    #: what of the measured ranks its plans: see `search.ranking`
+    ranks_on: Literal["soft_agreement", "loss"]
 
     def choose(self, task: Task) -> Chosen:
         """The plans to measure.
@@ -79,6 +81,7 @@ class Exact:
     """
 
     predicts = True
+    ranks_on: Literal["soft_agreement", "loss"] = "soft_agreement"
 
     def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
@@ -102,6 +105,7 @@ class RandomChoice:
     """Plans drawn at random, every plan within the budget as likely as any other: the baseline."""
 
     predicts = False
+    ranks_on: Literal["soft_agreement", "loss"] = "soft_agreement"
 
     def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
@@ -128,9 +132,11 @@ class Paper:
     """The TReX paper's candidates: Algorithm 1's number of consumers, uniform patterns only.
 
     The number is the least with which a pattern fits the budget. Every form of the space is tried.
+    As in the paper the least loss wins.
     """
 
     predicts = False
+    ranks_on: Literal["soft_agreement", "loss"] = "loss"
 
     def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""

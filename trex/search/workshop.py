@@ -1,7 +1,7 @@
 """What all measuring of one search shares: the original's pass, and the workers.
 
 Studies, records and images have one owner here; what is measured with them is in `search.fitted`
-and `search.refined`.
+and `search.rungs`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class Workshop:
         self._sharing = sharing
         self.scratch = scratch
 
+    @property
+    def alone(self) -> bool:
+        """Whether one process does this machine's work, and can show its own progress."""
+        return self._sharing.workers == 1
+
     @cached_property
     def calibration(self) -> Calibration:
         """The original's pass, made when something has to be measured."""
@@ -113,8 +118,9 @@ class Workshop:
         """
         sharing = self._sharing
         if sharing.storage is not None:
+            parts = ("surrogate", "", "refined", *self.problem.settings.finetuning.parts)
             with closing(open_storage(sharing.storage, self.run.path, sharing.study)) as shared:
-                for part in ("surrogate", "", "refined"):
+                for part in parts:
                     check_study(shared, sharing.part(part), self._settings)
 
     def close(self) -> None:
@@ -126,11 +132,6 @@ class Workshop:
         """How logits of the images that candidates are compared on compare with the original's."""
         calibration = self.calibration
         return selection_metrics(logits, calibration.logits[calibration.n_fit :], self._labels)
-
-    def rung(self, name: str, loss: float, seconds: float) -> dict[str, Any]:
-        """What one rung found and spent, for a record."""
-        images = self.calibration.n_fit
-        return {"rung": name, "loss": loss, "images": images, "seconds": round(seconds, 3)}
 
     def record(self, key: str) -> dict[str, Any] | None:
         """A candidate's record, if there is one."""

@@ -16,23 +16,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from trex.errors import ModelError
 from trex.export.bundle import load_bundle, save_bundle
 from trex.hardware import Chip
 from trex.hardware.noise import make_non_ideal, remove_non_ideal
-from trex.models.lvvit import LVViT
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.report.versions import versions
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.folder import FinetuneFolder
 from trex.training.finetune.loop import Trainer
-from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
-from trex.training.finetune.task import Outcome, Task, observed_encoders
+from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import measure_pair
@@ -98,11 +95,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
 
 def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
     recipe, original = job.recipe, job.original.model.to(processes.device).eval()
-    if recipe.losses.dense and not isinstance(original, LVViT):
-        raise ModelError(
-            f"{job.original.name} has no classifier of patches, which token labels need",
-            hint="leave losses.dense 0, or fine-tune an LV-ViT",
-        )
+    check_teacher(job.original, recipe)
     train, held_out = job.images, None
     if recipe.selection.share:
         share = recipe.selection.share
@@ -159,12 +152,7 @@ def _teacher(
     recipe = job.recipe
     if not recipe.losses.distils:
         return None
-    observed = Observed(
-        job.original.model,
-        job.original.adapter,
-        encoders=observed_encoders(variant, recipe),
-        dense=bool(recipe.losses.dense),
-    )
+    observed = as_teacher(job.original, variant, recipe)
     if recipe.teacher.mode == "live":
         return LiveTeacher(observed)
     cache = CachedTeacher(

@@ -87,7 +87,7 @@ class Trainer:
         first = self._step
         columns = ("epoch", "loss", *loss_names(self._recipe), "lr", "grad_norm", "held_out_loss")
         curve = Curve(
-            task.folder / "curve.csv" if task.processes.first else None,
+            task.folder / "curve.csv" if task.curve and task.processes.first else None,
             columns, steps=order.steps, first=first, images=order.batch_size,
         )  # fmt: skip
         steps = load_steps(

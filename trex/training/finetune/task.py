@@ -9,8 +9,12 @@ from typing import Any, cast
 import timm.data
 from torch import nn
 
+from trex.errors import ModelError
 from trex.models.adapter import Adapter
+from trex.models.lvvit import LVViT
+from trex.models.registry import LoadedModel
 from trex.reuse import consumers_of
+from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe, RecipeError
@@ -36,6 +40,8 @@ class Task:
     folder: Path
     processes: Processes
     workers: int = 0
+    #: whether `curve.csv` is written and a bar shown
+    curve: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +63,34 @@ class Outcome:
     seconds: float
     waited_s: float
     images: int
+
+
+def as_teacher(original: LoadedModel, variant: nn.Module, recipe: Recipe) -> Observed:
+    """The original as it teaches a variant by a recipe.
+
+    Raises:
+        ModelError: the recipe's losses read what the original does not put out.
+    """
+    check_teacher(original, recipe)
+    return Observed(
+        original.model,
+        original.adapter,
+        encoders=observed_encoders(variant, recipe),
+        dense=bool(recipe.losses.dense),
+    )
+
+
+def check_teacher(original: LoadedModel, recipe: Recipe) -> None:
+    """See that an original puts out what a recipe's losses read.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if recipe.losses.dense and not isinstance(original.model, LVViT):
+        raise ModelError(
+            f"{original.name} has no classifier of patches, which token labels need",
+            hint="leave losses.dense 0, or fine-tune an LV-ViT",
+        )
 
 
 def observed_encoders(variant: nn.Module, recipe: Recipe) -> frozenset[int]:

@@ -1,0 +1,170 @@
+"""The last rungs: the best candidates trained for a short while, by successive halving.
+
+Every rung trains fewer candidates, each on more images, with the loop of `trex.training.finetune`.
+A rung begins anew from what was fitted (or refined), with a learning rate that falls to its end:
+so what it finds depends on no earlier rung, and any machine can do it. Training is on the images
+that were fitted on, measuring on those that candidates are compared on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from trex.files import write_atomic
+from trex.search.ranking import finetuned_rung
+from trex.search.refined import fitted_variant, refined_variant
+from trex.search.rungs import measure_rung, measured_selection
+from trex.search.workshop import Workshop
+from trex.training.finetune.loop import Trainer
+from trex.training.finetune.order import Order
+from trex.training.finetune.processes import Processes
+from trex.training.finetune.recipe import Recipe, Schedule, Selection, TeacherUse
+from trex.training.finetune.task import Task, as_teacher
+from trex.training.finetune.teacher import LiveTeacher
+from trex.training.finetune.views import ViewSource, augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRung:
+    """One rung of short trainings.
+
+    Attributes:
+        shop: of the search.
+        number: of the rung, from 1.
+    """
+
+    shop: Workshop
+    number: int
+
+    @property
+    def name(self) -> str:
+        """In records."""
+        return finetuned_rung(self.number)
+
+    @property
+    def last(self) -> bool:
+        """Whether the winner comes from here."""
+        return self.number == len(self.shop.problem.settings.finetuning.images)
+
+    @cached_property
+    def order(self) -> Order:
+        """What is trained on; images of the rung at most, in epochs of equal length."""
+        settings = self.shop.problem.settings
+        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts[0])
+        epochs = -(-wanted // most)
+        recipe = self._recipe(epochs)
+        return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
+
+    @property
+    def images(self) -> int:
+        """That a candidate is trained on, each view counted."""
+        return self.order.steps * self.order.batch_size
+
+    def measure(self, records: Sequence[dict[str, Any]]) -> None:
+        """Train recorded candidates, measure and record them."""
+        measure_rung(
+            self.shop,
+            records,
+            rung=self.name,
+            part=self.shop.problem.settings.finetuning.parts[self.number - 1],
+            images=lambda: self.images,
+            measure=self._measure,
+        )
+
+    def variant(self, record: dict[str, Any]) -> nn.Module:
+        """A record's candidate with its trained weights; trained again where they are not here."""
+        file = self._weights(record)
+        if not file.exists():
+            return self._train(record)
+        variant = fitted_variant(self.shop, record)
+        variant.load_state_dict(load_file(file))
+        return variant
+
+    def clear(self, records: Sequence[dict[str, Any]]) -> None:
+        """Give the disk space back that the rung's trained weights took."""
+        for record in records:
+            self._weights(record).unlink(missing_ok=True)
+
+    def _measure(self, record: dict[str, Any]) -> dict[str, Any]:
+        variant = self._train(record)
+        measured = measured_selection(self.shop, variant)
+        if self.last:
+            state = {name: of.detach().contiguous() for name, of in variant.state_dict().items()}
+            write_atomic(self._weights(record), save(state))
+        shutil.rmtree(self._folder(record), ignore_errors=True)
+        return {**measured, "start": _start(record), "epochs": self.order.epochs}
+
+    def _train(self, record: dict[str, Any]) -> nn.Module:
+        shop = self.shop
+        problem, order = shop.problem, self.order
+        recipe = self._recipe(order.epochs)
+        loaded, seed = problem.loaded, problem.settings.seed
+        start = refined_variant if _start(record) == "refined" else fitted_variant
+        variant = start(shop, record)
+        teacher = None
+        if recipe.losses.distils:
+            teacher = LiveTeacher(as_teacher(loaded, variant, recipe))
+        folder = self._folder(record)
+        folder.mkdir(parents=True, exist_ok=True)
+        task = Task(
+            variant=variant,
+            adapter=loaded.adapter,
+            recipe=recipe,
+            source=ViewSource(
+                images=shop.parts[0].subset(order.n_images, seed),
+                augment=augmentation(problem.data_config, recipe.augment),
+                seed=seed,
+            ),
+            order=order,
+            teacher=teacher,
+            held_out=None,
+            folder=folder,
+            processes=Processes(rank=0, world=1, device=torch.device("cpu")),
+            curve=shop.alone,
+        )
+        Trainer(task).run()
+        return variant
+
+    def _recipe(self, epochs: int) -> Recipe:
+        """The recipe for so many epochs.
+
+        Its last weights are kept, so that no image decides which: those that candidates are
+        compared on must not, and a part of so few others says little.
+        """
+        recipe = Recipe.model_validate(self.shop.problem.settings.finetuning.recipe)
+        schedule = recipe.schedule
+        warmup = schedule.warmup_epochs * epochs / recipe.epochs
+        return recipe.model_copy(
+            update={
+                "epochs": epochs,
+                "schedule": Schedule(warmup_epochs=warmup, final_share=schedule.final_share),
+                "selection": Selection(),
+                "teacher": TeacherUse(mode="live"),
+            }
+        )
+
+    def _folder(self, record: dict[str, Any]) -> Path:
+        return self.shop.run.trainings / f"{record['key']}-{self.number}"
+
+    def _weights(self, record: dict[str, Any]) -> Path:
+        return self.shop.run.candidates / f"{record['key']}.{self.name}.safetensors"
+
+
+def finetune_rungs(shop: Workshop) -> list[FinetuneRung]:
+    """The rungs of a search, in order."""
+    images = shop.problem.settings.finetuning.images
+    return [FinetuneRung(shop=shop, number=number) for number in range(1, len(images) + 1)]
+
+
+def _start(record: dict[str, Any]) -> str:
+    """What training begins with."""
+    return "refined" if "refined" in record else "fitted"

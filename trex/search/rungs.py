@@ -1,0 +1,87 @@
+"""What the rungs after the fit have in common: some records are measured once more, and shared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from trex.reuse.fit import Candidate, Take
+from trex.reuse.precision import forward_precision
+from trex.search.entries import LOSS, RECORD, entry, estimate_notes, selection_notes
+from trex.search.records import candidate_of, spent_on
+from trex.search.workers import Result
+from trex.search.workshop import Workshop
+from trex.training.data import batches
+
+
+def measure_rung(
+    shop: Workshop,
+    records: Sequence[dict[str, Any]],
+    *,
+    rung: str,
+    part: str,
+    images: Callable[[], int],
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Measure recorded candidates anew and record that, each as a line of its own.
+
+    Args:
+        shop: of the search.
+        records: of the candidates.
+        rung: its name in records.
+        part: its name in studies.
+        images: that the rung spends on a candidate.
+        measure: does the work on a record's candidate; what it is like on the selection images.
+    """
+    by_key = {record["key"]: record for record in records}
+
+    def result(line: dict[str, Any]) -> Result:
+        notes = selection_notes(line["measured"], line["rung"]["seconds"])
+        return Result(line["key"], [line["measured"]["loss"]], {**notes, RECORD: line})
+
+    def known(key: str) -> Result | None:
+        record = shop.record(key)
+        if record is None or rung not in record:
+            return None
+        spent = next(spent for spent in record["rungs"] if spent["rung"] == rung)
+        return result({"key": key, "rung": spent, "measured": record[rung]})
+
+    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+        while (candidate := take(order)) is not None:
+            key, started = candidate.key, time.monotonic()
+            measured = measure(by_key[key])
+            spent = spent_on(rung, measured["loss"], images(), time.monotonic() - started)
+            line = {"key": key, "rung": spent, "measured": measured}
+            shop.run.append(line)
+            yield result(line)
+
+    done = shop.work_off(
+        part,
+        [
+            entry(
+                candidate_of(record),
+                shop.priced.choices,
+                estimate_notes(record["estimate"], record["predicted_loss"]),
+            )
+            for record in records
+        ],
+        work=work,
+        known=known,
+        objectives=[LOSS],
+    )
+    for key in by_key:  # measured on other machines
+        shop.run.append_unless(partial(known, key), done[key].user_attrs[RECORD])
+
+
+def measured_selection(shop: Workshop, variant: nn.Module) -> dict[str, Any]:
+    """How a variant does on the images that candidates are compared on."""
+    fit = shop.problem.settings.fit
+    with torch.no_grad(), forward_precision(fit.precision):
+        parts = batches(shop.parts[1], fit.batch_size)
+        logits = torch.cat([variant(batch.images).float() for batch in parts])
+    return shop.selection(logits)
