@@ -56,7 +56,8 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
     if pick == "best":
         return _record(run, run.read_json("best/best.json")["key"])
     if pick == "finetuned":
-        if not run.manifest()["settings"]["search"]["finetuning"]["images"]:
+        search = run.manifest()["settings"]["search"]
+        if not search.get("finetuning", {}).get("images"):
             raise RunError(
                 f"{run.path} has fine-tuned nothing",
                 hint="search with --finetuned-candidates, or use `trex finetune`",
