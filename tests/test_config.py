@@ -76,6 +76,22 @@ def test_errors_in_json(tmp_path, text, message):
         read(tmp_path, text, "f.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("number: " + "9" * 5000, r"number: 99999999999999999999\.\.\. is not a plain number"),
+        (
+            "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)),
+            "holds too many values",
+        ),
+    ],
+)
+def test_a_file_cannot_make_its_reader_work_for_ever(tmp_path, text, message):
+    with pytest.raises(SpaceError, match=message):
+        read(tmp_path, text)
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(SpaceError, match="cannot be read: No such file"):
         read_document(tmp_path / "none.yaml", SpaceError)

@@ -155,8 +155,10 @@ _PLAIN_NUMBER: Final = re.compile(
     r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]\d+)?|[-+]?\.(?:inf|nan)", re.IGNORECASE
 )
 
-#: No file of ours comes near; a value that refers to itself never ends.
+#: No file of ours comes near; a value that refers to itself never ends, and few lines of
+#: references to references make millions of values.
 _DEEPEST: Final = 50
+_MOST_VALUES: Final = 100_000
 
 
 class _Reader:
@@ -166,6 +168,7 @@ class _Reader:
         self.path = path
         self.lines = lines
         self.error = error
+        self.values = 0
         self.constructor = yaml.constructor.SafeConstructor()
 
     def fail(self, node: yaml.Node, location: Location, message: str, hint: str) -> TrexError:
@@ -178,6 +181,9 @@ class _Reader:
     def build(self, node: yaml.Node, location: Location) -> Any:
         if len(location) > _DEEPEST:
             raise self.fail(node, location[:4], "is nested too deep", "write plain values")
+        self.values += 1
+        if self.values > _MOST_VALUES:
+            raise self.fail(node, location[:4], "holds too many values", "write plain values")
         self.lines[location] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, location)
@@ -211,7 +217,12 @@ class _Reader:
                 f"{node.value} is not a plain number",
                 "write decimal digits, or quote it if it is text",
             )
-        value = self.constructor.construct_object(node)
+        try:
+            value = self.constructor.construct_object(node)
+        except ValueError:  # Python refuses to read thousands of digits
+            raise self.fail(
+                node, location, f"{node.value[:20]}... is not a plain number", "write fewer digits"
+            ) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(
                 node, location, f"{node.value} is not a number", "give a finite number"
@@ -233,6 +244,15 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f"known: {', '.join(sorted(known))}"
 
 
+#: pydantic's names of a bound that a number is beyond
+_BOUNDS: Final = {
+    "greater_than": "above",
+    "greater_than_equal": "of at least",
+    "less_than": "below",
+    "less_than_equal": "of at most",
+}
+
+
 def _explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     """A pydantic error as (what is wrong, what to do)."""
     kind, value, location = error["type"], error["input"], error["loc"]
@@ -248,6 +268,9 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return f"{_short(value)} is of the wrong type", error["msg"]
     if kind == "value_error":
         return str(error["ctx"]["error"]), "correct the value"
+    if kind in _BOUNDS:
+        ((_, bound),) = error["ctx"].items()
+        return f"{_short(value)} is not allowed", f"give a number {_BOUNDS[kind]} {bound:.12g}"
     return f"{_short(value)} is not allowed", error["msg"]
 
 
@@ -256,6 +279,8 @@ def _number_hint(text: str) -> str:
         number = float(text)
     except ValueError:
         return "write a plain number; the field's name carries the unit"
+    if not math.isfinite(number):
+        return "give a finite number"
     mantissa, _, exponent = f"{number:e}".partition("e")
     mantissa = mantissa.rstrip("0")
     plain = f"{mantissa}{'0' if mantissa.endswith('.') else ''}e{exponent}"

@@ -76,7 +76,29 @@ def test_assumptions_are_listed_with_their_values():
         ("static_array: fefet", "static_array: fefett", r"no array 'fefett'"),
         ("periphery: digital_32nm", "periphery: digital_23nm", r"did you mean 'digital_32nm'"),
         ("kind: trex", "kind: rex", r"kind: unknown kind 'rex'\n.*did you mean 'trex'"),
-        ("units: one a head", "units: 0", r"softmax\.units"),
+        ("kind: trex\n", "kind: [trex]\n", r"kind: unknown kind \['trex'\]"),
+        ("kind: trex\n", "", r"kind is missing\n.*trex, component"),
+        (
+            "units: one a head",
+            "units: 0",
+            r"softmax\.units: 0 is no number of units\n.*one a head",
+        ),
+        (
+            "units: one a head",
+            "units: one per head",
+            r"softmax\.units: 'one per head' is no number",
+        ),
+        ("units: one a head", "units: true", r"softmax\.units: True is no number"),
+        ("value: 118.0e-12", "value: true", r"write_energy_j\.value: True is of the wrong type"),
+        ("value: 118.0e-12", "value: nan", r"'nan' is text, not a number\n.*give a finite number"),
+        ("value: 118.0e-12", "value: 118.0e-40", r"1\.18e-38 is not allowed\n.*at least 2\.9e-21"),
+        ("value: 0.0296875e-6", "value: 0.0296875e-30", r"area_m2\.value: .*\n.*at least 1e-18"),
+        (
+            "value: 0.01914e-6",
+            "value: 0.01914e-30",
+            r"read_latency_s\.value: .*\n.*at least 1e-15",
+        ),
+        ("arrays_per_tile: {value: 64", "arrays_per_tile: {value: 1000000000", r"at most 1048576"),
         ("shared: true", "shared: 1", r"softmax\.shared: 1"),
     ],
 )
@@ -107,6 +129,14 @@ def test_a_value_needs_a_source(tmp_path):
 def test_a_misspelt_field_of_a_tables_row_is_compared_with_the_rows_fields(tmp_path):
     path = written(tmp_path, "neurosim_sram_22nm", edit=("levels: 32}", "level: 32}"))
     with pytest.raises(ChipError, match=r"sram\.row\.level: .*\n.*did you mean 'levels'"):
+        load_chip(path)
+
+
+@pytest.mark.parametrize("empty", ['""', '"  "'])
+def test_a_source_says_something(tmp_path, empty):
+    old = 'write_energy_j: {value: 118.0e-12, source: "TReX (arXiv 2408.12742v1), Table III"}'
+    path = written(tmp_path, edit=(old, f"write_energy_j: {{value: 118.0e-12, source: {empty}}}"))
+    with pytest.raises(ChipError, match=r"chip\.yaml:\d+: .*write_energy_j\.source: says nothing"):
         load_chip(path)
 
 

@@ -41,8 +41,10 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
 
 
 def _kind(document: Document) -> type[ChipSpec]:
-    kind = document.data.get("kind")
-    if kind not in KINDS:
+    if "kind" not in document.data:
+        raise document.problem((), "kind is missing", f"one of {', '.join(KINDS)}")
+    kind = document.data["kind"]
+    if not isinstance(kind, str) or kind not in KINDS:
         raise document.problem(
             ("kind",), f"unknown kind {kind!r}", did_you_mean(str(kind), list(KINDS))
         )

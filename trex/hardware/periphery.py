@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trex.config import StrictModel
 from trex.hardware.chip import Periphery
-from trex.hardware.quantities import AreaM2, Count, EnergyJ, PositiveFloat, Sourced
+from trex.hardware.quantities import AreaM2, BufferBits, Count, EnergyJ, PositiveFloat, Sourced
 
 
 class FunctionSpec(StrictModel):
@@ -30,7 +30,7 @@ class VectorUnitSpec(StrictModel):
 class BufferSpec(StrictModel):
     """The global activation buffer."""
 
-    capacity_bits: Sourced[Count]
+    capacity_bits: Sourced[BufferBits]
     read_energy_j_per_bit: Sourced[EnergyJ]
     write_energy_j_per_bit: Sourced[EnergyJ]
     area_m2_per_bit: Sourced[AreaM2]

@@ -1,8 +1,9 @@
 """The parts of a price: energy, busy time and area of one operation, component by component.
 
 Components: `array_read` (constants, or the time of a read) or an array's own parts (cells,
-drivers, mux, adc, shift_add, array_other), `array_write`, `accumulate`, `softmax`, `vector_unit`, `buffer`,
-`tile_buffer`, `bus`, and `array` for the area of a crossbar given as one figure.
+drivers, mux, adc, shift_add, and array_other for what a table's total holds beyond them),
+`array_write`, `accumulate`, `softmax`, `vector_unit`, `buffer`, `tile_buffer`, `bus`, and
+`array` for the area of a crossbar given as one figure.
 """
 
 from __future__ import annotations

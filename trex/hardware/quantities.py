@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -11,17 +11,21 @@ from trex.config import FieldProblem, StrictModel
 
 T = TypeVar("T")
 
-# The upper limits are far above any real part and far below a forgotten prefix: 1e-3 J an event,
-# 1 s a step, 10 cm² a part.
-EnergyJ = Annotated[float, Field(gt=0, le=1e-3)]
+# The limits are far outside any real part and far inside a forgotten or a doubled prefix. Above:
+# 1e-3 J an event, 1 s a step, 10 cm² a part. Below: the heat of one lost bit at room temperature
+# (Landauer's limit, 2.9e-21 J), a femtosecond, a square nanometre.
+EnergyJ = Annotated[float, Field(ge=2.9e-21, le=1e-3)]
 FreeEnergyJ = Annotated[float, Field(ge=0, le=1e-3)]
-LatencyS = Annotated[float, Field(gt=0, le=1.0)]
-AreaM2 = Annotated[float, Field(gt=0, le=1e-3)]
+LatencyS = Annotated[float, Field(ge=1e-15, le=1.0)]
+AreaM2 = Annotated[float, Field(ge=1e-18, le=1e-3)]
 PowerW = Annotated[float, Field(ge=0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bits = Annotated[int, Field(ge=1, le=64)]
-Count = Annotated[int, Field(ge=1, le=2**40)]
+#: More parts of one kind than any chip has.
+MOST: Final = 2**20
+Count = Annotated[int, Field(ge=1, le=MOST)]
+BufferBits = Annotated[int, Field(ge=1, le=2**40)]
 #: Cells along a line or a column.
 Cells = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -30,8 +34,8 @@ class Sourced(StrictModel, Generic[T]):
     """A value, and where it comes from: a `source`, an `assumption`, or both."""
 
     value: T
-    source: str | None = Field(default=None, min_length=1)
-    assumption: str | None = Field(default=None, min_length=1)
+    source: str | None = None
+    assumption: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,6 +54,10 @@ class Sourced(StrictModel, Generic[T]):
             raise FieldProblem(
                 (), "has no source", "add `source: where it stands` or `assumption: why`"
             )
+        for field in ("source", "assumption"):
+            text = getattr(self, field)
+            if text is not None and not text.strip():
+                raise FieldProblem((field,), "says nothing", "say where it stands, or why")
         return self
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trex.config import FieldProblem, StrictModel, did_you_mean
 from trex.hardware.chip import ArrayModel, Chip, Options, Schedule, SoftmaxModel
 from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec
 from trex.hardware.periphery import PeripherySpec
-from trex.hardware.quantities import AreaM2, Count, EnergyJ, LatencyS, Sourced, assumptions
+from trex.hardware.quantities import (
+    MOST,
+    AreaM2,
+    Count,
+    EnergyJ,
+    LatencyS,
+    Sourced,
+    assumptions,
+)
 
 
 class ArraySpec(Protocol):
@@ -32,6 +40,18 @@ class SoftmaxSpec(StrictModel):
     units: Count | Literal["one a head"] = "one a head"
     shared: bool = True
     depth_first: bool = False
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _number_or_words(cls, units: Any) -> Any:
+        whole = isinstance(units, int) and not isinstance(units, bool)
+        if units != "one a head" and not (whole and 1 <= units <= MOST):
+            raise FieldProblem(
+                (),
+                f"{units!r} is no number of units",
+                f"give a whole number from 1 to {MOST}, or `one a head`",
+            )
+        return units
 
     def model(self) -> SoftmaxModel:
         """The units as the cost model sees them."""
@@ -126,7 +146,7 @@ class TrexChipSpec(ChipSpec):
     """A chip of `kind: trex`: constants for a whole crossbar."""
 
     kind: Literal["trex"]
-    arrays: dict[str, ConstantArraySpec]
+    arrays: dict[str, ConstantArraySpec] = Field(min_length=1)
 
     def array_specs(self) -> Mapping[str, ArraySpec]:
         """The chip's arrays by name."""
@@ -137,7 +157,7 @@ class ComponentChipSpec(ChipSpec):
     """A chip of `kind: component`: arrays from component figures."""
 
     kind: Literal["component"]
-    arrays: dict[str, ComponentArraySpec]
+    arrays: dict[str, ComponentArraySpec] = Field(min_length=1)
 
     def array_specs(self) -> Mapping[str, ArraySpec]:
         """The chip's arrays by name."""
