@@ -13,6 +13,7 @@ from priced_spaces import priced_space, random_terms
 from trex.errors import InfeasibleError
 from trex.hardware import load_chip
 from trex.search.exact import front, method_for, solve
+from trex.search.exact_listing import Listing
 from trex.search.feasible import PricedSpace
 from trex.search.plans import all_rows, holds
 from trex.search.space import SearchSpace
@@ -264,3 +265,30 @@ def test_a_front_of_many_points_reaches_from_the_cheapest_to_the_best() -> None:
     assert found.costs.edap_j_s_m2[0] == pytest.approx(priced.price(rows).edap_j_s_m2.min())
     assert found.losses[-1] == pytest.approx(terms.predict(rows).min())
     assert len(found.rows) > 4
+
+
+def test_levels_and_best_plans_are_read_off_one_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced = priced_space(5, {"latency": "0.9x"})
+    terms = random_terms(priced, 8)
+    apart = solve(priced, terms, 6), front(priced, terms, 10)
+    listed = []
+
+    def all_rows_once(space: SearchSpace) -> np.ndarray:
+        listed.append(space)
+        return all_rows(space)
+
+    monkeypatch.setattr("trex.search.exact_listing.all_rows", all_rows_once)
+    listing = Listing.of(priced, terms)
+    for one, other in zip(
+        apart,
+        (
+            solve(priced, terms, 6, listing=listing),
+            front(priced, terms, 10, listing=listing),
+        ),
+        strict=True,
+    ):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.bounds.tolist() == other.bounds.tolist()
+    assert len(listed) == 1
+    front(priced, terms, 10)
+    assert len(listed) == 2

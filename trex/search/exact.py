@@ -1,26 +1,27 @@
 """The plans of least predicted loss within a budget, with a proof.
 
-Three methods, all exact, that differ in the spaces they can do: every plan listed and priced; all
-sets of consumers bounded, the good ones gone through (`exact_sets`); a mixed-integer programme
-(`exact_milp`).
+Three methods, all exact, that differ in the spaces they can do: every plan listed and priced
+(`exact_listing`); all sets of consumers bounded, the good ones gone through (`exact_sets`); a
+mixed-integer programme (`exact_milp`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import numpy as np
 
 from trex.errors import InfeasibleError
-from trex.search.budget import TOLERANCE, Budget, Limit
+from trex.search.budget import Budget, Limit
 from trex.search.costs import VariantCosts
+from trex.search.exact_listing import Listing
 from trex.search.exact_milp import MilpSolver
 from trex.search.exact_sets import MOST_FREE, SetSolver
 from trex.search.feasible import PricedSpace
 from trex.search.nearest import nearest_row
 from trex.search.pareto import pareto_front
-from trex.search.plans import all_rows
 from trex.search.pool import Pool
 from trex.search.space import MOST_PLANS
 from trex.search.terms import Floats, LossTerms, Rows
@@ -31,8 +32,6 @@ Method = Literal["enumeration", "consumer sets", "milp"]
 _MOST_WORK: Final = 200_000_000
 #: A gap below this share of the loss counts as none.
 _PROVED: Final = 1e-6
-#: Plans predicted at once, so that memory does not grow with their number.
-_CHUNK: Final = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +77,7 @@ def solve(
     *,
     method: Method | None = None,
     most_work: int = _MOST_WORK,
+    listing: Listing | None = None,
 ) -> Solution:
     """The `count` plans of least predicted loss within the budget.
 
@@ -88,6 +88,7 @@ def solve(
         method: instead of the one that suits the space.
         most_work: partial plans after which a proof is given up (mixed-integer programmes count
             as the partial plans of equal time); the gaps then say what is left open.
+        listing: of the same space and losses, where there is one, for the method that lists.
 
     Raises:
         InfeasibleError: no plan fits; it names the nearest.
@@ -96,7 +97,8 @@ def solve(
     method = method or method_for(priced)
     pool = Pool(count, priced.space.num_encoders)
     if method == "enumeration":
-        rest = _enumerate(priced, terms, pool)
+        (listing or Listing.of(priced, terms)).fill(pool, priced)
+        rest = float("inf")
     else:
         nearest = check_feasible(priced)[None]
         pool.add(nearest, terms.predict(nearest))
@@ -135,6 +137,7 @@ def front(
     *,
     method: Method | None = None,
     most_work: int = _MOST_WORK,
+    listing: Listing | None = None,
 ) -> Solution:
     """The plans of least predicted loss at up to `points` levels of EDAP, cheapest first.
 
@@ -148,12 +151,17 @@ def front(
         points: how many levels, at least one.
         method: as in `solve`.
         most_work: as in `solve`, for each level.
+        listing: as in `solve`.
 
     Raises:
         InfeasibleError: no plan fits; it names the nearest.
         SpaceError: as in `solve`.
     """
-    found = [solve(priced, terms, method=method, most_work=most_work)]
+    method = method or method_for(priced)
+    if method == "enumeration":
+        listing = listing or Listing.of(priced, terms)
+    best_of = partial(solve, terms=terms, method=method, most_work=most_work, listing=listing)
+    found = [best_of(priced)]
     highest = float(found[0].costs.edap_j_s_m2[0])
     cheapest = nearest_row(priced, Budget.parse({"edap": "1x"}))
     lowest = float(priced.price(cheapest[None]).edap_j_s_m2[0])
@@ -162,7 +170,7 @@ def front(
             continue  # the plan found for a higher level is within this one too
         limit = Limit(quantity="edap", value=float(level), relative=False)
         try:
-            best = solve(priced.limited(limit), terms, method=method, most_work=most_work)
+            best = best_of(priced.limited(limit))
         except InfeasibleError:
             break  # the budget's other limits leave nothing so cheap
         found.append(best)
@@ -177,21 +185,6 @@ def front(
         costs=costs.of(kept),
         method=found[0].method,
     )
-
-
-def _enumerate(priced: PricedSpace, terms: LossTerms, pool: Pool) -> float:
-    rows = all_rows(priced.space)
-    nearest, least = rows[0], np.inf
-    for start in range(0, len(rows), _CHUNK):
-        some = rows[start : start + _CHUNK]
-        overrun = priced.budget.overrun(priced.price(some), priced.baseline)
-        fits = overrun <= 1.0 + TOLERANCE
-        pool.add(some[fits], terms.predict(some[fits]))
-        if overrun.min() < least:
-            nearest, least = some[overrun.argmin()], overrun.min()
-    if not len(pool.rows):
-        raise priced.infeasible(nearest)
-    return float("inf")
 
 
 def _form_groups(priced: PricedSpace) -> list[list[int]]:

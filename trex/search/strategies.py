@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from trex.errors import SpaceError
 from trex.plan import uniform_plans
-from trex.search.exact import check_feasible, front, solve
+from trex.search.exact import check_feasible, front, method_for, solve
+from trex.search.exact_listing import Listing
 from trex.search.feasible import PricedSpace
 from trex.search.plans import RandomPlans, all_rows, holds
 from trex.search.space import MOST_PLANS
@@ -86,9 +87,11 @@ class Exact:
     def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
         assert task.terms is not None
-        best = solve(task.priced, task.terms, task.wanted)
+        listed = method_for(task.priced) == "enumeration"
+        listing = Listing.of(task.priced, task.terms) if listed else None
+        best = solve(task.priced, task.terms, task.wanted, listing=listing)
         levels = task.wanted if task.sweep else max(1, task.wanted // 4)
-        swept = front(task.priced, task.terms, levels)
+        swept = front(task.priced, task.terms, levels, listing=listing)
         parts = [best.rows[:1], swept.rows, best.rows]
         rows = {row.tobytes(): row for part in parts for row in part}
         proof = {
