@@ -281,6 +281,8 @@ def _number_hint(text: str) -> str:
         return "write a plain number; the field's name carries the unit"
     if not math.isfinite(number):
         return "give a finite number"
+    if text.isdigit():
+        return "write it without quotes"
     mantissa, _, exponent = f"{number:e}".partition("e")
     mantissa = mantissa.rstrip("0")
     plain = f"{mantissa}{'0' if mantissa.endswith('.') else ''}e{exponent}"

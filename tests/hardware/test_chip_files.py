@@ -151,3 +151,14 @@ def test_a_source_says_something(tmp_path, empty):
 def test_an_unknown_chip(name, message):
     with pytest.raises(ChipError, match=message):
         load_chip(name)
+
+
+def test_a_callers_value_is_an_assumption_however_its_field_is_named():
+    short, long = (
+        load_chip("neurosim_sram_22nm", {f"arrays.sram.{field}": 3})
+        for field in ("copies", "copies.value")
+    )
+    assert short == long
+    assert "arrays.sram.copies = 3: set by the caller; the file says 2" in short.assumptions
+    with pytest.raises(ChipError, match="not one value"):
+        load_chip("neurosim_sram_22nm", {"arrays.sram.copies.source": "me"})

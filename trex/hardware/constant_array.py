@@ -18,7 +18,8 @@ from trex.hardware.quantities import (
     EnergyJ,
     Fraction,
     LatencyS,
-    PositiveFloat,
+    PowerWPerM2,
+    ResistanceOhm,
     Sourced,
 )
 
@@ -44,8 +45,8 @@ class DeviceSpec(StrictModel):
     """The memory cell; resistances in ohms, variations as relative standard deviations."""
 
     bits_per_cell: Sourced[Bits]
-    r_on_ohm: Sourced[PositiveFloat] | None = None
-    r_off_ohm: Sourced[PositiveFloat] | None = None
+    r_on_ohm: Sourced[ResistanceOhm] | None = None
+    r_off_ohm: Sourced[ResistanceOhm] | None = None
     read_variation: Sourced[Fraction] | None = None
     write_variation: Sourced[Fraction] | None = None
     programming_variation: Sourced[Fraction] | None = None
@@ -96,7 +97,7 @@ class ConstantArraySpec(StrictModel):
     arrays_per_tile: Sourced[Count]
     accumulate_energy_j: Sourced[EnergyJ]
     area_m2: Sourced[AreaM2]
-    leakage_w_per_m2: Sourced[PositiveFloat]
+    leakage_w_per_m2: Sourced[PowerWPerM2]
     device: DeviceSpec
 
     @model_validator(mode="after")

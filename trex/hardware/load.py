@@ -67,7 +67,8 @@ def _periphery(document: Document, spec: ChipSpec) -> PeripherySpec:
 
 def _override(document: Document, field: str, value: Any) -> str:
     """Put a caller's value in place of the file's; a note where it can carry no assumption."""
-    *path, last = field.split(".")
+    # A value with a source is one field: `copies` and `copies.value` are the same.
+    *path, last = field.removesuffix(".value").split(".")
     part = document.data
     for key in path:
         if not isinstance(part, dict) or key not in part:
@@ -82,7 +83,7 @@ def _override(document: Document, field: str, value: Any) -> str:
         was = old["value"]
         part[last] = {"value": value, "assumption": f"set by the caller; the file says {was}"}
         return ""
-    if isinstance(part, dict) and not isinstance(old, dict):
+    if isinstance(part, dict) and "value" not in part and not isinstance(old, dict):
         part[last] = value
         return f"{field} = {value}: set by the caller; the file says {old}"
     raise ChipError(f"{document.path}: {field!r} is not one value", hint="name one value")

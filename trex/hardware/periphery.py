@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trex.config import StrictModel
+from trex.config import FieldProblem, StrictModel
 from trex.hardware.chip import Periphery
-from trex.hardware.quantities import AreaM2, BufferBits, Count, EnergyJ, PositiveFloat, Sourced
+from trex.hardware.quantities import (
+    AreaM2,
+    BitsPerS,
+    BufferBits,
+    Count,
+    EnergyJ,
+    FrequencyHz,
+    PowerWPerM2,
+    Ratio,
+    Sourced,
+)
 
 
 class FunctionSpec(StrictModel):
@@ -15,14 +25,20 @@ class FunctionSpec(StrictModel):
     adds: float = Field(ge=0, le=1000)
     multiplies: float = Field(ge=0, le=1000)
 
+    @model_validator(mode="after")
+    def _does_something(self) -> FunctionSpec:
+        if self.adds == self.multiplies == 0:
+            raise FieldProblem((), "is free", "leave it out: reports then name it as not priced")
+        return self
+
 
 class VectorUnitSpec(StrictModel):
     """`lanes` lanes, each one element a clock; an element's energy follows its arithmetic."""
 
     lanes: Sourced[Count]
-    clock_hz: Sourced[PositiveFloat]
+    clock_hz: Sourced[FrequencyHz]
     adder_energy_j: Sourced[EnergyJ]
-    adders_per_multiplier: Sourced[PositiveFloat]
+    adders_per_multiplier: Sourced[Ratio]
     lane_area_m2: Sourced[AreaM2]
     functions: Sourced[dict[str, FunctionSpec]]
 
@@ -47,7 +63,7 @@ class BusSpec(StrictModel):
     """What carries activations between the buffer and the tiles."""
 
     energy_j_per_bit: Sourced[EnergyJ]
-    bits_per_s: Sourced[PositiveFloat]
+    bits_per_s: Sourced[BitsPerS]
     area_m2: Sourced[AreaM2]
 
 
@@ -60,7 +76,7 @@ class PeripherySpec(StrictModel):
     buffer: BufferSpec
     tile_buffer: TileBufferSpec
     bus: BusSpec
-    leakage_w_per_m2: Sourced[PositiveFloat]
+    leakage_w_per_m2: Sourced[PowerWPerM2]
 
     def model(self) -> Periphery:
         """The components as the cost model sees them."""

@@ -16,6 +16,7 @@ from trex.hardware.chip import Chip
 from trex.hardware.cost import Cost, price
 from trex.hardware.load import CHIP_FILE, load_chip
 from trex.hardware.prices import Accounting
+from trex.hardware.quantities import Count
 from trex.hardware.workload import workload
 from trex.plan import ReusePlan
 
@@ -29,11 +30,21 @@ Quantity = Literal[
 class EncodersSpec(StrictModel):
     """The encoders of a vision transformer; nothing around them."""
 
-    depth: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    dim: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    mlp_hidden: int = Field(ge=1)
+    depth: Count
+    tokens: Count
+    dim: Count
+    heads: Count
+    mlp_hidden: Count
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> EncodersSpec:
+        if self.dim % self.heads:
+            raise FieldProblem(
+                ("heads",),
+                f"{self.heads} heads do not divide a width of {self.dim}",
+                "give a divisor of `dim`",
+            )
+        return self
 
     def architecture(self, name: str) -> Architecture:
         """The model these dimensions make."""
@@ -53,9 +64,9 @@ class EncodersSpec(StrictModel):
 class LayerSpec(StrictModel):
     """One weight matrix and the vectors it multiplies."""
 
-    vectors: int = Field(ge=1)
-    in_features: int = Field(ge=1)
-    out_features: int = Field(ge=1)
+    vectors: Count
+    in_features: Count
+    out_features: Count
 
     def architecture(self, name: str) -> Architecture:
         """A model of this layer alone."""
@@ -79,7 +90,8 @@ class ResultSpec(StrictModel):
     name: str = Field(min_length=1)
     of: str
     n_reuse: int = Field(default=0, ge=0)
-    accounting: Accounting = "paper"
+    #: of encoders `paper` unless given; a single layer has `full` only
+    accounting: Accounting | None = None
     quantity: Quantity
     components: tuple[str, ...] = ()
     value: float = Field(gt=0)
@@ -94,6 +106,8 @@ class ResultSpec(StrictModel):
                 f"{self.quantity} has no components",
                 "give components only with latency_s, energy_j or area_m2",
             )
+        if len(set(self.components)) < len(self.components):
+            raise FieldProblem(("components",), "names one twice", "keep one of them")
         return self
 
 
@@ -105,6 +119,12 @@ class PublishedSpec(StrictModel):
     encoders: dict[str, EncodersSpec] = Field(default_factory=dict)
     layers: dict[str, LayerSpec] = Field(default_factory=dict)
     results: tuple[ResultSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_meaning_a_name(self) -> PublishedSpec:
+        for name in self.layers.keys() & self.encoders.keys():
+            raise FieldProblem(("layers", name), "is also in `encoders`", "rename one of them")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,10 +196,24 @@ def _compare(document: Document, spec: PublishedSpec, index: int, chip: Chip) ->
             f"{result.of!r} is not described",
             did_you_mean(result.of, list(known)),
         )
-    architecture = known[result.of].architecture(result.of)
+    described = known[result.of]
+    layer = isinstance(described, LayerSpec)
+    if layer and result.accounting not in (None, "full"):
+        raise document.problem(
+            ("results", index, "accounting"),
+            f"{result.accounting} accounting does not price a single layer",
+            "leave it out",
+        )
+    encoders = described.depth if isinstance(described, EncodersSpec) else 1
+    if result.n_reuse >= encoders:
+        raise document.problem(
+            ("results", index, "n_reuse"),
+            f"{result.n_reuse} encoders cannot reuse in {result.of!r}",
+            f"at most {encoders - 1}: the first has none before it",
+        )
     plan = ReusePlan.nearest(range(1, result.n_reuse + 1))
-    accounting: Accounting = "full" if result.of in spec.layers else result.accounting
-    cost = price(workload(architecture, plan), chip, accounting)
+    accounting: Accounting = "full" if layer else result.accounting or "paper"
+    cost = price(workload(described.architecture(result.of), plan), chip, accounting)
     return Comparison(
         name=result.name,
         quantity=" ".join((" + ".join(result.components), result.quantity)).strip(),

@@ -19,7 +19,15 @@ FreeEnergyJ = Annotated[float, Field(ge=0, le=1e-3)]
 LatencyS = Annotated[float, Field(ge=1e-15, le=1.0)]
 AreaM2 = Annotated[float, Field(ge=1e-18, le=1e-3)]
 PowerW = Annotated[float, Field(ge=0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+#: From a kilohertz to a terahertz.
+FrequencyHz = Annotated[float, Field(ge=1e3, le=1e12)]
+#: From a slow serial line to what a million wires carry at a terahertz.
+BitsPerS = Annotated[float, Field(ge=1e3, le=1e18)]
+#: A watt a square millimetre is far above what leakage can be, for chips that can be cooled.
+PowerWPerM2 = Annotated[float, Field(gt=0, le=1e6)]
+ResistanceOhm = Annotated[float, Field(ge=1, le=1e15)]
+#: How many of one thing make up another.
+Ratio = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bits = Annotated[int, Field(ge=1, le=64)]
 #: More parts of one kind than any chip has.
