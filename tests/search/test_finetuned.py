@@ -102,9 +102,9 @@ def test_fits_and_the_fitted_winner_do_not_depend_on_later_training(
     of = {r["key"]: (r["selection"], r["estimate"]) for r in undisturbed.records()}
     assert of == {r["key"]: (r["selection"], r["estimate"]) for r in plain.records()}
     assert not plain.finetuned.exists()
-    winner = undisturbed.read_json("best/best.json")["key"]
-    if winner == plain.read_json("best/best.json")["key"]:
-        assert weights_of(undisturbed.best) == weights_of(plain.best)
+    winners = [run.read_json("best/best.json")["key"] for run in (undisturbed, plain)]
+    assert winners[0] == winners[1]
+    assert weights_of(undisturbed.best) == weights_of(plain.best)
 
 
 def test_workers_end_with_the_records_of_one(

@@ -17,6 +17,8 @@ from trex.cli import main
 from trex.export.bundle import load_config
 from trex.search.run import Run
 
+RUNGS = ["--refined-candidates", "3", "--finetuned-candidates", "3", "2"]
+RUNGS += ["--finetune-images", "8", "20"]
 FORK = multiprocessing.get_context("fork")
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -32,7 +34,7 @@ def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A search of one worker, and how long it took."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     started = time.monotonic()
-    assert main(inputs.search(out)) == 0
+    assert main(inputs.search(out, *RUNGS)) == 0
     return Run.open(out), time.monotonic() - started
 
 
@@ -42,18 +44,22 @@ def test_killed_at_random_moments(
 ) -> None:
     expected, duration = undisturbed
     out, moments = tmp_path / "run", random.Random(workers)
-    command = inputs.search(out, "--workers", workers)
+    command = inputs.search(out, *RUNGS, "--workers", workers)
     for _ in range(3):
         search = FORK.Process(target=main, args=(command,))
         search.start()
-        time.sleep(moments.uniform(0.05, 0.6) * duration)
+        time.sleep(moments.uniform(0.05, 0.9) * duration)
         assert search.pid is not None
         os.kill(search.pid, signal.SIGKILL)
         search.join()
     assert main(command) == 0
     ended = Run.open(out)
     assert results(ended) == results(expected)
-    lines = (out / "results.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["key"] for line in lines}) == len(lines)
-    weights = [load_config(run.best)["weights_sha256"] for run in (ended, expected)]
-    assert weights[0] == weights[1]
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    told = {(line["key"], line.get("rung", {"rung": "fitted"})["rung"]) for line in lines}
+    assert len(told) == len(lines) == 5 + 3 + 3 + 2
+    for folder in ("best", "finetuned"):
+        ended_with, expected_with = (
+            load_config(run.path / folder)["weights_sha256"] for run in (ended, expected)
+        )
+        assert ended_with == expected_with
