@@ -258,3 +258,27 @@ def test_a_run_without_training_has_nothing_to_pick(
     tuning = ["finetune", str(undisturbed.path), "--out", str(tmp_path / "tuned")]
     assert main([*tuning, *data]) == 2
     assert "it was trained already" in capsys.readouterr().err
+
+
+def test_only_those_that_came_to_the_last_rung_can_win() -> None:
+    def record(plan: str, **rungs: float) -> dict[str, Any]:
+        measured = {
+            name.replace("_", "-"): {"soft_agreement": value, "loss": value}
+            for name, value in rungs.items()
+        }
+        return {"plan": plan, "estimate": {"edap_mj_ms_mm2": 1.0}, **measured}
+
+    fitted = record("1<-0", selection=0.9)
+    once = record("2<-1", selection=0.5, finetuned_1=0.8)
+    tenth = record("3<-2", selection=0.4, finetuned_1=0.6, finetuned_10=0.1)
+    second = record("4<-3", selection=0.3, finetuned_1=0.6, finetuned_2=0.7, finetuned_10=0.2)
+    records = [fitted, once, tenth, second]
+    assert [last_rung(records[:n]) for n in (1, 2, 3)] == [
+        "selection", "finetuned-1", "finetuned-10",
+    ]  # fmt: skip
+    assert [best_record(records[:n])["plan"] for n in (1, 2, 4)] == ["1<-0", "2<-1", "4<-3"]
+    by_loss = [{**of, "ranked_on": "loss"} for of in records]
+    assert best_record(by_loss)["plan"] == "3<-2"
+    assert [r["plan"] for r in best_first(by_loss, "selection")] == [
+        "4<-3", "3<-2", "2<-1", "1<-0",
+    ]  # fmt: skip

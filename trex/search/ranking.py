@@ -34,13 +34,17 @@ def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, A
     )
 
 
+def order_of(name: str) -> int | None:
+    """Where a rung of measurements stands; None for whatever else a record holds."""
+    if name.startswith(_FINETUNED):
+        return 1 + int(name.removeprefix(_FINETUNED))
+    return {"selection": 0, "refined": 1}.get(name)
+
+
 def last_rung(records: Iterable[dict[str, Any]]) -> str:
     """The last rung that any record came to, as `best_first` names it."""
-    names = {name for record in records for name in record}
-    trained = [int(n.removeprefix(_FINETUNED)) for n in names if n.startswith(_FINETUNED)]
-    if trained:
-        return finetuned_rung(max(trained))
-    return "refined" if "refined" in names else "selection"
+    orders = {name: order_of(name) for record in records for name in record}
+    return max((order, name) for name, order in orders.items() if order is not None)[1]
 
 
 def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""How well a cheap rung of a search ranks plans for a dearer one.
+
+    trex search ... --strategy random --evaluations 16 --finetuned-candidates 16 --out RUN
+    python benchmarks/rung_rank.py RUN
+
+For every two rungs after the fit that at least three plans of a run came to: Spearman's
+correlation of their losses, and of their soft agreements, with 95 % intervals over plans, and the
+mean loss on both. Both rungs are measured on the same images, so they share these images' noise,
+and plans that a rung was chosen for by the one before are alike: measure on plans that were drawn
+at random, and train all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy.stats import bootstrap, spearmanr
+
+from trex.search.ranking import order_of
+from trex.search.run import Run
+
+#: with fewer plans than this a correlation says nothing at all
+_LEAST: Final = 3
+
+
+def main() -> None:
+    """Read and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="what `trex search` wrote")
+    args = parser.parse_args()
+    records = Run.open(args.run).records()
+    rungs = sorted({n for r in records for n in r if order_of(n) is not None}, key=order_of)
+    head = f"{'from':<12} {'to':<12} {'images':>7} {'plans':>5}"
+    print(f"{head} {'loss':>6} {'loss':>6}  {'Spearman, loss':<18} Spearman, soft agreement")
+    for earlier, later in itertools.combinations(rungs, 2):
+        both = [record for record in records if earlier in record and later in record]
+        if len(both) < _LEAST:
+            continue
+        images = next(of["images"] for of in both[0]["rungs"] if of["rung"] == later)
+        before, after = (losses(both, rung) for rung in (earlier, later))
+        agreed = [[r[rung]["soft_agreement"] for r in both] for rung in (earlier, later)]
+        print(
+            f"{earlier:<12} {later:<12} {images:>7,} {len(both):>5} {before.mean():>6.3f} "
+            f"{after.mean():>6.3f}  {rank(before, after):<18} {rank(*map(np.array, agreed))}"
+        )
+
+
+def losses(records: list[dict[str, Any]], rung: str) -> np.ndarray:
+    """Losses on the selection images, as a rung measured them."""
+    return np.array([record[rung]["loss"] for record in records])
+
+
+def rank(one: np.ndarray, other: np.ndarray) -> str:
+    """Spearman's correlation, with its 95 % interval over plans."""
+    spread = bootstrap(
+        (one, other), lambda x, y: float(spearmanr(x, y)[0]), paired=True,
+        vectorized=False, n_resamples=500, method="percentile", random_state=0,
+    ).confidence_interval  # fmt: skip
+    return f"{float(spearmanr(one, other)[0]):.2f} ({spread.low:.2f} to {spread.high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
