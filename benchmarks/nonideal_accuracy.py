@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -156,7 +157,8 @@ def reseed(model: nn.Module, mode: Any, draw: int, number: int) -> None:
 
 def print_layers(chip: str, folder: Path) -> None:
     """The ratio of powers of every kind of layer, and the layers beyond the limit."""
-    powers = {mode: layer_powers(folder, mode) for mode in MODES}
+    heads = {mode: layer_powers(folder, mode) for mode in MODES}
+    powers = {mode: {**with_heads_together(heads[mode]), **heads[mode]} for mode in MODES}
     draws, images = next(iter(powers["exact"].values())).shape
     ratios, errors = {}, {}
     for name in powers["exact"]:
@@ -170,12 +172,12 @@ def print_layers(chip: str, folder: Path) -> None:
         kinds.setdefault(kind_of(name), []).append(name)
     print(f"{chip}: power of outputs' errors on ideal inputs, fast / exact; ", end="")
     print(f"{images} images, {draws} draws")
-    print(f"{'layers':<10} {'n':>3} {'mean':>7} {'least':>7} {'most':>7} {'standard error':>15}")
+    print(f"{'layers':<11} {'n':>3} {'mean':>7} {'least':>7} {'most':>7} {'standard error':>15}")
     for kind, names in kinds.items():
         of = np.array([ratios[name] for name in names])
         error = max(errors[name] for name in names)
         row = f"{of.mean():7.3f} {of.min():7.3f} {of.max():7.3f} {error:>13.3f}"
-        print(f"{kind:<10} {len(of):>3} {row}")
+        print(f"{kind:<11} {len(of):>3} {row}")
     beyond = [name for name in ratios if abs(ratios[name] - 1) > LIMIT]
     print(f"{len(beyond)} of {len(ratios)} layers differ by more than {LIMIT:.0%}")
     for name in beyond:
@@ -194,9 +196,19 @@ def layer_powers(folder: Path, mode: str) -> dict[str, np.ndarray]:
     }
 
 
+def with_heads_together(powers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Layers as a model has them: an attention's heads are one."""
+    sums: dict[str, np.ndarray] = {}
+    for name, power in powers.items():
+        whole = re.sub(r"\.\d+$", "", name)
+        sums[whole] = sums.get(whole, 0.0) + power
+    return sums
+
+
 def kind_of(name: str) -> str:
-    """`blocks.3.attn.products.qk.1` is a `qk`."""
-    return [part for part in name.split(".") if not part.isdigit()][-1]
+    """`blocks.3.attn.products.qk` is a `qk`, and with `.1` behind it one head's."""
+    parts = name.split(".")
+    return f"{parts[-2]}, a head" if parts[-1].isdigit() else parts[-1]
 
 
 def measure_answers(

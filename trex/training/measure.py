@@ -15,7 +15,7 @@ from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.evaluate import accuracy, compare_paired, predict, predict_paired
 
 #: Images that set the ranges of a chip's inputs and converters.
-RANGE_IMAGES = 32
+RANGE_IMAGES = 64
 
 
 def measure_pair(

@@ -18,8 +18,8 @@ from trex.hardware.noise.source import NoiseSource
 #: Input vectors of a layer that are read bit by bit for its ADC ranges and noise moments.
 SAMPLED_VECTORS: Final = 256
 #: Of a head's product with a computed matrix: matrices, and vectors of each.
-SAMPLED_MATRICES: Final = 32
-SAMPLED_ROWS: Final = 24
+SAMPLED_MATRICES: Final = 64
+SAMPLED_ROWS: Final = 12
 
 #: Converter spans that are tried, from a share of the largest sum up to all of it, and the
 #: share of the sampled vectors they are tried on.
