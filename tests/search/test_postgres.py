@@ -19,6 +19,7 @@ from small_runs import results as run_results
 
 from trex.cli import main
 from trex.errors import RunError, StorageError
+from trex.export.bundle import load_config
 from trex.search.run import Run
 from trex.search.storage import open_storage
 from trex.search.study import check_study
@@ -121,9 +122,10 @@ def test_machines_with_folders_of_their_own_end_with_the_same_records(
     url: str, inputs: Inputs, tmp_path: Path
 ) -> None:
     alone, killed, other = (tmp_path / name for name in ("alone", "killed", "other"))
-    assert main(inputs.search(alone)) == 0
+    rungs = ["--finetuned-candidates", "3", "2", "--finetune-images", "8", "20"]
+    assert main(inputs.search(alone, *rungs)) == 0
     machines = [
-        FORK.Process(target=main, args=(inputs.search(out, "--storage", url),))
+        FORK.Process(target=main, args=(inputs.search(out, *rungs, "--storage", url),))
         for out in (killed, other)
     ]
     for machine in machines:
@@ -135,8 +137,12 @@ def test_machines_with_folders_of_their_own_end_with_the_same_records(
     for machine in machines:
         machine.join()
     assert machines[1].exitcode == 0
-    assert main(inputs.search(killed, "--storage", url)) == 0
+    assert main(inputs.search(killed, *rungs, "--storage", url)) == 0
     for out in (killed, other):
         assert run_results(Run.open(out)) == run_results(Run.open(alone))
-        lines = (out / "results.jsonl").read_text().splitlines()
-        assert len({json.loads(line)["key"] for line in lines}) == len(lines)
+        lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        told = {(line["key"], line.get("rung", {"rung": "fitted"})["rung"]) for line in lines}
+        assert len(told) == len(lines) == 5 + 3 + 2
+        # who trained the winner hands over its weights, the other one trains it again
+        hashes = [load_config(run / "finetuned")["weights_sha256"] for run in (out, alone)]
+        assert hashes[0] == hashes[1]
