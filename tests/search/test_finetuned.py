@@ -22,7 +22,8 @@ from trex.search.run import Run
 from trex.search.storage import JOURNAL, Journal
 from trex.training.finetune.loop import Trainer
 
-RUNGS = ["--finetuned-candidates", "3", "2", "--finetune-images", "8", "20"]
+RANDOM = ["--strategy", "random"]  # needs no probes
+RUNGS = [*RANDOM, "--finetuned-candidates", "3", "2", "--finetune-images", "8", "20"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_what_was_measured_is_what_is_handed_over(undisturbed: Run) -> None:
 def test_fits_and_the_fitted_winner_do_not_depend_on_later_training(
     undisturbed: Run, inputs: Inputs, tmp_path: Path
 ) -> None:
-    assert main(inputs.search(tmp_path / "plain")) == 0
+    assert main(inputs.search(tmp_path / "plain", *RANDOM)) == 0
     plain = Run.open(tmp_path / "plain")
     of = {r["key"]: (r["selection"], r["estimate"]) for r in undisturbed.records()}
     assert of == {r["key"]: (r["selection"], r["estimate"]) for r in plain.records()}
@@ -212,7 +213,7 @@ def test_the_study_of_a_rung_reads_by_itself(undisturbed: Run) -> None:
 
 
 def test_where_the_original_fits_it_is_trained_too(inputs: Inputs, tmp_path: Path) -> None:
-    flags = ["--max-latency", "1x", "--evaluations", "3", "--finetuned-candidates", "3"]
+    flags = ["--max-latency", "1x", "--evaluations", "3", "--finetuned-candidates", "2"]
     out = tmp_path / "run"
     assert main(inputs.search(out, *flags, "--finetune-images", "8")) == 0
     assert Run.open(out).read_json("finetuned/finetuned.json")["plan"] == ""
