@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from trex.architecture import Architecture, Operation, vit_encoder
+from trex.datafiles import shipped
+from trex.hardware import SCHEDULES, Chip, load_chip
+from trex.hardware.chip import ArrayModel, Options
 from trex.plan import Reuse, ReusePlan
+
+SHIPPED = {name: load_chip(name) for name in shipped("hw_models", "chip.yaml")}
 
 
 def vit(
@@ -61,3 +68,58 @@ def plans(draw: st.DrawFn, depth: int) -> ReusePlan:
         else:
             producers.append(encoder)
     return ReusePlan(tuple(reuses))
+
+
+@st.composite
+def _arrays(draw: st.DrawFn, array: ArrayModel) -> ArrayModel:
+    """Another array of the same kind: any size, any speed, any price."""
+    size = draw(st.sampled_from([8, 32, 64, 100, 256]))
+    return replace(
+        array,
+        rows=size,
+        columns=draw(st.sampled_from([size, 2 * size])),
+        weight_slices=draw(st.integers(1, 8)),
+        arrays_per_tile=draw(st.integers(1, 100)),
+        copies=draw(st.integers(1, 4)),
+        vector_latency_s=array.vector_latency_s * draw(_scales),
+        accumulate_energy_j=array.accumulate_energy_j * draw(_scales),
+        write_energy_j=array.write_energy_j * draw(_scales),
+        write_latency_s=array.write_latency_s * draw(_scales),
+        leakage_w=array.leakage_w * draw(_scales),
+        density=draw(st.floats(0, 1)),
+    )
+
+
+_scales = st.sampled_from([1e-3, 0.1, 1.0, 7.0, 1e3])
+
+
+@st.composite
+def any_chips(draw: st.DrawFn) -> Chip:
+    """A shipped chip, or one like it with other arrays, softmax units, bus and options."""
+    chip = draw(st.sampled_from(list(SHIPPED.values())))
+    if draw(st.booleans()):
+        return chip
+    softmax, around = chip.softmax, chip.periphery
+    return replace(
+        chip,
+        static_array=draw(_arrays(chip.static_array)),
+        dynamic_array=draw(_arrays(chip.dynamic_array)),
+        softmax=replace(
+            softmax,
+            latency_per_element_s=softmax.latency_per_element_s * draw(_scales),
+            units=draw(st.none() | st.integers(1, 20)),
+            shared=draw(st.booleans()),
+            depth_first=draw(st.booleans()),
+        ),
+        periphery=replace(
+            around,
+            bus_bits_per_s=around.bus_bits_per_s * draw(_scales),
+            vector_unit_elements_per_s=around.vector_unit_elements_per_s * draw(_scales),
+            leakage_w_per_m2=around.leakage_w_per_m2 * draw(_scales),
+        ),
+        options=Options(
+            schedule=draw(st.sampled_from(SCHEDULES)),
+            double_buffered_writes=draw(st.booleans()),
+            fused_qk=draw(st.booleans()),
+        ),
+    )

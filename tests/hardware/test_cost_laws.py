@@ -8,20 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DEIT_S, architectures, plans, vit
+from hardware_models import DEIT_S, SHIPPED, any_chips, architectures, plans, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trex.architecture import TRANSFORMS, Operation
-from trex.datafiles import shipped
 from trex.errors import ChipError
 from trex.hardware import ACCOUNTINGS, SCHEDULES, CostTable, load_chip, price, workload
 from trex.plan import REUSED_TENSORS, ReusePlan
 
-CHIPS = {name: load_chip(name) for name in shipped("hw_models", "chip.yaml")}
 FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
 
-chips = st.sampled_from(list(CHIPS.values()))
+chips = any_chips()
 accountings = st.sampled_from(
     [(a, s) for a in ACCOUNTINGS for s in SCHEDULES if a == "full" or s == "sequential"]
 )
@@ -93,7 +91,7 @@ def test_schedules_only_ever_help(work, chip):
 
 @pytest.mark.parametrize("transform", ["none", "linear"])
 def test_folded_transforms_cost_nothing(transform):
-    chip = CHIPS["trex_fefet_32nm"]
+    chip = SHIPPED["trex_fefet_32nm"]
     plan = ReusePlan.parse("5<-4 7<-6:map")
     assert price(workload(DEIT_S, plan, transform), chip, "full").shares == (
         price(workload(DEIT_S, plan), chip, "full").shares
@@ -102,14 +100,14 @@ def test_folded_transforms_cost_nothing(transform):
 
 def test_a_plan_is_priced_by_its_forms_not_by_its_sources():
     near, far = ReusePlan.parse("3<-2 4<-2"), ReusePlan.parse("3<-0 4<-1")
-    chip = CHIPS["trex_hybrid_32nm"]
+    chip = SHIPPED["trex_hybrid_32nm"]
     assert price(workload(DEIT_S, near), chip).edap_j_s_m2 == pytest.approx(
         price(workload(DEIT_S, far), chip).edap_j_s_m2
     )
 
 
 def test_the_table_refuses_what_is_no_plan():
-    table = CostTable(vit(depth=3), CHIPS["trex_fefet_32nm"])
+    table = CostTable(vit(depth=3), SHIPPED["trex_fefet_32nm"])
     with pytest.raises(ValueError, match="plans × 3"):
         table.price(np.zeros((4, 2), dtype=int))
     with pytest.raises(ValueError, match="from 0 to 1"):
@@ -119,7 +117,7 @@ def test_the_table_refuses_what_is_no_plan():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_many_plans_are_priced_in_pieces(monkeypatch, schedule):
     model = vit(depth=5)
-    table = CostTable(model, CHIPS["trex_fefet_32nm"], "full", FORMS, schedule=schedule)
+    table = CostTable(model, SHIPPED["trex_fefet_32nm"], "full", FORMS, schedule=schedule)
     random = np.random.default_rng(0)
     rows = random.integers(0, len(FORMS) + 1, (97, 5))
     rows[:, 0] = 0
@@ -142,7 +140,7 @@ def test_a_buffer_too_small_is_said():
 def test_what_the_tracer_could_not_count_is_listed():
     model = replace(DEIT_S, uncounted=("some operator",))
     for accounting in ACCOUNTINGS:
-        cost = price(workload(model), CHIPS["trex_fefet_32nm"], accounting)
+        cost = price(workload(model), SHIPPED["trex_fefet_32nm"], accounting)
         assert "some operator" in cost.not_modelled
 
 
@@ -156,7 +154,7 @@ def test_an_unknown_function_is_named_and_costs_nothing():
         function="frobnicate",
     )
     model = replace(DEIT_S, body=(*DEIT_S.body, op))
-    chip = CHIPS["trex_fefet_32nm"]
+    chip = SHIPPED["trex_fefet_32nm"]
     cost = price(workload(model), chip, "full")
     assert any("'frobnicate' (odd)" in line for line in cost.not_modelled)
     assert cost.energy_j == price(workload(DEIT_S), chip, "full").energy_j
@@ -165,9 +163,9 @@ def test_an_unknown_function_is_named_and_costs_nothing():
 def test_paper_accounting_needs_encoders():
     stem_only = replace(DEIT_S, body=DEIT_S.body[:1])
     with pytest.raises(ChipError, match=r"no encoder.*\n.*full accounting"):
-        price(workload(stem_only), CHIPS["trex_fefet_32nm"])
+        price(workload(stem_only), SHIPPED["trex_fefet_32nm"])
     with pytest.raises(ChipError, match="no encoders"):
-        CostTable(stem_only, CHIPS["trex_fefet_32nm"])
+        CostTable(stem_only, SHIPPED["trex_fefet_32nm"])
 
 
 def test_the_second_columns_of_signed_weights_are_named_where_they_are_not_priced():

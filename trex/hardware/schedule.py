@@ -61,15 +61,14 @@ def exposed_times(
                 times[i] = [(b.component, b.total_s) for b in prices[i].busy if b.resource]
         last = max(range(len(writes)), key=writes.__getitem__, default=-1)
         writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
-    if double_buffered and sum(writes) > 0:
-        cover = sum(
+    if double_buffered:
+        cover_s = sum(
             seconds
             for price, time in zip(prices, times, strict=True)
             if price.operation.part in _AT_ONCE
             for _, seconds in time
         )
-        left = max(0.0, 1 - cover / sum(writes))
-        writes = [w * left for w in writes]
+        writes = _uncovered(writes, cover_s)
     for time, write_s in zip(times, writes, strict=True):
         if write_s:
             time.append(("array_write", write_s))
@@ -84,7 +83,8 @@ def pipelined_times(
     Args:
         items: the operations of each encoder, and each operation outside them by itself.
         joins: whether an item streams on from the item before it.
-        double_buffered: writes hide behind the reads of the vectors to be written.
+        double_buffered: writes hide behind the reads of the vectors to be written, as far as these
+            take.
     """
     flat = [price for item in items for price in item]
     times: list[Exposed] = [[] for _ in flat]
@@ -101,11 +101,31 @@ def pipelined_times(
         if cut < len(item):
             _stream(flat, chain, times)
             chain = list(here[cut:])
-            for i in chain:
-                if flat[i].write_s and not double_buffered:
-                    times[i].append(("array_write", flat[i].write_s))
+            for i, write_s in zip(here, _streamed_writes(item, double_buffered), strict=True):
+                if write_s:
+                    times[i].append(("array_write", write_s))
     _stream(flat, chain, times)
     return times
+
+
+def _streamed_writes(prices: Sequence[OperationPrice], double_buffered: bool) -> list[float]:
+    """What each operation's write adds to a pipeline's latency.
+
+    Into a second set of arrays, vectors are written while they stream out of Q, K and V; only what
+    takes longer than these is waited for.
+    """
+    writes = [p.write_s for p in prices]
+    if not double_buffered:
+        return writes
+    sources = _stretch([p for p in prices if p.operation.part in _AT_ONCE])
+    return _uncovered(writes, sources.fill_s + max(sources.own_s, *sources.shared_s))
+
+
+def _uncovered(writes: list[float], cover_s: float) -> list[float]:
+    """The part of every write that is left once all of them hide behind `cover_s`."""
+    whole_s = sum(writes)
+    left = max(0.0, 1 - cover_s / whole_s) if whole_s else 0.0
+    return [write_s * left for write_s in writes]
 
 
 def _stream(flat: Sequence[OperationPrice], chain: Sequence[int], times: list[Exposed]) -> None:
@@ -140,7 +160,7 @@ def flow(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Flow:
     return Flow(
         before=_stretch(prices[:cut]),
         barrier=cut < len(prices),
-        write_s=0.0 if double_buffered else sum(p.write_s for p in prices),
+        write_s=sum(_streamed_writes(prices, double_buffered)),
         after=_stretch(prices[cut:]),
         occupied_s=occupied_s,
         shared_s=tuple(
