@@ -45,6 +45,7 @@ def test_cola_is_read_as_it_is(tmp_path: Path) -> None:
         ("a\t1\tno mark\n", "line 1 is not CoLA's"),
         ("a\t1\t\tgood\na\t2\t\tbad\n", "line 2 is not CoLA's"),
         ("a\t1\t\t \n", "line 1 is not CoLA's"),
+        ("\n\na\t1\t\tgood\n\nbad\n", "line 5 is not CoLA's"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -53,6 +54,11 @@ def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> 
         open_texts(f"cola:{tmp_path / 'x.tsv'}")
     with pytest.raises(DataError, match="No such file"):
         open_texts(f"text:{tmp_path / 'y.tsv'}")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("First.\nSecond.\n", encoding="utf-8-sig")
+    assert open_texts(f"text:{tmp_path / 't.txt'}").texts == ("First.", "Second.")
 
 
 def test_real_cola(shared_data: Path) -> None:
@@ -141,3 +147,33 @@ def test_a_tokeniser_is_known_by_its_contents(folder: Path, config: TextConfig) 
         assert "--tokenizer" in caught.value.hint
     finally:
         file.write_text(text)
+
+
+def test_a_tokeniser_without_words_is_refused(folder: Path, tmp_path: Path) -> None:
+    """For a folder without one, transformers makes a tokeniser to which every word is unknown."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (bare / file).write_bytes((folder / file).read_bytes())
+    model = load(str(bare), tokens=8).model
+    with pytest.raises(DataError, match="bare has no tokeniser") as caught:
+        TextConfig.of_model(model)
+    assert "--tokenizer" in caught.value.hint
+    assert TextConfig.of_model(model, str(folder)).tokenizer == str(folder)
+    words = load_tokenizer(str(folder)).get_vocab()
+    (bare / "vocab.txt").write_text("\n".join(sorted(words, key=words.__getitem__)))
+    old = TextConfig.of_model(model).load()
+    assert old.encode("the cat").ids == load_tokenizer(str(folder)).encode("the cat").ids
+
+
+@pytest.mark.parametrize("where", ["nowhere/tokenizer.json", "/no/such/folder", "./nowhere"])
+def test_a_missing_tokeniser_file_is_not_looked_for_on_the_hub(where: str) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_tokenizer(where)
+
+
+def test_a_tokeniser_that_pads_otherwise_is_of_another_model(folder: Path) -> None:
+    model = load(str(folder), tokens=8).model
+    model.config.pad_token_id = 1
+    with pytest.raises(DataError, match="pads with token 0, the model with 1"):
+        TextConfig.of_model(model)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trex.errors import DataError
-from trex.text.tokenizer import encode, load_tokenizer
+from trex.text.tokenizer import encode, load_tokenizer, padding_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,8 @@ class TextConfig:
         """What a `TextClassifier` was made with, or another tokeniser of the user's.
 
         Raises:
-            DataError: the tokeniser is not there, or has more words than the model.
+            DataError: the tokeniser is not there, or is of another model: it has more words, or
+                another number for the padding.
         """
         text: Any = model
         source = tokenizer or text.tokenizer
@@ -40,6 +41,12 @@ class TextConfig:
         if found.get_vocab_size() > known:
             raise DataError(
                 f"the tokeniser of {source} has {found.get_vocab_size()} words, the model {known}",
+                hint="give the tokeniser that the model was trained with, with --tokenizer",
+            )
+        padding, expected = padding_of(found), text.config.pad_token_id
+        if expected is not None and padding != expected:
+            raise DataError(
+                f"the tokeniser of {source} pads with token {padding}, the model with {expected}",
                 hint="give the tokeniser that the model was trained with, with --tokenizer",
             )
         return cls(tokens=text.tokens, tokenizer=source, tokenizer_sha256=_hash(found))

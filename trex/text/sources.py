@@ -59,9 +59,9 @@ def open_texts(name: str) -> Texts:
     kind, _, file = name.partition(":")
     lines = _lines(name, Path(file))
     if kind == "text":
-        found = Texts(texts=tuple(lines), labels=(0,) * len(lines), classes=("",))
+        found = Texts(texts=tuple(lines.values()), labels=(0,) * len(lines), classes=("",))
     else:
-        rows = [_row(name, number, line) for number, line in enumerate(lines, start=1)]
+        rows = [_row(name, number, line) for number, line in lines.items()]
         found = Texts(
             texts=tuple(text for text, _ in rows),
             labels=tuple(label for _, label in rows),
@@ -72,16 +72,18 @@ def open_texts(name: str) -> Texts:
     return found
 
 
-def _lines(name: str, file: Path) -> list[str]:
+def _lines(name: str, file: Path) -> dict[int, str]:
+    """A file's lines that are not empty, by their numbers from 1 on."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise DataError(
             f"{name}: cannot be read: {reason}", hint="give cola:FILE.tsv or text:FILE"
         ) from None
     # not splitlines: it also ends lines at characters that may stand in a sentence
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    lines = enumerate(text.split("\n"), start=1)
+    return {number: line.rstrip("\r") for number, line in lines if line.strip()}
 
 
 def _row(name: str, number: int, line: str) -> tuple[str, int]:

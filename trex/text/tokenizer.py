@@ -58,26 +58,39 @@ def load_tokenizer(source: str) -> Any:
         ) from None
     path = Path(source)
     file = path / FILE if path.is_dir() else path
+    name = source.removeprefix(HUB)
+    looks_like_a_path = (
+        name.startswith((".", "/")) or name.count("/") > 1 or name.endswith(".json")
+    )
+    if not path.exists() and looks_like_a_path:
+        raise DataError(
+            f"the tokeniser of {source} cannot be had: no such file or folder",
+            hint=f"give a {FILE}, or a folder that holds one, with --tokenizer",
+        )
     try:
         if file.is_file():
             return tokenizers.Tokenizer.from_file(str(file))
-        if path.exists():  # older folders hold a vocabulary alone
-            return transformers.AutoTokenizer.from_pretrained(source).backend_tokenizer
-        return transformers.AutoTokenizer.from_pretrained(
-            source.removeprefix(HUB)
-        ).backend_tokenizer
+        # older folders hold a vocabulary alone
+        found = transformers.AutoTokenizer.from_pretrained(source if path.exists() else name)
     except Exception as error:  # files and hubs raise errors of many libraries
         reason = (str(error).splitlines() or [""])[0]
         raise DataError(
             f"the tokeniser of {source} cannot be had: {reason}",
             hint=f"give a {FILE}, or a folder that holds one, with --tokenizer",
         ) from error
+    # transformers makes one of special tokens alone where there is no vocabulary
+    if len(found) <= len(found.all_special_tokens):
+        raise DataError(
+            f"{source} has no tokeniser: every word would be unknown",
+            hint=f"give a {FILE}, or a folder that holds one, with --tokenizer",
+        )
+    return found.backend_tokenizer
 
 
 def encode(tokenizer: Any, texts: Sequence[str], tokens: int) -> Tensor:
     """Texts as a classifier's input, (texts, 2, tokens): cut, or padded, to so many tokens."""
     tokenizer.enable_truncation(tokens)
-    tokenizer.enable_padding(length=tokens, pad_id=_padding(tokenizer))
+    tokenizer.enable_padding(length=tokens, pad_id=padding_of(tokenizer))
     found = tokenizer.encode_batch(list(texts))
     return pack_inputs(
         torch.tensor([one.ids for one in found]),
@@ -85,7 +98,12 @@ def encode(tokenizer: Any, texts: Sequence[str], tokens: int) -> Tensor:
     )
 
 
-def _padding(tokenizer: Any) -> int:
+def padding_of(tokenizer: Any) -> int:
+    """The padding's number.
+
+    Raises:
+        DataError: there is none.
+    """
     for name in ("[PAD]", "<pad>"):
         if (number := tokenizer.token_to_id(name)) is not None:
             return int(number)
