@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_texts import SENTENCES, tiny_folder, write_cola
 
 import trex
 from trex.cli import main
 from trex.models.bert import TextClassifier
-from trex.models.registry import load
+from trex.models.registry import create, load
 from trex.reuse import consumers_of
 from trex.text.tokenizer import encode
 
@@ -138,3 +139,35 @@ def test_what_does_not_fit_texts_is_told(
 
 def test_weights_of_the_folder_are_the_models(folder: Path) -> None:
     assert load(str(folder)).weights_sha256 == load(str(folder), weights=folder).weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mean", "0.5"], "no channels"),
+        (["--std", "0.5"], "no channels"),
+        (["--img-size", "32"], "reads texts"),
+        (["--tokens", "17"], "17 tokens are not possible"),
+    ],
+)
+def test_flags_of_image_models_are_refused(
+    folder: Path, cola: str, tmp_path: Path, flags: list[str], message: str, capsys
+) -> None:
+    code = main(
+        ["search", "--model", str(folder), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+         "--calib", cola, "--eval", cola, "--out", str(tmp_path / "run"), *flags]
+    )  # fmt: skip
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_of_text_models_are_refused_for_images(tmp_path: Path, capsys) -> None:
+    weights = tmp_path / "vit.safetensors"
+    save_file(create("test_vit").state_dict(), weights)
+    code = main(
+        ["search", "--model", "test_vit", "--weights", str(weights), "--hw", "trex_fefet_32nm",
+         "--max-latency", "0.8x", "--calib", "x", "--tokenizer", "tokenizer.json",
+         "--out", str(tmp_path / "run")]
+    )  # fmt: skip
+    assert code == 2
+    assert "reads images" in capsys.readouterr().err

@@ -50,13 +50,26 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def data_config(args: argparse.Namespace, model: Any) -> InputConfig:
-    """The model's preprocessing with the user's own numbers, or its tokeniser."""
+    """The model's preprocessing with the user's own numbers, or its tokeniser.
+
+    Raises:
+        DataError: a number does not fit, the tokeniser cannot be had, or what was given is for
+            the other kind of model.
+    """
+    from trex.errors import DataError
     from trex.models.bert import TextClassifier
     from trex.text.config import TextConfig
     from trex.training.transforms import DataConfig
 
     if isinstance(model, TextClassifier):
+        if args.mean is not None or args.std is not None:
+            raise DataError(
+                f"{args.model} reads texts, which have no channels",
+                hint="leave --mean and --std out",
+            )
         return TextConfig.of_model(model, args.tokenizer)
+    if args.tokenizer is not None:
+        raise DataError(f"{args.model} reads images", hint="leave --tokenizer out")
     return DataConfig.of_model(model, mean=args.mean, std=args.std)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from timm.data.readers.class_map import load_class_map
 
 from trex.errors import DataError
+from trex.text.sources import names_texts
 
 _HINT: Final = "give --class-map with the names of the head's classes in order, or --num-classes"
 
@@ -50,6 +51,11 @@ def head_classes(
 
 
 def _in_order(origin: str, classes: Sequence[str]) -> dict[int, int]:
+    if names_texts(origin) and "" in classes:
+        raise DataError(
+            f"{origin}: texts, one a line, have no labels",
+            hint="texts with labels are cola:FILE.tsv",
+        )
     if not classes or "" in classes:
         raise DataError(
             f"{origin}: has images outside class folders, which therefore have no label",
