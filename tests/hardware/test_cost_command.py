@@ -110,12 +110,41 @@ def test_schedules_side_by_side(capsys):
     assert main(flags) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert [line.split()[0] for line in lines[-3:]] == list(SCHEDULES)
+    at = next(i for i, line in enumerate(lines) if line.startswith("schedule "))
+    assert [line.split()[0] for line in lines[at + 2 : at + 5]] == list(SCHEDULES)
+    assert "not modelled:" in lines
+    assert "assumptions:" in lines
     assert main([*flags, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["schedules"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["not_modelled"]
+    assert result["assumptions"]
+    rows = result["schedules"]
     assert all(0 < row["latency_ratio"] < 1 for row in rows)
     assert rows[0]["interval_s"] == rows[0]["latency_s"]
     assert rows[2]["interval_s"] < rows[2]["latency_s"]
+
+
+def test_the_stages_of_every_schedule_add_up_and_show_what_reuse_saves(capsys):
+    flags = [*COST, "--plan", "5<-4 7<-6", "--accounting", "full", "--schedules"]
+    assert main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("latency (ms) "))
+    rows = [line.split() for line in lines[at + 2 : lines.index("", at)]]
+    table = {name: list(map(float, cells)) for name, *cells in rows}
+    total = table.pop("total")
+    for column in range(6):
+        column_sum = sum(cells[column] for cells in table.values())
+        assert column_sum == pytest.approx(total[column], abs=1e-3)
+    assert main([*flags, "--json"]) == 0
+    for i, c in enumerate(json.loads(capsys.readouterr().out)["schedules"]):
+        assert total[2 * i] == pytest.approx(c["latency_s"] * 1e3, abs=1e-4)
+        before, after = (
+            sum(s["latency_s"] for s in c[key].values())
+            for key in ("original_by_stage", "by_stage")
+        )
+        assert after == pytest.approx(c["latency_s"])
+        assert total[2 * i + 1] == pytest.approx((before - after) * 1e3, abs=1e-4)
+        assert table["softmax"][2 * i + 1] > 0
 
 
 def test_schedules_are_of_full_accounting(capsys):

@@ -175,3 +175,26 @@ def test_the_second_columns_of_signed_weights_are_named_where_they_are_not_price
     for name in ("trex_sram_32nm", "neurosim_sram_22nm"):
         missing = price(workload(DEIT_S), load_chip(name), "full").not_modelled
         assert not any("second columns" in line for line in missing)
+
+
+def test_listed_assumptions_are_those_that_enter_the_numbers():
+    """What an accounting leaves out, and what moves no price of this chip, is not listed."""
+    work = workload(vit(depth=2, dim=96, heads=3, tokens=50))
+
+    def listed(chip, accounting, **fields):
+        changed = {f"arrays.{name.replace('__', '.')}": value for name, value in fields.items()}
+        lines = price(work, load_chip(chip, changed), accounting).assumptions
+        return {line.partition(" = ")[0].partition(": ")[0] for line in lines}
+
+    paper, full = (listed("neurosim_sram_22nm", a) for a in ("paper", "full"))
+    assert full > paper
+    assert "arrays.sram.accumulate_energy_j" in full - paper
+    assert not any("idle_fraction" in field for field in full)  # at a density of one half
+    sparse = listed("neurosim_sram_22nm", "full", sram__input_bit_density=0.3)
+    assert "arrays.sram.idle_fraction.cells" in sparse
+    assert "arrays.rram.input_bit_density" not in listed("isaac_32nm", "full")
+    assert "arrays.rram.circuit.leakage_w" in listed("isaac_32nm", "full")
+    assert "arrays.rram.circuit.leakage_w" not in listed("isaac_32nm", "paper")
+    assert "arrays.rram.write_energy_j_per_bit" not in listed("hybrid_rram_sram_22nm", "full")
+    wider = listed("neurosim_rram_22nm", "full", rram__device__bits_per_cell=2)
+    assert "arrays.rram.device.bits_per_cell" in wider

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from trex.architecture import TRANSFORMS
 from trex.commands import _arguments, _densities
 from trex.commands._arguments import ACCOUNTINGS
+from trex.commands._price_lines import caveats, plain, short
+from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
 
 if TYPE_CHECKING:
     from trex.architecture import Operation
-    from trex.hardware import Cost, ScheduleCosts, Sums
+    from trex.hardware import Cost, Sums
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 SCHEDULES = ("sequential", "parallel", "pipelined")
@@ -117,11 +119,11 @@ def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
         "tops_per_mm2": cost.tops_per_mm2,
         "actual_tops_per_mm2": cost.actual_tops_per_mm2,
         "by_layer": [
-            {"layer": name, **_shape(operations.get(name)), **_plain(sums)}
+            {"layer": name, **_shape(operations.get(name)), **plain(sums)}
             for name, sums in cost.by_layer().items()
         ],
-        "by_component": {name: _plain(s) for name, s in cost.by_component().items()},
-        "by_stage": {name: _plain(s) for name, s in cost.by_stage().items()},
+        "by_component": {name: plain(s) for name, s in cost.by_component().items()},
+        "by_stage": {name: plain(s) for name, s in cost.by_stage().items()},
         "not_modelled": list(cost.not_modelled),
         "assumptions": list(cost.assumptions),
         "notes": list(cost.notes),
@@ -136,7 +138,7 @@ def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
         shapes = {op.name: _shape_text(op) for op in cost.operations}
         longest = min(34, max(map(len, sums)))
         groups = {
-            f"{_short(name, longest):<{longest}}  {shapes.get(name, '')}": part
+            f"{short(name, longest):<{longest}}  {shapes.get(name, '')}": part
             for name, part in sums.items()
         }
     lines = [
@@ -166,83 +168,15 @@ def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
     ]
     if cost.schedule == "pipelined":
         lines.append(f"an image every {cost.interval_s * 1e3:.4g} ms")
-    for title, items in (
-        ("not modelled", cost.not_modelled),
-        ("assumptions", cost.assumptions),
-        ("notes", cost.notes),
-    ):
-        if items:
-            lines += ["", f"{title}:", *(line for item in items for line in _wrapped(item))]
-    return lines
-
-
-def schedules_json(compared: list[ScheduleCosts]) -> dict[str, Any]:
-    """Every schedule's figures, as plain values."""
-    cost = compared[0].cost
-    return {
-        "model": cost.model,
-        "chip": cost.chip,
-        "accounting": cost.accounting,
-        "plan": cost.plan,
-        "n_reuse": cost.n_reuse,
-        "transform": cost.transform,
-        "schedules": [
-            {
-                "schedule": c.schedule,
-                "latency_s": c.cost.latency_s,
-                "latency_ratio": c.latency_ratio,
-                "interval_s": c.cost.interval_s,
-                "interval_ratio": c.interval_ratio,
-                "edap_mj_ms_mm2": c.cost.edap_mj_ms_mm2,
-                "edap_gain": c.edap_gain,
-                "by_stage": {name: _plain(s) for name, s in c.cost.by_stage().items()},
-            }
-            for c in compared
-        ],
-    }
-
-
-def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
-    """The schedules' table for people."""
-    cost = compared[0].cost
-    head = (
-        f"{'schedule':<11} {'latency (ms)':>12} {'ratio':>6} {'every (ms)':>11} {'ratio':>6} "
-        f"{'EDAP gain':>9}  most of the latency"
-    )
-    lines = [
-        f"{cost.model} on {cost.chip}, full accounting; plan: {cost.plan or 'no reuse'}",
-        "ratio: to the model without reuse; every: time between two images",
-        "",
-        head,
-        "-" * 97,
-    ]
-    for c in compared:
-        stages = ", ".join(f"{name} {share:.0%}" for name, share in c.largest_stages())
-        lines.append(
-            f"{c.schedule:<11} {c.cost.latency_s * 1e3:>12.4f} {c.latency_ratio:>6.3f} "
-            f"{c.cost.interval_s * 1e3:>11.4f} {c.interval_ratio:>6.3f} {c.edap_gain:>9.3f}  "
-            f"{stages}"
-        )
-    return lines
+    return [*lines, *caveats(cost)]
 
 
 def _row(name: str, sums: Sums | Cost, width: int) -> str:
-    shown = _short(name, width)
+    shown = short(name, width)
     return (
         f"{shown:<{width}} {sums.latency_s * 1e3:>14.4f} {sums.energy_j * 1e3:>13.5f} "
         f"{sums.area_m2 * 1e6:>12.3f}"
     )
-
-
-def _short(name: str, width: int) -> str:
-    """The end of a name tells more than its beginning."""
-    return name if len(name) <= width else "..." + name[3 - width :]
-
-
-def _wrapped(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, 97, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _shape(op: Operation | None) -> dict[str, Any]:
@@ -264,14 +198,6 @@ def _shape_text(op: Operation) -> str:
     inner = f"{op.in_features} -> {op.out_features}" if op.macs else f"{op.out_features}"
     shape = f"{op.vectors} x {inner}"
     return f"{op.groups} x ({shape})" if op.groups > 1 else shape
-
-
-def _plain(sums: Sums) -> dict[str, float]:
-    return {
-        "energy_j": sums.energy_j,
-        "latency_s": sums.latency_s,
-        "area_m2": sums.area_m2,
-    }
 
 
 def _override(text: str) -> tuple[str, Any]:

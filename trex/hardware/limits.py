@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trex.architecture import Operation
+from trex.hardware.chip import REFERENCE_DENSITY
 from trex.hardware.pricing import is_known
 from trex.hardware.system import Pricer, unpriced
 from trex.hardware.workload import Workload
@@ -75,15 +76,26 @@ def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:
 
 def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
     """The chip's assumptions that enter the numbers of this workload under this accounting."""
-    unused = [".device."]
-    if all(op.name in (pricer.densities or {}) for op in work if op.macs):
-        unused.append(".input_bit_density")
+    chip, measured = pricer.chip, pricer.densities or {}
+    unused = []
     if pricer.accounting != "full":
-        unused += [f"{pricer.chip.periphery.name}.", ".leakage_w_per_m2", ".area_per_unit_m2"]
+        unused += [
+            f"{chip.periphery.name}.", ".leakage_w", ".area_per_unit_m2", ".accumulate_energy_j"
+        ]  # fmt: skip
+    if chip.static_array.name != chip.dynamic_array.name:
+        unused.append(f"arrays.{chip.static_array.name}.write_")
+    if not chip.depends_on_density or all(op.name in measured for op in work if op.macs):
+        unused.append(".input_bit_density")
+    densities = {chip.static_array.density, chip.dynamic_array.density}
+    if not chip.depends_on_density or not (measured or densities - {REFERENCE_DENSITY}):
+        unused.append(".idle_fraction.")  # the figures are those of the reference density
+    fields = [(line, line.partition(" = ")[0].partition(": ")[0]) for line in chip.assumptions]
     return tuple(
         line
-        for line in pricer.chip.assumptions
-        if not any(f".{line}".partition(" = ")[0].find(part) >= 0 for part in unused)
+        for line, field in fields
+        if not any(part in f".{field}" for part in unused)
+        # Of the cell, only the number of its bits costs anything.
+        and (".device." not in field or field.endswith(".bits_per_cell"))
     )
 
 

@@ -1,0 +1,87 @@
+"""The schedules side by side, for `trex cost --schedules`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trex.commands._price_lines import caveats, plain, short
+
+if TYPE_CHECKING:
+    from trex.hardware import ScheduleCosts
+
+
+def schedules_json(compared: list[ScheduleCosts]) -> dict[str, Any]:
+    """Every schedule's figures, as plain values."""
+    cost = compared[0].cost
+    return {
+        "model": cost.model,
+        "chip": cost.chip,
+        "accounting": cost.accounting,
+        "plan": cost.plan,
+        "n_reuse": cost.n_reuse,
+        "transform": cost.transform,
+        "schedules": [
+            {
+                "schedule": c.schedule,
+                "latency_s": c.cost.latency_s,
+                "latency_ratio": c.latency_ratio,
+                "interval_s": c.cost.interval_s,
+                "interval_ratio": c.interval_ratio,
+                "energy_j": c.cost.energy_j,
+                "area_m2": c.cost.area_m2,
+                "edap_mj_ms_mm2": c.cost.edap_mj_ms_mm2,
+                "edap_gain": c.edap_gain,
+                "by_stage": {name: plain(s) for name, s in c.cost.by_stage().items()},
+                "original_by_stage": {name: plain(s) for name, s in c.original.by_stage().items()},
+            }
+            for c in compared
+        ],
+        "not_modelled": list(cost.not_modelled),
+        "assumptions": list(cost.assumptions),
+        "notes": list(cost.notes),
+    }
+
+
+def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
+    """The schedules' table for people."""
+    cost = compared[0].cost
+    head = (
+        f"{'schedule':<11} {'latency (ms)':>12} {'ratio':>6} {'every (ms)':>11} {'ratio':>6} "
+        f"{'EDAP gain':>9}  most of the latency"
+    )
+    lines = [
+        f"{cost.model} on {cost.chip}, full accounting; plan: {cost.plan or 'no reuse'}",
+        "ratio: to the model without reuse; every: time between two images",
+        "",
+        head,
+        "-" * 97,
+    ]
+    for c in compared:
+        stages = ", ".join(f"{name} {share:.0%}" for name, share in c.largest_stages())
+        lines.append(
+            f"{c.schedule:<11} {c.cost.latency_s * 1e3:>12.4f} {c.latency_ratio:>6.3f} "
+            f"{c.cost.interval_s * 1e3:>11.4f} {c.interval_ratio:>6.3f} {c.edap_gain:>9.3f}  "
+            f"{stages}"
+        )
+    return [*lines, "", *_stages_text(compared), *caveats(cost)]
+
+
+def _stages_text(compared: list[ScheduleCosts]) -> list[str]:
+    """Where the time goes under each schedule, and what the reuse takes away there."""
+    heads = "".join(f"{c.schedule:>15}{'saved':>10}" for c in compared)
+    lines = [f"{'latency (ms)':<16}{heads}", "-" * 97]
+    latencies = [
+        [{name: s.latency_s for name, s in of.by_stage().items()} for of in (c.cost, c.original)]
+        for c in compared
+    ]
+    stages = dict.fromkeys(name for pair in latencies for of in reversed(pair) for name in of)
+    shown = [
+        (name, [(own.get(name, 0.0), original.get(name, 0.0)) for own, original in latencies])
+        for name in stages
+    ]
+    shown.append(("total", [(c.cost.latency_s, c.original.latency_s) for c in compared]))
+    for name, pairs in shown:
+        if any(max(pair) for pair in pairs):
+            cells = "".join(f"{own * 1e3:>15.4f}{(was - own) * 1e3:>10.4f}" for own, was in pairs)
+            lines.append(f"{short(name, 16):<16}{cells}")
+    return lines
