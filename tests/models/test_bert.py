@@ -182,11 +182,19 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     state = network_of("bert").state_dict()
     headless = {name: value for name, value in state.items() if "classifier" not in name}
     save_file(headless, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"2 missing \(classifier\.weight"):
+    with pytest.raises(WeightsError, match=r"no classifier\.weight: its model was never"):
         registry.load(str(tmp_path))
     save_file(network_of("electra").state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="does not fit"):
         registry.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", TEXT_KINDS)
+def test_another_number_of_classes_is_said(family: str, tmp_path: Path) -> None:
+    network_of(family).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="its head has 3 classes, the model's has 2") as caught:
+        registry.load(str(tmp_path), num_classes=2)
+    assert caught.value.hint == "give --num-classes 3"
 
 
 def test_files_with_old_names_load(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_own_families_bring_their_conversions(tmp_path: Path) -> None:
     assert ("backbone.head.linear.bias", "head.linear.bias") in report.renamed
     backbone = {k: v for k, v in source.state_dict().items() if not k.startswith("head.")}
     torch.save(backbone, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"missing \(head\.bn\.weight"):
+    with pytest.raises(WeightsError, match=r"no head\.bn\.weight: its model was never"):
         load_weights(model, tmp_path / "w.pth", model_name="uniform_t")
 
 
@@ -147,8 +147,8 @@ REFUSED: dict[str, tuple[Callable[[], Weights], str, str]] = {
     ),
     "no head": (
         lambda: without_head(small().state_dict()),
-        r"2 missing \(head\.weight, head\.bias\)",
-        "name the model",
+        r"has no head\.weight: its model was never trained to classify",
+        "fine-tune it first",
     ),
     "another kind": (
         lambda: {"conv1.weight": torch.zeros(8, 3, 7, 7)},
@@ -180,7 +180,7 @@ class Foreign:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
     "folder": (lambda path: path.mkdir(), "is a folder"),
-    "text": (lambda path: path.write_text("hello"), "damaged or not a checkpoint"),
+    "text": (lambda path: path.write_text("hello"), "neither torch.save nor safetensors wrote"),
     "empty": (lambda path: path.touch(), "damaged or not a checkpoint"),
     "code": (
         lambda path: torch.save({"model": Foreign()}, path),

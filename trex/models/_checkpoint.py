@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -61,6 +62,9 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
             hint="load it where you trust it, and save model.state_dict() alone",
         )
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    # of what is no file of theirs, unpicklers say a byte, or advise to run its code
+    if not isinstance(error, (OSError, RuntimeError, safetensors.SafetensorError)):
+        reason = "neither torch.save nor safetensors wrote it"
     return WeightsError(
         f"{path}: is damaged or not a checkpoint: {reason}",
         hint="fetch it again; .pth.tar files must not be unpacked",

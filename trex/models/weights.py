@@ -177,6 +177,11 @@ def _refusal(
             f"{what}: its head has {file} classes, the model's has {own}",
             hint=f"give --num-classes {file}",
         )
+    if _lacks_only_a_head(report, model):
+        return WeightsError(
+            f"{what}: it has no {report.missing[0]}: its model was never trained to classify",
+            hint="fine-tune it first, or give the weights of a classifier",
+        )
     looks, has = _looks(stored), _looks(model.state_dict())
     differs = f"; the file looks like {looks}, the model has {has}" if looks != has else ""
     return WeightsError(
@@ -186,14 +191,26 @@ def _refusal(
 
 def _classes_only(report: KeyReport, model: nn.Module) -> tuple[int, int] | None:
     """The file's and the model's number of classes where nothing else is different."""
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    heads = config.get("classifier") or "head"
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    heads = _heads(model)
     pairs = {(file[0], own[0]) for _, file, own in report.mismatched if file[1:] == own[1:]}
     in_heads = all(name.rpartition(".")[0] in heads for name, *_ in report.mismatched)
     if report.missing or report.unexpected or not in_heads or len(pairs) != 1:
         return None
     return pairs.pop()
+
+
+def _lacks_only_a_head(report: KeyReport, model: nn.Module) -> bool:
+    """Whether the file has all but the classifier, and perhaps what pools for it."""
+    heads = {name.split(".")[0] for name in (*_heads(model), "pooler")}
+    in_heads = all(name.split(".")[0] in heads for name in report.missing)
+    return bool(report.missing) and in_heads and not (report.unexpected or report.mismatched)
+
+
+def _heads(model: nn.Module) -> tuple[str, ...]:
+    """Where the model's last layers are: what timm says, else `transformers`' and usual names."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    heads = config.get("classifier") or ("head", "classifier", "classifier.out_proj")
+    return (heads,) if isinstance(heads, str) else tuple(heads)
 
 
 def _looks(weights: Mapping[str, Tensor]) -> str:
