@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trex.architecture import Architecture, Operation
+from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import data_folder, shipped
 from trex.hardware import compare_schedules, load_chip, price, workload
 from trex.plan import ReusePlan
@@ -98,6 +98,44 @@ def test_femtojoules_a_mac():
         assert float(converted) == pytest.approx(total("array_read", "cells", "adc"), rel=0.01)
         assert float(in_arrays) == pytest.approx(total(*arrays, "accumulate"), rel=0.01)
         assert float(everything) == pytest.approx(cost.energy_j / macs * 1e15, rel=0.01)
+
+
+def test_one_encoder_beside_micsim():
+    encoder = vit_encoder(0, tokens=197, dim=384, heads=6, mlp_hidden=1536)
+    cost = price(
+        workload(Architecture(model="encoder", body=(encoder,))),
+        load_chip("hybrid_rram_sram_22nm"),
+        "full",
+    )
+    layers = {name.removeprefix("blocks.0."): sums for name, sums in cost.by_layer().items()}
+    names = {
+        "Q, K or V": "attn.q",
+        "projection": "attn.proj",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "scores, write included": "attn.scores",
+        "context, write included": "attn.context",
+    }
+    rows = table_after(AGREEMENT, "| | ours | MICSim |")
+    assert len(rows) == len(names) + 1
+    for name, ours, _ in rows:
+        sums = layers[names[name]] if name in names else cost
+        microjoules, microseconds = map(float, re.findall(r"[\d.]+", ours))
+        assert microjoules == pytest.approx(sums.energy_j * 1e6, abs=0.06)
+        assert microseconds == pytest.approx(sums.latency_s * 1e6, abs=0.6)
+
+
+def test_all_linear_layers_beside_neurosim():
+    model = pytest.importorskip("trex.models.registry").architecture("deit_small_patch16_224")
+    cost = price(workload(model), load_chip("neurosim_sram_22nm"), "full")
+    linear = {op.name for op in cost.operations if op.kind == "static_matmul"}
+    shares = [s for s in cost.shares if s.layer in linear]
+    rows = {name: ours for name, ours, _ in table_after(AGREEMENT, "| part | difference |")}
+    energy_j = sum(s.energy_j for s in shares if s.component != "leakage")
+    ours = re.match(r"(\d+) µJ", rows["DeiT-S, all linear layers, SRAM"])
+    assert float(ours[1]) == pytest.approx(energy_j * 1e6, abs=0.6)
+    ours = re.match(r"(\d+) mm²", rows["the same, area"])
+    assert float(ours[1]) == pytest.approx(sum(s.area_m2 for s in shares) * 1e6, abs=0.6)
 
 
 def test_the_readme_names_every_chip_and_field():
