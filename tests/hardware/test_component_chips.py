@@ -185,6 +185,34 @@ def test_rows_that_cannot_be(tmp_path, cells, message):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("leakage_uw", "leakage_nw", r"mine\.csv:2: unknown column 'leakage_nw'\n.*'leakage_uw'"),
+        ("leakage_uw", "clk_ns", r"mine\.csv:2: column 'clk_ns' is given twice"),
+        (",leakage_uw", "", r"mine\.csv:2: column 'leakage_uw' is missing"),
+        ("28,RRAM", '"28,RRAM', r"mine\.csv:3: unexpected end of data"),
+        ("28,RRAM", "28,RRAM,1", r"mine\.csv:3: 21 values for 20 columns"),
+        ("28,RRAM", "22,RRAM", r"row\.technode_nm: mine\.csv has no row"),
+    ],
+)
+def test_tables_that_cannot_be(tmp_path, old, new, message):
+    chip, table = own_chip(tmp_path), tmp_path / "mine.csv"
+    assert old in table.read_text()
+    table.write_text(table.read_text().replace(old, new, 1))
+    with pytest.raises(ChipError, match=message):
+        load_chip(chip)
+
+
+def test_a_table_as_a_spreadsheet_writes_it(tmp_path):
+    """A byte-order mark, quotes and the other line ends change nothing."""
+    chip, table = own_chip(tmp_path), tmp_path / "mine.csv"
+    plain = load_chip(chip)
+    text = table.read_text().replace("28,RRAM", '"28","RRAM"').replace("\n", "\r\n")
+    table.write_bytes(("\ufeff" + text).encode())
+    assert load_chip(chip) == plain
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trex.config import FieldProblem
+from trex.config import FieldProblem, did_you_mean
 from trex.errors import ChipError
 
 #: What tells one row from another.
@@ -113,30 +113,39 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     ]
     if not lines:
         raise ChipError(f"{path}: is empty", hint=f"columns: {','.join(_COLUMNS)}")
-    parsed = list(csv.reader(line for _, line in lines))
-    head = [name.strip() for name in parsed[0]]
-    for name in _COLUMNS:
-        if name not in head:
-            raise ChipError(
-                f"{path}:{lines[0][0]}: column {name!r} is missing",
-                hint=f"columns: {','.join(_COLUMNS)}",
-            )
-    for name in head:
+    (top, first), *others = [(number, _cells(path, number, line)) for number, line in lines]
+    for i, name in enumerate(first):
         if name not in _COLUMNS:
             raise ChipError(
-                f"{path}:{lines[0][0]}: unknown column {name!r}",
+                f"{path}:{top}: unknown column {name!r}", hint=did_you_mean(name, list(_COLUMNS))
+            )
+        if name in first[:i]:
+            raise ChipError(
+                f"{path}:{top}: column {name!r} is given twice", hint="keep one of them"
+            )
+    for name in _COLUMNS:
+        if name not in first:
+            raise ChipError(
+                f"{path}:{top}: column {name!r} is missing",
                 hint=f"columns: {','.join(_COLUMNS)}",
             )
     rows = []
-    for (number, _), cells in zip(lines[1:], parsed[1:], strict=True):
-        if len(cells) != len(head):
+    for number, cells in others:
+        if len(cells) != len(first):
             raise ChipError(
-                f"{path}:{number}: {len(cells)} values for {len(head)} columns",
+                f"{path}:{number}: {len(cells)} values for {len(first)} columns",
                 hint="one value for each column",
             )
-        row = {name: cell.strip() for name, cell in zip(head, cells, strict=True)}
-        rows.append((number, row))
+        rows.append((number, dict(zip(first, cells, strict=True))))
     return rows
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        (cells,) = csv.reader([line], strict=True)
+    except csv.Error as cause:
+        raise ChipError(f"{path}:{number}: {cause}", hint="write plain values") from None
+    return [cell.strip() for cell in cells]
 
 
 def _circuit(path: Path, line: int, row: Mapping[str, str], column_mux: int) -> Circuit:
