@@ -61,6 +61,9 @@ VIT_KINDS = {
     ),
     "attention pool": Kind(name="test_vit3", layer_scale=True),
     "any image size": Kind(name="test_vit"),
+    "behind a convolutional network": Kind(
+        name="vit_tiny_r_s16_p8_224", kwargs={"img_size": 64}, side=64
+    ),
     "lvvit": Kind(
         name="lvvit_t", kwargs={"img_size": 64, "stem_width": 8, "skip_lam": 2.0},
         side=64, qkv_bias=False,

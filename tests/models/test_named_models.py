@@ -105,8 +105,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def side_of(name: str) -> int:
-    """Of images; SHViT has no parameter that depends on it, and is always given timm's own."""
-    return 224 if name.startswith("shvit") else SIDE
+    """Of images, so that the encoders that reuse have several tokens."""
+    return 2 * SIDE if name.startswith("shvit") else SIDE
 
 
 def pictures(name: str, number: int) -> torch.Tensor:
@@ -122,8 +122,7 @@ def small(name: str) -> nn.Module:
     """The model for small images and four classes; no branch of it adds nothing."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        size = None if name.startswith("shvit") else SIDE
-        model = create(name, num_classes=len(CLASSES), img_size=size)
+        model = create(name, num_classes=len(CLASSES), img_size=side_of(name))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
@@ -193,9 +192,8 @@ def of_another_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 @every_model
 def test_a_wrong_checkpoint_is_refused(name: str, of_another_family: Path) -> None:
-    size = None if name.startswith("shvit") else SIDE
     with pytest.raises(WeightsError):
-        load(name, weights=of_another_family, num_classes=len(CLASSES), img_size=size)
+        load(name, weights=of_another_family, num_classes=len(CLASSES), img_size=side_of(name))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in COMMANDED.items()])
@@ -211,9 +209,8 @@ def test_every_command(
     original = small(name)
     weights = tmp_path / "weights.safetensors"
     save_file({k: v.contiguous() for k, v in original.state_dict().items()}, weights)
-    flags = ["--model", name, "--num-classes", str(len(CLASSES)), "--hw", "trex_fefet_32nm"]
-    if not name.startswith("shvit"):
-        flags += ["--img-size", str(SIDE)]
+    flags = ["--model", name, "--num-classes", str(len(CLASSES)), "--hw", "trex_fefet_32nm",
+             "--img-size", str(side_of(name))]  # fmt: skip
     run, out, space = (str(tmp_path / part) for part in ("run", "out", "space.yaml"))
     consumer = ReusePlan.parse(MODELS[name].plan).consumers[0]
     Path(space).write_text(f"description: one consumer\nconsumers: [{consumer}]\n")

@@ -20,6 +20,7 @@ from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.weights import weights_hash
 from trex.plan import ReusePlan
+from trex.training.transforms import DataConfig
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,22 @@ def test_any_timm_model_has_operations_but_only_families_have_encoders() -> None
     assert vit == registry.architecture_of(
         registry.create("test_vit", num_classes=5, img_size=32), "test_vit"
     )
+
+
+@pytest.mark.parametrize("name", ["shvit_s1", "resnet18"])
+def test_what_is_built_for_no_size_is_priced_and_fed_at_the_one_asked_for(name: str) -> None:
+    small, usual = (registry.architecture(name, img_size=size) for size in (128, None))
+    # both have strides of 32 and more; heads do not depend on the size
+    assert small.macs < 0.35 * usual.macs
+    model = registry.create(name, num_classes=5, img_size=128)
+    assert DataConfig.of_model(model).input_size == (3, 128, 128)
+    assert model(torch.zeros(2, 3, 128, 128)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["shvit_s1", "uniform_t", "test_vit", "lvvit_t"])
+def test_channels_are_those_of_the_model(name: str) -> None:
+    with torch.device("meta"):
+        models = [timm.create_model(name, in_chans=channels) for channels in (1, 3)]
+    grey, usual = (registry.architecture_of(model, name) for model in models)
+    assert usual.macs > grey.macs
+    assert usual.encoders == grey.encoders

@@ -187,3 +187,8 @@ def first_tensor(outputs: Tensor | Sequence[Tensor]) -> Tensor:
             hint="give a classification model, in evaluation mode",
         )
     return logits
+
+
+def image_channels(module: nn.Module) -> int:
+    """Channels of the images that a model, or its stem, takes: those of its first convolution."""
+    return next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))

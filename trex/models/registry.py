@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -122,14 +123,30 @@ def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
     if device == "meta":
         # Without memory where timm can; its oldest versions read values while they build.
         with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-            return cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
-    model = cast(nn.Module, timm.create_model(name, pretrained=False, **arguments))
-    return model.to(device)
+            return _made(name, arguments, pretrained=False)
+    return _made(name, arguments, pretrained=False).to(device)
+
+
+def _made(name: str, arguments: dict[str, Any], *, pretrained: bool) -> nn.Module:
+    """Timm's model; one that is built for no size of images is told which it will see."""
+    make = partial(timm.create_model, name, pretrained=pretrained)
+    try:
+        return cast(nn.Module, make(**arguments))
+    except TypeError as error:
+        if "img_size" not in arguments or "'img_size'" not in str(error):
+            raise
+    others = {key: value for key, value in arguments.items() if key != "img_size"}
+    side, known = arguments["img_size"], timm.get_pretrained_cfg(name)
+    channels = known.input_size[0] if known else 3
+    return cast(
+        nn.Module,
+        make(pretrained_cfg_overlay={"input_size": (channels, side, side)}, **others),
+    )
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
-        return cast(nn.Module, timm.create_model(name, pretrained=True, **arguments))
+        return _made(name, arguments, pretrained=True)
     except Exception as error:  # hub clients raise errors of many libraries
         raise WeightsError(
             f"the pretrained weights of {name} cannot be had: {type(error).__name__}: {error}",

@@ -14,7 +14,7 @@ from timm.models.shvit import FFN, SHSA, BasicBlock, Conv2dNorm, Residual, SHViT
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer
+from trex.models.adapter import Consumer, image_channels
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer, conv_and_norm
 from trex.models.vit import check_children
 from trex.plan import ReusedTensor
@@ -175,8 +175,8 @@ class ShvitAdapter(StagedAdapter):
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int]:
         """What timm knows: SHViT takes any size."""
-        channels, height, width = timm.data.resolve_model_data_config(model)["input_size"]
-        return channels, height, width
+        _, height, width = timm.data.resolve_model_data_config(model)["input_size"]
+        return image_channels(model), height, width
 
 
 def _attention(block: nn.Module) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, vit_encoder, with_encoders
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, Consumer, first_tensor
+from trex.models.adapter import Adapter, Consumer, first_tensor, image_channels
 from trex.models.trace import trace_architecture
 from trex.plan import ReusedTensor
 
@@ -282,8 +282,8 @@ class VitAdapter(Adapter):
         return cast(nn.Linear, cast(Any, block).attn.proj)
 
     def _input_size(self, model: nn.Module) -> tuple[int, int, int]:
-        patches = cast(Any, model).patch_embed
-        return (patches.proj.in_channels, *patches.img_size)
+        stem = cast(Any, model).patch_embed  # of a hybrid, a whole convolutional network
+        return (image_channels(stem), *stem.img_size)
 
     def architecture(self, model: nn.Module, name: str) -> Architecture:
         """Encoders from the blocks' own sizes, in the paper's parts; the rest traced.

@@ -80,7 +80,3 @@ class LvvitAdapter(VitAdapter):
             scale_D=1.0 / skip_lam,
             mlp_scale=Divide(skip_lam),
         )
-
-    def _input_size(self, model: nn.Module) -> tuple[int, int, int]:
-        stem = cast(LVViT, model).patch_embed
-        return (stem.conv1.in_channels, *stem.img_size)

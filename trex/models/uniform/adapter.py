@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer
+from trex.models.adapter import Consumer, image_channels
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer
 from trex.models.uniform.attention import (
     SharedMapAttention,
@@ -182,9 +182,7 @@ class UniformAdapter(StagedAdapter):
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int]:
         """What the model was built for."""
-        uniform = cast(UniForm, model)
-        first = next(m for m in uniform.modules() if isinstance(m, nn.Conv2d))
-        return (first.in_channels, *uniform.img_size)
+        return (image_channels(model), *cast(UniForm, model).img_size)
 
 
 def _attention(block: nn.Module) -> SharedMapAttention:
