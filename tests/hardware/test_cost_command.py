@@ -87,6 +87,10 @@ def test_a_field_of_the_chip_can_be_set(capsys):
         (["--plan", "13<-5"], "12 encoders"),
         (["--set", "arrays.fefet"], "FIELD=VALUE"),
         (["--set", "arrays.fefet.rows=-1"], "rows"),
+        (
+            ["--set", "softmax.units=2", "--set", "softmax.units=3"],
+            "--set gives softmax.units twice",
+        ),
         (["--set", "arrays.fefet.rows=1e3"], "'1e3' is text"),
         (["--set", "arrays.fefet.row=64"], "did you mean 'rows'"),
         (["--schedule", "pipelined"], "sequential"),

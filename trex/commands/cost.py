@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="another value for a field of the chip file, e.g. arrays.sram.weight_slices=4",
+        help="another value for a field of the chip file, e.g. softmax.units=12; repeatable",
     )
     parser.add_argument(
         "--by",
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             hint="add --accounting full and leave out --schedule",
         )
     plan = ReusePlan.parse(args.plan)
-    chip = load_chip(args.hw, dict(map(_override, args.set)))
+    chip = load_chip(args.hw, _overrides(args.set))
     model = architecture(
         args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
     )
@@ -198,6 +198,15 @@ def _shape_text(op: Operation) -> str:
     inner = f"{op.in_features} -> {op.out_features}" if op.macs else f"{op.out_features}"
     shape = f"{op.vectors} x {inner}"
     return f"{op.groups} x ({shape})" if op.groups > 1 else shape
+
+
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for field, value in map(_override, texts):
+        if field in overrides:
+            raise ChipError(f"--set gives {field} twice", hint="keep one of them")
+        overrides[field] = value
+    return overrides
 
 
 def _override(text: str) -> tuple[str, Any]:

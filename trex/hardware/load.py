@@ -23,7 +23,7 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
 
     Args:
         name: a shipped chip's name, a folder with a `chip.yaml`, or a file.
-        overrides: field -> value, for example `{"arrays.sram.weight_slices": 4}`; each becomes an
+        overrides: field -> value, for example `{"softmax.units": 12}`; each becomes an
             assumption or a note of the chip.
 
     Raises:
