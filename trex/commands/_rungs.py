@@ -55,8 +55,11 @@ def finetuning_of(args: argparse.Namespace, images: ImageSet) -> FinetuneSetting
         BudgetError: numbers are too small, do not fall or rise, or are of no rung.
         RecipeError: there is no such recipe, or it reads labels that the images do not have.
     """
+    import torch
+
     from trex.errors import BudgetError
     from trex.search.problem import FinetuneSettings
+    from trex.training.finetune.precision import settled
     from trex.training.finetune.recipe import RecipeError, load_recipe
 
     candidates = args.finetuned_candidates
@@ -88,7 +91,7 @@ def finetuning_of(args: argparse.Namespace, images: ImageSet) -> FinetuneSetting
             f"--finetune-images {_text(given)} does not rise",
             hint="give at least 1, and more for every further rung: 1000 2000 4000",
         )
-    recipe = load_recipe(args.finetune_recipe or "few_images")
+    recipe = settled(load_recipe(args.finetune_recipe or "few_images"), torch.device("cpu"))
     if recipe.losses.labels != "none" and images.labels is None:
         raise RecipeError(
             f"{images.origin} has no labels, which the losses of {args.finetune_recipe} read",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from trex.hardware import load_chip
 from trex.hardware.noise import is_non_ideal
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
+from trex.reuse.precision import fastest_precision
 from trex.training.data import ImageSet
 from trex.training.finetune import RecipeError, finetune, loop
+from trex.training.finetune.precision import MixedPrecision
 from trex.training.finetune.processes import Processes
 
 ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
@@ -90,9 +93,15 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(("stop_after", "workers"), [(1, 0), (4, 0), (7, 0), (7, 1)])
-def test_resuming_gives_the_same_weights(train, monkeypatch, stop_after, workers) -> None:
+@pytest.mark.parametrize(
+    ("stop_after", "workers", "precision"),
+    [(1, 0, "fp32"), (4, 0, "fp32"), (7, 0, "fp16"), (7, 1, "fp32")],
+)
+def test_resuming_gives_the_same_weights(
+    train, monkeypatch, stop_after, workers, precision
+) -> None:
     recipe = cases.recipe(
+        precision=precision,
         epochs=3,
         losses={"kl": 1.0, "tokens": 0.5},
         augment={"mixup": 0.5, "auto_augment": "rand-m5"},
@@ -198,11 +207,34 @@ def test_a_loss_that_is_no_number_stops_with_its_images(train, monkeypatch, tmp_
     assert same(tuned, whole)
 
 
-def test_bf16_and_checkpointing_train_too(train) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_and_checkpointing_train_too(train, precision) -> None:
     full = train("full", recipe=cases.recipe())
-    recipe = cases.recipe(precision="bf16", grad_checkpointing=True)
+    recipe = cases.recipe(precision=precision, grad_checkpointing=True)
     half = train("half", recipe=recipe)
     assert losses(half[1]) == pytest.approx(losses(full[1]), rel=0.2)
+
+
+def test_steps_whose_scaled_gradients_overflow_are_left_out(train, monkeypatch) -> None:
+    scale = MixedPrecision.__init__
+
+    def far_too_large(self, *args) -> None:
+        scale(self, *args)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=10_000)
+
+    recipe = cases.recipe(precision="fp16", epochs=6)
+    monkeypatch.setattr(MixedPrecision, "__init__", far_too_large)
+    _, curve, _ = train("fp16", recipe=recipe)
+    norms = [float(row["grad_norm"]) for row in curve]
+    first = next(number for number, norm in enumerate(norms) if math.isfinite(norm))
+    assert first > 3
+    assert all(map(math.isfinite, norms[first:]))
+
+
+def test_auto_is_recorded_as_what_it_was(train) -> None:
+    records, *_ = train("auto", recipe=cases.recipe(precision="auto"))
+    native = fastest_precision() == "bfloat16"
+    assert records[-1]["training"]["recipe"]["precision"] == ("bf16" if native else "fp32")
 
 
 def test_token_labels_need_patch_classifiers(train) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.folder import FinetuneFolder
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
+from trex.training.finetune.precision import settled
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
@@ -77,6 +78,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
     Raises:
         TrexError: something does not fit together, or the training cannot go on.
     """
+    job = replace(job, recipe=settled(job.recipe, processes.device))
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():
         if processes.first:

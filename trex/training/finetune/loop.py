@@ -25,6 +25,7 @@ from trex.training.finetune.losses import Loss
 from trex.training.finetune.network import Observed, Outputs, training_mode
 from trex.training.finetune.order import load_steps
 from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
+from trex.training.finetune.precision import MixedPrecision
 from trex.training.finetune.recipe import Stage
 from trex.training.finetune.selection import Comparison, Selector
 from trex.training.finetune.task import (
@@ -69,6 +70,7 @@ class Trainer:
             if recipe.ema_decay
             else None
         )
+        self._precision = MixedPrecision(recipe, self._device)
         self._mixup = make_mixup(task)
         self._selector = Selector(recipe.selection)
         self._checkpoints = CheckpointFolder(task.folder / "checkpoints", recipe.checkpoints)
@@ -129,6 +131,7 @@ class Trainer:
             return
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._precision.scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.module.load_state_dict(state["average"])
         self._selector.restore(state["selector"])
@@ -141,6 +144,7 @@ class Trainer:
                 "step": self._step,
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
+                "scaler": self._precision.scaler.state_dict(),
                 "average": average,
                 "selector": self._selector.state(),
             }
@@ -168,16 +172,19 @@ class Trainer:
             with self._only_last_synchronises(number == len(parts) - 1):
                 losses = self._losses(part, number)
                 share = len(part.images) / images
-                torch.autograd.backward(torch.stack(list(losses.values())).sum() * share)
+                self._precision.backward(torch.stack(list(losses.values())).sum() * share)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() * share
         figures = self._checked(totals, parts)
         clip = self._recipe.optimizer.clip_norm
+        scaler = self._precision.scaler
+        scaler.unscale_(self._optimizer)
         learning = [p for p in self._model.parameters() if p.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(learning, math.inf if clip is None else clip))
-        if not math.isfinite(norm):
+        if not (math.isfinite(norm) or self._precision.may_overflow):
             self._stop("its gradient", norm, parts)
-        self._optimizer.step()
+        scaler.step(self._optimizer)
+        scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update(self._model, self._step + 1)
@@ -194,9 +201,7 @@ class Trainer:
             with drawn_from(order.seed, "mix", self._step, rank, number):
                 images, mixed = self._mixup(images, targets.clamp_min(0))
             targets = mixed if self._recipe.losses.ce else targets
-        with torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"
-        ):
+        with self._precision.forward():
             taught = self.task.teacher(part, images) if self.task.teacher else None
             outputs: Outputs = self._wrapped(images)
         return self._loss(outputs, taught, targets)

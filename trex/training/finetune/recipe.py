@@ -12,6 +12,7 @@ from trex.errors import TrexError
 
 Labels = Literal["none", "hard", "token"]
 Part = Literal["new", "consumers", "all"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -141,7 +142,8 @@ class Recipe(StrictModel):
     batch_size: _Count
     #: most images of one forward in one process; gradients add up to the batch
     micro_batch: _Count = 64
-    precision: Literal["fp32", "bf16"] = "fp32"
+    #: of forwards and backwards; weights stay fp32. auto: bf16 where the device multiplies it
+    precision: Precision = "fp32"
     grad_checkpointing: bool = False
     optimizer: Optimizer
     schedule: Schedule = Schedule()
