@@ -36,7 +36,7 @@ def test_the_papers_losses() -> None:
     [
         ({"epoch": 3}, "epoch: is not a known field", "did you mean 'epochs'?"),
         ({"optimizer": {"lr": "1e-5", "lr_new": 0.1}}, "optimizer.lr: '1e-5' is text", "1.0e-05"),
-        ({"epochs": 0}, "epochs", "greater than 0"),
+        ({"epochs": 0}, "epochs: 0 is not allowed", "above 0"),
         ({"losses": {}}, "losses: are all 0", "kl"),
         ({"losses": {"ce": 1, "dense": 1}}, "losses.ce: is in the dense loss", "0"),
         ({"losses": {"dense": 1}, "augment": {"cutmix": 1}}, "augment: mixed", "0"),
