@@ -229,11 +229,22 @@ def test_the_hub_is_asked_and_its_silence_told() -> None:
         (lambda: network_of("albert", embedding_size=16), "is not a text classifier"),
         (lambda: transformers.BertModel(transformers.BertConfig(**SIZE)), "is not a text class"),
         (lambda: nn.Linear(2, 2), "is not a text classifier"),
+        *(
+            (lambda task=task: getattr(transformers, task)(transformers.BertConfig(**SIZE)), task)
+            for task in ("BertForTokenClassification", "BertForMultipleChoice")
+        ),
     ],
 )
 def test_other_networks_are_refused(network: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         from_transformers(network(), tokens=9)
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (3, 9), (1, 3, 32, 32), (3, 3, 9), (1, 2, 17)])
+def test_inputs_of_another_form_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=r"inputs are .*, 2, at most 16 tokens") as caught:
+        TEXT_KINDS["bert"].build()(torch.ones(shape, dtype=torch.long))
+    assert "pack_inputs" in caught.value.hint
 
 
 def test_a_changed_layer_is_refused() -> None:

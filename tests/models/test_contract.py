@@ -303,6 +303,17 @@ def test_compiles_as_one_graph(name: str) -> None:
     torch.testing.assert_close(logits_of(compiled, images), logits_of(model, images))
 
 
+@pytest.mark.parametrize("name", ["lvvit", pytest.param("uniform", marks=pytest.mark.slow)])
+def test_exports_for_any_number_of_images(name: str) -> None:
+    kind = KINDS[name]
+    model = apply_reuse(kind.build(), PLAN)
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    exported = torch.export.export(model, (kind.images(2),), dynamic_shapes=(batch,)).module()
+    for number in (1, 5):
+        images = kind.images(number)
+        torch.testing.assert_close(exported(images), logits_of(model, images))
+
+
 @every_kind
 def test_checkpointing_changes_neither_loss_nor_gradients(kind: Kind) -> None:
     plain, saving = (apply_reuse(kind.build(), PLAN, "block").train() for _ in range(2))

@@ -87,12 +87,15 @@ class TextClassifier(nn.Module):
         super().__init__()
         config: Any = getattr(network, "config", None)
         family = getattr(config, "model_type", "")
-        base: Any = getattr(network, family, None) if family in FAMILIES else None
-        if base is None or not hasattr(network, "classifier"):
+        # not a subclass, nor a tagger with the same children: their forward may be another
+        expected = f"{family.capitalize()}ForSequenceClassification"
+        theirs = type(network).__module__.startswith("transformers.")
+        if family not in FAMILIES or type(network).__name__ != expected or not theirs:
             raise ModelError(
                 f"{type(network).__name__} is not a text classifier that TReX understands",
                 hint=f"give a sequence classifier of {', '.join(FAMILIES)}",
             )
+        base: Any = getattr(network, family)
         if config.is_decoder or getattr(config, "add_cross_attention", False):
             raise ModelError("decoders cannot reuse attention", hint="give an encoder")
         if not 2 <= tokens <= most_tokens(config):
@@ -114,7 +117,18 @@ class TextClassifier(nn.Module):
         self.classifier = cast(nn.Module, network.classifier)
 
     def stem(self, inputs: Tensor) -> Tensor:
-        """From inputs (B, 2, N) of `pack_inputs` to the first stream, (B, N, D)."""
+        """From inputs (B, 2, N) of `pack_inputs` to the first stream, (B, N, D).
+
+        Raises:
+            ModelError: they are not of this form, or longer than the model has positions.
+        """
+        most = most_tokens(self.config)
+        if inputs.ndim != 3 or inputs.shape[-2] != 2 or inputs.shape[-1] > most:
+            raise ModelError(
+                f"a text model's inputs are (texts, 2, at most {most} tokens), "
+                f"not {tuple(inputs.shape)}",
+                hint="make them of token numbers and a mask with trex.models.bert.pack_inputs",
+            )
         ids, mask = inputs.long().unbind(dim=-2)
         return masked(self.embeddings_project(self.embeddings(input_ids=ids)), mask > 0)
 

@@ -92,7 +92,7 @@ class LVViT(nn.Module):
     def embed_tokens(self, patches_BHWD: Tensor) -> Tensor:
         """The first encoder's input (B, N, D): class token, patches, positions."""
         patches_BND = patches_BHWD.flatten(1, 2)
-        class_B1D = self.cls_token.expand(len(patches_BND), -1, -1)
+        class_B1D = self.cls_token.expand(patches_BND.shape[0], -1, -1)
         tokens: Tensor = self.pos_drop(torch.cat((class_B1D, patches_BND), 1) + self.pos_embed)
         return tokens
 

@@ -135,7 +135,7 @@ class UniformAdapter(StagedAdapter):
         output = from_windows(context, *stream.shape[-2:])
         kept: dict[ReusedTensor, Tensor] = {}
         if "map" in tensors:
-            kept["map"] = map_Bnn.reshape(len(stream), -1, *map_Bnn.shape[1:])
+            kept["map"] = map_Bnn.reshape(stream.shape[0], -1, *map_Bnn.shape[1:])
         if "output" in tensors:
             kept["output"] = output
         return output, kept
