@@ -212,11 +212,15 @@ def test_the_study_of_a_rung_reads_by_itself(undisturbed: Run) -> None:
         assert trial.params
 
 
-def test_where_the_original_fits_it_is_trained_too(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_original_wins_untrained_where_it_fits(inputs: Inputs, tmp_path: Path) -> None:
     flags = ["--max-latency", "1x", "--evaluations", "3", "--finetuned-candidates", "2"]
     out = tmp_path / "run"
     assert main(inputs.search(out, *flags, "--finetune-images", "8")) == 0
-    assert Run.open(out).read_json("finetuned/finetuned.json")["plan"] == ""
+    told = Run.open(out).read_json("finetuned/finetuned.json")
+    assert (told["plan"], told["images"], told["measured"]["epochs"]) == ("", 0, 0)
+    assert told["measured"]["loss"] == pytest.approx(0.0, abs=1e-9)
+    trained = [r for r in Run.open(out).records() if "finetuned-1" in r]
+    assert sorted(of["images"] for r in trained for of in r["rungs"][-1:]) == [0, 8]
 
 
 @pytest.mark.parametrize(

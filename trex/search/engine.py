@@ -150,7 +150,11 @@ class Search:
         """Write the winner with the weights that the last rung measured."""
         if not (self.run.finetuned / "finetuned.json").exists():
             self._save(self.run.finetuned, rung.variant(record), record)
-            told = {"rung": rung.name, "images": rung.images, "measured": record[rung.name]}
+            told = {
+                "rung": rung.name,
+                "images": rung.images(record),
+                "measured": record[rung.name],
+            }
             self.run.write_json("finetuned/finetuned.json", {**_named(record), **told})
         rung.clear(self.run.records())
         shutil.rmtree(self.run.trainings, ignore_errors=True)

@@ -64,10 +64,9 @@ class FinetuneRung:
         recipe = self._recipe(epochs)
         return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
 
-    @property
-    def images(self) -> int:
-        """That a candidate is trained on, each view counted."""
-        return self.order.steps * self.order.batch_size
+    def images(self, record: dict[str, Any]) -> int:
+        """That a record's candidate is trained on, each view counted; none without reuse."""
+        return self.order.steps * self.order.batch_size if record["plan"] else 0
 
     def measure(self, records: Sequence[dict[str, Any]]) -> None:
         """Train recorded candidates, measure and record them."""
@@ -76,7 +75,7 @@ class FinetuneRung:
             records,
             rung=self.name,
             part=self.shop.problem.settings.finetuning.parts[self.number - 1],
-            images=lambda: self.images,
+            images=self.images,
             measure=self._measure,
         )
 
@@ -101,7 +100,8 @@ class FinetuneRung:
             state = {name: of.detach().contiguous() for name, of in variant.state_dict().items()}
             write_atomic(self._weights(record), save(state))
         shutil.rmtree(self._folder(record), ignore_errors=True)
-        return {**measured, "start": _start(record), "epochs": self.order.epochs}
+        epochs = self.order.epochs if record["plan"] else 0
+        return {**measured, "start": _start(record), "epochs": epochs}
 
     def _train(self, record: dict[str, Any]) -> nn.Module:
         shop = self.shop
@@ -110,6 +110,8 @@ class FinetuneRung:
         loaded, seed = problem.loaded, problem.settings.seed
         start = refined_variant if _start(record) == "refined" else fitted_variant
         variant = start(shop, record)
+        if not record["plan"]:  # the original has lost nothing to win back
+            return variant
         teacher = None
         if recipe.losses.distils:
             teacher = LiveTeacher(as_teacher(loaded, variant, recipe))

@@ -26,7 +26,7 @@ def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
         records,
         rung="refined",
         part="refined",
-        images=lambda: shop.calibration.n_fit,
+        images=lambda record: shop.calibration.n_fit,
         measure=lambda record: measured_selection(shop, refined_variant(shop, record)),
     )
 

@@ -25,7 +25,7 @@ def measure_rung(
     *,
     rung: str,
     part: str,
-    images: Callable[[], int],
+    images: Callable[[dict[str, Any]], int],
     measure: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
     """Measure recorded candidates anew and record that, each as a line of its own.
@@ -35,7 +35,7 @@ def measure_rung(
         records: of the candidates.
         rung: its name in records.
         part: its name in studies.
-        images: that the rung spends on a candidate.
+        images: that the rung spends on a record's candidate.
         measure: does the work on a record's candidate; what it is like on the selection images.
     """
     by_key = {record["key"]: record for record in records}
@@ -55,7 +55,9 @@ def measure_rung(
         while (candidate := take(order)) is not None:
             key, started = candidate.key, time.monotonic()
             measured = measure(by_key[key])
-            spent = spent_on(rung, measured["loss"], images(), time.monotonic() - started)
+            spent = spent_on(
+                rung, measured["loss"], images(by_key[key]), time.monotonic() - started
+            )
             line = {"key": key, "rung": spent, "measured": measured}
             shop.run.append(line)
             yield result(line)
