@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import CLASSES, write_images
@@ -46,6 +48,12 @@ def exported(tmp_path: Path) -> Path:
     save_uniform(tmp_path / "out", model, name=NAME, data_config=DataConfig.of_model(model))
     save_file({"logits": logits_of(model, IMAGES)}, tmp_path / "expected.safetensors")
     return tmp_path / "out"
+
+
+PREPROCESSING: dict[str, Any] = {
+    "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 0.875,
+    "crop_mode": "center",
+}  # fmt: skip
 
 
 def change(folder: Path, **changes: Any) -> None:
@@ -131,7 +139,26 @@ def test_the_shipped_schema_is_that_of_the_reader() -> None:
         ({"reuse": [entry(5, 4)]}, "names encoder 5, but the model has 5 encoders"),
         ({"reuse": [entry(), entry()]}, "encoder 2 has two sources"),
         ({"reuse": [entry(tensor="keys")]}, "'keys' is not allowed"),
-        ({"img_size": [90, 90]}, "cannot take images of 90×90"),
+        ({"img_size": [90, 90]}, "img_size.0: 90 is not allowed"),
+        ({"num_classes": 10**12}, "weights of another variant"),
+        (
+            {"preprocessing": PREPROCESSING | {"std": [0.2, 0.0, 0.2]}},
+            "preprocessing.std.1: 0.0 is not allowed",
+        ),
+        ({"preprocessing": PREPROCESSING | {"std": [0.2]}}, "std has 1 numbers for 3 channels"),
+        (
+            {"preprocessing": PREPROCESSING | {"mean": [0.2] * 4}},
+            "mean has 4 numbers for 3 channels",
+        ),
+        (
+            {"preprocessing": PREPROCESSING | {"interpolation": "cubist"}},
+            "interpolation: 'cubist' is not allowed",
+        ),
+        (
+            {"preprocessing": PREPROCESSING | {"crop_mode": "top"}},
+            "crop_mode: 'top' is not allowed",
+        ),
+        ({"preprocessing": PREPROCESSING | {"crop_pct": 87.5}}, "crop_pct: 87.5 is not allowed"),
         ({"weights": {"file": "../model.safetensors", "sha256": "0" * 16}}, "file: '../"),
         ({"weights": {"file": "other.safetensors", "sha256": "0" * 16}}, "is missing"),
         ({"weights": {"file": "model.safetensors", "sha256": "0" * 16}}, "does not hold"),
@@ -176,6 +203,20 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
             tmp_path / "x", model, name="test_vit", data_config=DataConfig.of_model(model)
         )
     assert not (tmp_path / "x").exists()
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    variant = apply_reuse(original(), PLAN, TRANSFORMS)
+    own_sizes = timm.create_model(NAME, img_size=SIDE, num_classes=4, embed_dim=(64, 64, 64))
+    for name, model in (
+        (NAME, copy.deepcopy(variant).fuse()),
+        ("uniform_s", variant),
+        (NAME, own_sizes),
+    ):
+        with pytest.raises(BundleError, match=r"is not uniform_\w with this plan") as caught:
+            save_uniform(tmp_path / "x", model, name=name, data_config=DataConfig.of_model(model))
+        assert "unfused" in caught.value.hint
+        assert not (tmp_path / "x").exists()
 
 
 def test_search_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

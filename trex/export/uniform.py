@@ -25,6 +25,7 @@ from trex.models.uniform.config import (
     ReusingEncoder,
     UniformReuseConfig,
     WeightsFile,
+    first_misfit,
 )
 from trex.models.weights import weights_hash
 from trex.reuse import reuse_of
@@ -60,7 +61,8 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
         data_config: the preprocessing.
 
     Raises:
-        BundleError: the model is not a UniForm.
+        BundleError: the model is not a UniForm, or not one that the config can describe: fused,
+            or of sizes of its own.
         StorageError: a file cannot be written.
     """
     base = name.removeprefix("timm/").split(".")[0]
@@ -71,6 +73,11 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
         )
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = uniform_config(model, base, data_config)
+    if (odd := first_misfit(config, state)) is not None:
+        raise BundleError(
+            f"the model is not {base} with this plan; first difference: {odd}",
+            hint="give an unfused variant of a published size, and the name it was built by",
+        )
     mmengine = _MMENGINE.format(
         size=base,
         arch=PUBLIC_ARCHS[base],
@@ -110,12 +117,14 @@ def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> Unifor
             for r in plan
         ),
         "weights": WeightsFile(file=WEIGHTS, sha256=weights_hash(model)),
-        "preprocessing": Preprocessing(
-            mean=data_config.mean,
-            std=data_config.std,
-            interpolation=data_config.interpolation,
-            crop_pct=float(data_config.crop_pct),
-            crop_mode=data_config.crop_mode,
+        "preprocessing": Preprocessing.model_validate(
+            {
+                "mean": data_config.mean,
+                "std": data_config.std,
+                "interpolation": data_config.interpolation,
+                "crop_pct": float(data_config.crop_pct),
+                "crop_mode": data_config.crop_mode,
+            }
         ),
     }
     return UniformReuseConfig.model_validate(content)

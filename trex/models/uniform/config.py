@@ -6,11 +6,13 @@ another's attention. `reuse_config.schema.json` is its JSON Schema; docs/uniform
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import timm
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ VERSION: Final = 1
 CONFIG: Final = "reuse_config.json"
 
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
 
 class ReusingEncoder(StrictModel):
@@ -53,10 +56,12 @@ class Preprocessing(StrictModel):
     """How images are resized and normalised, in timm's terms."""
 
     mean: tuple[float, ...] = Field(description="of every channel, of values from 0 to 1")
-    std: tuple[float, ...] = Field(description="of every channel")
-    interpolation: str = Field(description="of resizing")
-    crop_pct: float = Field(gt=0, description="part of the resized image that is kept")
-    crop_mode: str = Field(description="center, border or squash")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="of every channel")
+    interpolation: Literal[
+        "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
+    ] = Field(description="of resizing")
+    crop_pct: float = Field(gt=0, le=1, description="part of the resized image that is kept")
+    crop_mode: Literal["center", "border", "squash"] = Field(description="of the crop")
 
 
 class UniformReuseConfig(StrictModel):
@@ -69,10 +74,19 @@ class UniformReuseConfig(StrictModel):
     )
     num_classes: Positive = Field(description="outputs of the classifier")
     in_chans: Positive = Field(description="channels of an image")
-    img_size: tuple[Positive, Positive] = Field(description="height and width, multiples of 16")
+    img_size: tuple[Side, Side] = Field(description="height and width, multiples of 16")
     reuse: tuple[ReusingEncoder, ...] = Field(description="every other encoder is as it was")
     weights: WeightsFile
     preprocessing: Preprocessing
+
+    @model_validator(mode="after")
+    def _numbers_for_every_channel(self) -> UniformReuseConfig:
+        for name in ("mean", "std"):
+            if (found := len(getattr(self.preprocessing, name))) != self.in_chans:
+                raise ValueError(
+                    f"preprocessing.{name} has {found} numbers for {self.in_chans} channels"
+                )
+        return self
 
     @property
     def plan(self) -> ReusePlan:
@@ -108,9 +122,6 @@ def from_config(path: str | Path) -> nn.Module:
         BundleError: the config is not valid or does not fit the model, or the weights are
             missing, damaged or of another variant.
     """
-    # trex.reuse builds on all models, this one included
-    from trex.reuse import apply_reuse
-
     file = _file(Path(path))
     document = read_document(file, BundleError)
     config = _validated(document)
@@ -121,26 +132,48 @@ def from_config(path: str | Path) -> nn.Module:
             hint="export the variant again",
         )
     try:
-        model: nn.Module = timm.create_model(
-            config.model,
-            num_classes=config.num_classes,
-            in_chans=config.in_chans,
-            img_size=config.img_size,
-        )
-        apply_reuse(model, config.plan, config.transforms, keep_originals=False)
+        odd = first_misfit(config, state)
     except PlanError as error:
         raise document.problem(("reuse",), error.message, error.hint) from error
     except TrexError as error:
         raise document.problem((), error.message, error.hint) from error
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+    if odd is not None:
         raise BundleError(
             f"{file.parent / config.weights.file} holds weights of another variant than "
-            f"{file.name} describes",
+            f"{file.name} describes; first difference: {odd}",
             hint="model, sizes and reuse must be those the weights were exported with",
-        ) from error
+        )
+    model = _build(config)
+    model.load_state_dict(state)
     return model.eval()
+
+
+def first_misfit(config: UniformReuseConfig, state: Mapping[str, Tensor]) -> str | None:
+    """The first name that weights and the variant a config describes do not share in its shape.
+
+    Raises:
+        PlanError: the reuse does not fit the model.
+        ModelError: the sizes do not make one.
+    """
+    with torch.device("meta"):
+        model = _build(config)
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in state.items()}
+    names = sorted(expected.keys() | found.keys())
+    return next((name for name in names if expected.get(name) != found.get(name)), None)
+
+
+def _build(config: UniformReuseConfig) -> nn.Module:
+    # trex.reuse builds on all models, this one included
+    from trex.reuse import apply_reuse
+
+    model: nn.Module = timm.create_model(
+        config.model,
+        num_classes=config.num_classes,
+        in_chans=config.in_chans,
+        img_size=config.img_size,
+    )
+    return apply_reuse(model, config.plan, config.transforms, keep_originals=False)
 
 
 def _file(path: Path) -> Path:
