@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import itertools
 
 import pytest
 import timm
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, reparameterize_model
 from tiny_models import (
     KINDS,
     VIT_KINDS,
@@ -277,6 +278,47 @@ def test_mixed_precision(kind: Kind) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = logits_of(model, images)
     assert (rough.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@every_kind
+def test_variants_are_pickled_whole(kind: Kind) -> None:
+    model, images = apply_reuse(kind.build(), PLAN, "block"), kind.images()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert reuse_of(again) == reuse_of(model)
+    assert close(logits_of(again, images), logits_of(model, images), 0)
+
+
+@every_kind
+def test_reuse_takes_the_model_s_type(kind: Kind) -> None:
+    model, images = kind.build().bfloat16(), kind.images()
+    apply_reuse(model, PLAN, "block")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    rough = logits_of(model, images.bfloat16() if images.is_floating_point() else images)
+    assert rough.dtype == torch.bfloat16
+    assert rough.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "lvvit", "uniform", "shvit"])
+def test_a_variant_gets_another_head(name: str) -> None:
+    kind = KINDS[name]
+    model, images = apply_reuse(kind.build(), PLAN), kind.images()
+    with torch.no_grad():
+        features = model.forward_features(images)
+        model.reset_classifier(3)
+        assert logits_of(model, images).shape == (2, 3)
+        assert close(model.forward_features(images), features, 0)
+
+
+@pytest.mark.parametrize("name", ["uniform", "shvit"])
+def test_a_variant_s_normalisations_fold_for_deployment(name: str) -> None:
+    kind = KINDS[name]
+    model, images = apply_reuse(kind.build(), PLAN, "linear_own"), kind.images()
+    deployed = reparameterize_model(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in deployed.modules())
+    torch.testing.assert_close(logits_of(deployed, images), logits_of(model, images))
 
 
 def test_timms_moving_average() -> None:
