@@ -17,6 +17,7 @@ from small_runs import CLASSES, write_images
 from tiny_models import logits_of, randomised, settled
 from torch import nn
 
+import trex
 from trex.cli import main
 from trex.errors import BundleError
 from trex.export.uniform import PUBLIC_ARCHS, save_uniform
@@ -237,3 +238,8 @@ def test_search_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     report = json.loads(capsys.readouterr().out)
     assert report["uniform"] == str(out)
     assert str(read_config(out).plan) == report["plan"] != ""
+    # a fine-tuning leaves a bundle
+    bundle, again = run / "best", tmp_path / "again"
+    assert main(["export", str(bundle), "--format", "uniform", "--out", str(again)]) == 0
+    assert torch.equal(logits_of(from_config(again), IMAGES), logits_of(trex.load(bundle), IMAGES))
+    assert read_config(again).weights == read_config(out).weights

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trex.commands import _arguments
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trex.training.transforms import InputConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        metavar="DIR",
+        help="what `trex search` wrote; for --format uniform also a bundle, as of a fine-tuning",
+    )
     parser.add_argument(
         "--pick",
         default="best",
@@ -34,26 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the variant and read it back."""
     from trex.errors import BundleError
-    from trex.export.bundle import load_bundle, save_bundle
+    from trex.export.bundle import CONFIG, load_bundle, save_bundle
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
-    from trex.training.transforms import DataConfig
 
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise BundleError(f"{args.out} is not an empty folder", hint="choose another --out folder")
+    if args.format == "uniform" and (args.run_folder / CONFIG).is_file():
+        return _bundle_as_uniform(args)
     folder = Run.open(args.run_folder)
     original, config = load_original(folder, args.weights)
     plan, variant = pick_variant(folder, args.pick, original)
     if args.format == "uniform":
-        if not isinstance(config, DataConfig):
-            raise BundleError(f"{original.name} is no UniForm", hint="leave --format out")
-        from trex.export.uniform import save_uniform
-        from trex.models.uniform import from_config
-
-        save_uniform(args.out, variant, name=original.name, data_config=config)
-        from_config(args.out)
-        load = f'from trex.models.uniform import from_config\n  model = from_config("{args.out}")'
-        return _report(args, original.name, plan, load)
+        return _write_uniform(args, original.name, plan, variant, config)
     save_bundle(
         args.out,
         variant,
@@ -65,6 +69,38 @@ def run(args: argparse.Namespace) -> int:
     )
     load_bundle(args.out)
     return _report(args, original.name, plan, f'import trex\n  model = trex.load("{args.out}")')
+
+
+def _bundle_as_uniform(args: argparse.Namespace) -> int:
+    from trex.errors import BundleError
+    from trex.export.bundle import load_bundle, load_config
+    from trex.training.transforms import input_config_from_json
+
+    if args.pick != "best" or args.weights is not None:
+        raise BundleError(
+            f"{args.run_folder} is a bundle, of one variant with its weights",
+            hint="leave --pick and --weights out",
+        )
+    stored = load_config(args.run_folder)
+    variant = load_bundle(args.run_folder)
+    config = input_config_from_json(stored["data"])
+    return _write_uniform(args, stored["model"], stored["plan"], variant, config)
+
+
+def _write_uniform(
+    args: argparse.Namespace, name: str, plan: str, variant: nn.Module, config: InputConfig
+) -> int:
+    from trex.errors import BundleError
+    from trex.export.uniform import save_uniform
+    from trex.models.uniform import from_config
+    from trex.training.transforms import DataConfig
+
+    if not isinstance(config, DataConfig):
+        raise BundleError(f"{name} is no UniForm", hint="leave --format out")
+    save_uniform(args.out, variant, name=name, data_config=config)
+    from_config(args.out)
+    load = f'from trex.models.uniform import from_config\n  model = from_config("{args.out}")'
+    return _report(args, name, plan, load)
 
 
 def _report(args: argparse.Namespace, model: str, plan: str, load: str) -> int:

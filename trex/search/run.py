@@ -178,6 +178,11 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read: {error}", hint="restore the file") from None
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            if (self.path / "bundle" / "config.json").is_file():
+                raise RunError(
+                    f"{self.path} holds a fine-tuned variant, no search",
+                    hint=f"trex.load runs {self.path / 'bundle'}; give the search's folder here",
+                )
             found = data.get("schema") if isinstance(data, dict) else None
             raise RunError(
                 f"{file} is of schema {found}, this TReX reads {SCHEMA}",
