@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -171,8 +172,8 @@ def stacks(facts: Facts, priced: Priced, by: str) -> Stacks:
             sums = (sum(side.get(n, zero)[q] for n in rest) for side in (before, after))
             parts.append(("other", *sums))  # type: ignore[arg-type]
         drawn.append(Stack(quantity, unit, tuple(parts)))
-    model_on_chip = f"{facts.model} on {facts.chip}"
-    return Stacks(f"{model_on_chip}, {priced.accounting} accounting, by {by}", tuple(drawn))
+    subject = replace(facts, accounting=priced.accounting).subject
+    return Stacks(f"{subject}, by {by}", tuple(drawn))
 
 
 def predictions(facts: Facts) -> Predictions | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from trex.report.charts import HeatMap, Points, Predictions, Stacks
 from trex.report.svg import ACCENT, INK, PALE, PAPER, for_page, with_titles
+from trex.report.tables import shortened
 from trex.units import format_quantity
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 #: More marks than these become a picture, which no pointer can ask: a page stays small.
 MOST_MARKS: Final = 1000
+
+#: Characters of a title's line, and of two smaller ones: the narrowest axes leave so many.
+_TITLE_WIDTH: Final = 66
+_SMALL_WIDTH: Final = 74
 
 _MARKERS: Final = "osD^vP*X"
 _STYLE: Final[dict[str, Any]] = {
@@ -90,7 +96,14 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
 
 def draw_runs(figure: Figure, runs: Sequence[tuple[str, Points]]) -> dict[str, Sequence[str]]:
     """The fronts of several runs, each with its own mark, each named in full."""
-    axes = figure.add_axes((0.14, 0.13, 0.83, 0.77 - 0.045 * len(runs)))
+    labels = [
+        textwrap.fill(f"{shortened(name, 40)}: {points.title}", 88, subsequent_indent="    ")
+        for name, points in runs
+    ]
+    legend = 0.25 + sum(0.15 * label.count("\n") + 0.2 for label in labels)
+    height = 3.5 + legend  # inches
+    figure.set_figheight(height)
+    axes = figure.add_axes((0.14, 0.55 / height, 0.83, 2.9 / height))
     hover: dict[str, Sequence[str]] = {}
     for number, (name, points) in enumerate(runs):
         rows = points.front
@@ -100,7 +113,7 @@ def draw_runs(figure: Figure, runs: Sequence[tuple[str, Points]]) -> dict[str, S
         axes.scatter(
             x, y, gid=f"run{number}", marker=_MARKERS[number % len(_MARKERS)], s=36,
             c=INK if number % 2 == 0 else PAPER, edgecolors=INK, linewidths=1,
-            label=f"{name}: {points.title}",
+            label=labels[number],
         )  # fmt: skip
         hover[f"run{number}"] = [f"{name}: {points.hover[i]}" for i in rows]
     if all(min(points.y) > 0 for _, points in runs):
@@ -148,7 +161,8 @@ def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
             axes.text(total, 1 - side, "  " + format_quantity(total, stack.unit), va="center",
                       fontsize=9)  # fmt: skip
         axes.set_xlim(0, max(totals) * 1.02 or 1)
-    figure.text(0.02, 0.965, stacks.title, fontsize=9.5)
+    title, style = _title(stacks.title)
+    figure.text(0.02, 0.99, title, va="top", **style)
     figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, fontsize=9,
                   handlelength=1.4)  # fmt: skip
     return hover
@@ -254,6 +268,18 @@ def _plain_ticks(axis: Any, values: Sequence[float]) -> None:
 
 
 def _labels(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left")
+    set_title(axes, title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+
+
+def set_title(axes: Axes, title: str) -> None:
+    """A title that ends within the figure: a long one takes two smaller lines."""
+    text, style = _title(title)
+    axes.set_title(text, loc="left", **style)
+
+
+def _title(title: str) -> tuple[str, dict[str, Any]]:
+    if len(title) <= _TITLE_WIDTH:
+        return title, {"fontsize": 9.5}
+    return textwrap.fill(title, _SMALL_WIDTH), {"fontsize": 8.5, "linespacing": 1.05}

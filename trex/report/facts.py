@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,10 +17,14 @@ from trex.errors import RunError, TrexError
 from trex.plan import ReusePlan
 from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
+from trex.report.tables import shortened
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
 from trex.search.run import Run
+
+#: Two such names and an accounting are two lines of a figure.
+_NAME_WIDTH: Final = 36
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +111,9 @@ class Facts:
 
     @property
     def subject(self) -> str:
-        """What every figure and table names."""
-        return f"{self.model} on {self.chip}, {self.accounting} accounting"
+        """What every figure and table names; very long names are shortened to fit there."""
+        model, chip = shortened(self.model, _NAME_WIDTH), shortened(self.chip, _NAME_WIDTH)
+        return f"{model} on {chip}, {self.accounting} accounting"
 
     @property
     def slug(self) -> str:

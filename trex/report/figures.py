@@ -115,8 +115,10 @@ def draw_plan(axes: Axes, picture: PlanPicture) -> None:
             encoder, 0, str(encoder), ha="center", va="center", fontsize=8,
             color=_INK if reuses else "white",
         )  # fmt: skip
+    # An arc rises to half its control point's height, which is half its width, plus its start's.
+    longest = max((consumer - source for source, consumer in picture.arcs), default=1)
     axes.set_xlim(-0.6, picture.num_encoders - 0.4)
-    axes.set_ylim(-0.6, 1.5)
+    axes.set_ylim(-0.4, 0.6 + 0.25 * longest)
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set_title("filled: own attention; open: reuses an earlier encoder's", fontsize=9)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trex.report.evaluations import Evaluation
 from trex.report.finetunings import Finetuning
+from trex.report.tables import shortened
 
 
 class Curve(NamedTuple):
@@ -54,7 +55,9 @@ class NoisyPair(NamedTuple):
 
 def curves(subject: str, finetunings: tuple[Finetuning, ...]) -> Curves | None:
     """The curves of those that have one."""
-    found = tuple(Curve(f.name, f.steps, f.loss, f.held_out) for f in finetunings if f.steps)
+    found = tuple(
+        Curve(shortened(f.name, 24), f.steps, f.loss, f.held_out) for f in finetunings if f.steps
+    )
     return Curves(f"{subject}: fine-tuning", found) if found else None
 
 
@@ -63,10 +66,11 @@ def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
     noisy = evaluation.noisy
     if noisy is None:
         return None
+    plan = shortened(evaluation.plan, 56) or "no reuse"
     names = {"best": "winner", "finetuned": "winner, fine-tuned"}
     picked = names.get(evaluation.pick, "plan, not refined")
     return NoisyPair(
-        title=f"{evaluation.plan or 'no reuse'} on {noisy.chip}, {noisy.mode} mode",
+        title=f"{plan} on {shortened(noisy.chip, 44)}, {noisy.mode} mode",
         n=evaluation.n,
         original=Spread("original", 100 * evaluation.baseline_top1, _percent(noisy.baseline_top1)),
         variant=Spread(picked, 100 * evaluation.top1, _percent(noisy.top1)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trex.report.drawing import set_title
 from trex.report.measured_charts import Curves, NoisyPair
 from trex.report.svg import ACCENT, INK, PALE, PAPER
 
@@ -35,7 +36,7 @@ def draw_curves(figure: Figure, numbers: Curves) -> dict[str, Sequence[str]]:
                 f"{curve.name}, step {step}: loss {loss:.4f} on held-out images"
                 for step, loss in curve.held_out
             ]
-    axes.set_title(numbers.title, loc="left")
+    set_title(axes, numbers.title)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (measured)")
     axes.set_ylim(bottom=0)
@@ -45,7 +46,7 @@ def draw_curves(figure: Figure, numbers: Curves) -> dict[str, Sequence[str]]:
 
 def draw_noisy(figure: Figure, numbers: NoisyPair) -> dict[str, Sequence[str]]:
     """The ideal accuracy as a line, every chip instance as a mark, mean and spread beside."""
-    axes = figure.add_axes((0.2, 0.24, 0.76, 0.62))
+    axes = figure.add_axes((0.25, 0.25, 0.71, 0.6))
     hover: dict[str, Sequence[str]] = {}
     for row, spread in enumerate((numbers.original, numbers.variant)):
         at = 1 - row
@@ -68,10 +69,10 @@ def draw_noisy(figure: Figure, numbers: NoisyPair) -> dict[str, Sequence[str]]:
         ]
     axes.set_yticks([1, 0], [numbers.original.name, numbers.variant.name])
     axes.set_ylim(-0.5, 1.5)
-    axes.set_title(numbers.title, loc="left")
+    set_title(axes, numbers.title)
     axes.set_xlabel(f"top-1 % (measured on {numbers.n} images, simulated errors)")
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=3, loc="upper left", bbox_to_anchor=(-0.27, -0.24),
+        frameon=False, fontsize=8.5, ncols=3, loc="upper left", bbox_to_anchor=(-0.35, -0.24),
         handletextpad=0.3, columnspacing=1,
     )  # fmt: skip
     return hover

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from trex.errors import StorageError
 from trex.files import write_atomic
+from trex.plan import ReusePlan
 from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.costs import Prices, prices
 from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
@@ -156,7 +157,7 @@ def _figures(
     plan = shown(
         "plan", partial(_draw_plan, facts=facts),
         "Filled: computes its own attention. Open: reuses an earlier encoder's, "
-        "along the arrow.", (7.2, 1.7),
+        "along the arrow.", _plan_size(facts),
     )  # fmt: skip
     costs = [
         shown(f"{by}-{pair.accounting}",
@@ -207,6 +208,12 @@ def _noisy(facts: Facts) -> list[measured_charts.NoisyPair]:
     return [pair for pair in pairs if pair is not None]
 
 
+def _plan_size(facts: Facts) -> tuple[float, float]:
+    """As high as the longest reuse rises, in inches."""
+    pairs = [(reuse.consumer - reuse.source) for reuse in ReusePlan.parse(facts.best.plan)]
+    return 7.2, 0.2 + 7.2 / facts.num_encoders * (1.0 + 0.25 * max(pairs, default=1))
+
+
 def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:
     from trex.report.figures import draw_plan, plan_numbers
 
@@ -218,8 +225,8 @@ def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:
 
 def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> ShownFigure:
     named = [(facts.name, charts.loss_front(facts)) for facts in runs]
-    size = (6.4, 3.6 + 0.2 * len(runs))
-    drawn = drawing.save(out / "figures" / "runs", partial(drawing.draw_runs, runs=named), size)
+    draw = partial(drawing.draw_runs, runs=named)
+    drawn = drawing.save(out / "figures" / "runs", draw, (6.4, 5.0))
     files.extend(drawn.files)
     return ShownFigure(
         drawn.svg,

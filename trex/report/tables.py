@@ -25,6 +25,14 @@ def aligned(head: Row, rows: Sequence[Row], left: Sequence[int] = (0,)) -> list[
     return [line(head), "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, rows)]
 
 
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters: of a longer text both ends, since names differ in tails."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 3
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction in percent; a dash where there is none."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
