@@ -197,6 +197,25 @@ def test_another_number_of_classes_is_said(family: str, tmp_path: Path) -> None:
     assert caught.value.hint == "give --num-classes 3"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 5}, "multiple of the number of attention heads"),
+        ({"hidden_size": "big"}, "hidden_size"),
+        ({"hidden_act": "step"}, "step"),
+        ({"model_type": "foobert"}, "foobert"),
+    ],
+)
+def test_broken_configurations_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = {**SIZE, "model_type": "bert", **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"not one of transformers: .*{message}") as caught:
+        registry.create(str(tmp_path))
+    assert len(caught.value.message) < 400
+
+
 def test_files_with_old_names_load(tmp_path: Path) -> None:
     network = network_of("bert")
     network.save_pretrained(tmp_path)

@@ -160,3 +160,21 @@ def test_channels_are_those_of_the_model(name: str) -> None:
     grey, usual = (registry.architecture_of(model, name) for model in models)
     assert usual.macs > grey.macs
     assert usual.encoders == grey.encoders
+
+
+def test_what_cannot_reuse_is_priced_all_the_same() -> None:
+    model = registry.create("test_vit4", img_size=64, device="meta")
+    with pytest.raises(ModelError, match="is a RmsNorm"):
+        registry.adapter_of(model, "test_vit4")
+    found = registry.architecture_of(model, "test_vit4")
+    assert found.encoders == ()
+    tokens, dim = 1 + (64 // 16) ** 2, model.embed_dim
+    assert sum(op.macs for op in found.operations if "attn.qkv" in op.name) == (
+        len(model.blocks) * tokens * 3 * dim**2
+    )
+
+
+def test_a_model_of_no_family_is_priced_at_the_size_it_was_built_for() -> None:
+    name = "swin_tiny_patch4_window7_224"
+    large, usual = (registry.architecture(name, img_size=size) for size in (448, 224))
+    assert large.macs > 3.9 * usual.macs

@@ -128,20 +128,20 @@ def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
 
 
 def _made(name: str, arguments: dict[str, Any], *, pretrained: bool) -> nn.Module:
-    """Timm's model; one that is built for no size of images is told which it will see."""
+    """Timm's model, told which size of images it will see; some are built for none."""
     make = partial(timm.create_model, name, pretrained=pretrained)
+    if "img_size" not in arguments:
+        return cast(nn.Module, make(**arguments))
+    side, known = arguments["img_size"], timm.get_pretrained_cfg(name)
+    channels = known.input_size[0] if known else 3
+    make = partial(make, pretrained_cfg_overlay={"input_size": (channels, side, side)})
     try:
         return cast(nn.Module, make(**arguments))
     except TypeError as error:
-        if "img_size" not in arguments or "'img_size'" not in str(error):
+        if "'img_size'" not in str(error):
             raise
     others = {key: value for key, value in arguments.items() if key != "img_size"}
-    side, known = arguments["img_size"], timm.get_pretrained_cfg(name)
-    channels = known.input_size[0] if known else 3
-    return cast(
-        nn.Module,
-        make(pretrained_cfg_overlay={"input_size": (channels, side, side)}, **others),
-    )
+    return cast(nn.Module, make(**others))
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -240,18 +240,20 @@ def architecture(
 
 
 def architecture_of(model: nn.Module, name: str) -> Architecture:
-    """The same, of a model that exists.
+    """The same, of a model that exists; without encoders where TReX does not understand its own.
 
     Raises:
-        ModelError: it is a variant that reuses already.
+        ModelError: it is a variant that reuses already, or cannot be run on its input size.
     """
     _refuse_variants(model, name)
-    for adapter in _ADAPTERS:
-        if adapter.owns(model):
-            adapter.check(model, name)
-            return adapter.architecture(model, name)
-    size = timm.data.resolve_model_data_config(model)["input_size"]
-    return trace_architecture(model, size, name)
+    try:
+        adapter = adapter_of(model, name)
+    except ModelError:
+        if isinstance(model, TextClassifier):  # only image models can be traced
+            raise
+        size = timm.data.resolve_model_data_config(model)["input_size"]
+        return trace_architecture(model, size, name)
+    return adapter.architecture(model, name)
 
 
 def _refuse_variants(model: nn.Module, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,8 +91,11 @@ def create_text_model(
     if pretrained:
         network = _pretrained(name, made, transformers)
     else:
-        with torch.device(device):
-            network = transformers.AutoModelForSequenceClassification.from_config(made)
+        try:
+            with torch.device(device):
+                network = transformers.AutoModelForSequenceClassification.from_config(made)
+        except Exception as error:  # the library checks little before it builds
+            raise _no_configuration(name, error) from error
     text = from_transformers(
         network,
         tokens=min(_DEFAULT_TOKENS, most_tokens(made)) if tokens is None else tokens,
@@ -146,11 +150,16 @@ def _from_dict(name: str, values: dict[str, Any]) -> Any:
     values = dict(values)
     try:
         return _transformers().AutoConfig.for_model(values.pop("model_type"), **values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{name}: its configuration is not one of transformers: {error}",
-            hint="give a folder that save_pretrained wrote",
-        ) from error
+    except Exception as error:  # the library's checks raise errors of their own
+        raise _no_configuration(name, error) from error
+
+
+def _no_configuration(name: str, error: Exception) -> ModelError:
+    reason = textwrap.shorten(" ".join(map(str, error.args)), 160, placeholder=" …")
+    return ModelError(
+        f"{name}: its configuration is not one of transformers: {reason}",
+        hint="give a folder that save_pretrained wrote",
+    )
 
 
 def _pretrained(name: str, config: Any, transformers: Any) -> nn.Module:
