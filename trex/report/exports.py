@@ -36,7 +36,7 @@ def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Ro
         "plan", "transform", "reusing encoders", f"latency ms ({by})", f"energy uJ ({by})",
         f"area mm2 ({by})", f"EDAP mJ*ms*mm2 ({by})", f"EDAP gain ({by})",
         "predicted loss (nats)", "measured loss (nats)", "measured agreement %",
-        "measured top-1 %", "original top-1 %", "images",
+        "measured top-1 %", "original top-1 %", facts.unit, "winner",
     )  # fmt: skip
     rows: list[Row] = []
     for candidate in (facts.candidates[i] for i in positions):
@@ -48,6 +48,7 @@ def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Ro
             "-" if predicted is None else f"{predicted:.4f}", f"{chosen.loss:.4f}",
             percent(chosen.agreement, 2), percent(chosen.top1, 2),
             percent(chosen.baseline_top1, 2), str(chosen.n),
+            "yes" if candidate is facts.best else "-",
         ))  # fmt: skip
     return head, rows
 

@@ -17,7 +17,8 @@ from trex.errors import RunError, TrexError
 from trex.plan import ReusePlan
 from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
-from trex.report.tables import shortened
+from trex.report.rungs import RungResult, rung_results
+from trex.report.tables import shortened, winner_lines
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
@@ -81,6 +82,10 @@ class Facts:
         front: positions of those no other beats in EDAP and loss, cheapest first.
         evaluation: the winner measured on labelled images of its own, or None.
         finished: whether the search came to its end.
+        unit: what its data are, `images` or `texts`.
+        chosen: by what the winner was chosen, in words; empty while it is not finished.
+        rungs: what refinements and short trainings of the search measured.
+        tuned: the winner after the search's short training, as the summary has it, or None.
         later: what `trex evaluate` measured since.
         finetunings: of the run's variants, where their folders were given too.
     """
@@ -101,6 +106,10 @@ class Facts:
     evaluation: dict[str, Any] | None
     finished: bool
     surrogate: tuple[Pairs, ...]
+    unit: str = "images"
+    chosen: str = ""
+    rungs: tuple[RungResult, ...] = ()
+    tuned: dict[str, Any] | None = None
     later: tuple[Evaluation, ...] = ()
     finetunings: tuple[Finetuning, ...] = ()
 
@@ -194,6 +203,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     best = summary["best"] if summary else {}
     same = best.get("plan") == candidates[winner].plan
     evaluation = best.get("evaluation") if same else None
+    ended = summary is not None and same
     surrogate: tuple[Pairs, ...] = ()
     if (run.path / "surrogate.json").exists():
         surrogate = tuple(map(_pairs, run.read_json("surrogate.json")["forms"]))
@@ -215,8 +225,12 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         winner=winner,
         front=tuple(pareto_front(np.array(objectives)).tolist()),
         evaluation=evaluation,
-        finished=summary is not None and same,
+        finished=ended,
         surrogate=surrogate,
+        unit="texts" if "tokens" in settings.get("data", {}) else "images",
+        chosen=" ".join(map(str.strip, winner_lines(summary))) if summary and ended else "",
+        rungs=rung_results(records),
+        tuned=summary.get("finetuned") if summary and ended else None,
         later=stored_evaluations(run),
     )
 

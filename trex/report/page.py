@@ -83,11 +83,15 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
     priced = prices(facts)
     best, baseline = facts.best, facts.baseline
     settings = facts.manifest["settings"]
-    head, rows = candidate_rows(facts, facts.front)
+    off_front = facts.winner not in facts.front
+    table = (*facts.front, *([facts.winner] if off_front else []))
+    head, rows = candidate_rows(facts, table)
     shown = rows[:_MOST_ROWS]
+    if (winner := table.index(facts.winner)) >= _MOST_ROWS:
+        shown[-1] = rows[winner]
     for rows_of, name, kinds in (
         (range(len(facts.candidates)), "candidates", ("csv",)),
-        (facts.front, "front", ("csv", "md", "tex")),
+        (table, "front", ("csv", "md", "tex")),
     ):
         files += write_table(out / "tables" / f"{facts.slug}-{name}", kinds,
                              *candidate_rows(facts, rows_of))  # fmt: skip
@@ -108,16 +112,16 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
         "costs": [cost_rows(pair) for pair in priced.pairs],
         "figures": _figures(facts, priced, out, files),
         "head": [head[i] for i in _SHOWN_COLUMNS],
-        "rows": [[row[i] for i in _SHOWN_COLUMNS] for row in shown],
+        "rows": [(row[-1] == "yes", [row[i] for i in _SHOWN_COLUMNS]) for row in shown],
         "left_out": len(rows) - len(shown),
-        "winner_row": facts.front.index(facts.winner) if facts.winner in facts.front else -1,
+        "off_front": off_front,
         "command": shlex.join(map(str, facts.manifest.get("command", ()))),
         "versions": facts.manifest.get("versions", {}),
         "hashes": {
             "weights": settings.get("weights_sha256"),
             "chip": settings.get("chip_sha256"),
-            "calibration images": settings.get("calibration_sha256"),
-            "evaluation images": (facts.evaluation or {}).get("data_sha256"),
+            f"calibration {facts.unit}": settings.get("calibration_sha256"),
+            f"evaluation {facts.unit}": (facts.evaluation or {}).get("data_sha256"),
         },
         "noisy": _noisy(facts),
         "seed": settings.get("search", {}).get("seed"),
@@ -142,12 +146,16 @@ def _figures(
     n = facts.best.selection.n
     fronts = [
         pointed("front", charts.loss_front(facts),
-                f"Every candidate: KL from the original on {n} images that were not fitted on, "
-                "against its estimated EDAP gain. The front holds those that none beats in both.")
+                f"Every candidate: KL from the original on {n} {facts.unit} that were not "
+                "fitted on, against its estimated EDAP gain. The front holds those that none "
+                "beats in both.")
     ]  # fmt: skip
     top1 = charts.top1_front(facts, paper_points(facts))
     if top1 is not None:
-        text = f"The same candidates by the top-1 they lose on those {n} images, before training."
+        text = (
+            f"The same candidates by the top-1 they lose on those {n} {facts.unit}, "
+            "before training."
+        )
         if top1.paper:
             text += " The paper's variants are trained ones, measured on all of ImageNet."
         fronts.append(pointed("top1", top1, text))

@@ -33,6 +33,11 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
+def count(number: int, name: str) -> str:
+    """`1 plan`, `2 plans`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction in percent; a dash where there is none."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
@@ -51,8 +56,8 @@ def search_table(result: dict[str, Any]) -> list[str]:
     """The answer of a search."""
     baseline, best = result["baseline"], result["best"]
     counts, selection = result["candidates"], best["selection"]
+    unit = (best["evaluation"] or {}).get("unit", "images")
     tuned = result.get("finetuned")
-    rung = "refined" if "refined" in best else "selection"
     shown = result["pareto"]
     if not any(_is(record, best) for record in shown):
         shown = [*shown, best]
@@ -79,16 +84,16 @@ def search_table(result: dict[str, Any]) -> list[str]:
         f"* the winner. ms, uJ, mm2 and EDAP gain are estimates ({baseline['accounting']} "
         "accounting).",
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
-        f"{selection['n']} images",
+        f"{selection['n']} {unit}",
         "  that were not fitted on, without any training.",
-        *_winner_lines(result, rung),
+        *winner_lines(result),
         *(
             [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
             if knee
             else []
         ),
-        f"front of accuracy, latency, energy and area: {len(front['points'])} plans, hypervolume "
-        f"{front['hypervolume']:.3f}",
+        f"front of accuracy, latency, energy and area: {count(len(front['points']), 'plan')}, "
+        f"hypervolume {front['hypervolume']:.3f}",
         *_proof_lines(result["proof"]),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
@@ -99,9 +104,10 @@ def search_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _winner_lines(result: dict[str, Any], rung: str) -> list[str]:
+def winner_lines(result: dict[str, Any]) -> list[str]:
     """By what the winner is chosen."""
     best, tuned = result["best"], result.get("finetuned")
+    rung = "refined" if "refined" in best else "selection"
     measured = tuned["measured"] if tuned else best[rung]
     when = " after refining" if rung == "refined" else ""
     when = f" after training on {tuned['images']:,} images" if tuned else when
