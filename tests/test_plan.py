@@ -193,3 +193,9 @@ def test_uniform_plans_are_nearest_producer_plans(num_encoders: int, n_reuse: in
         plan.validate(num_encoders)
         assert plan.n_reuse == n_reuse
         assert plan == ReusePlan.nearest(plan.consumers)
+
+
+def test_a_model_without_encoders_takes_no_plan() -> None:
+    ReusePlan().validate(0)
+    with pytest.raises(PlanError, match="no encoders that TReX understands"):
+        ReusePlan.parse("5<-4").validate(0)

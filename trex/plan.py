@@ -184,6 +184,11 @@ class ReusePlan:
         Raises:
             PlanError: a consumer does not exist in the model.
         """
+        if self.reuses and not num_encoders:
+            raise PlanError(
+                "the model has no encoders that TReX understands, so none can reuse",
+                hint="leave the plan out, or choose a plain vision transformer (docs/models.md)",
+            )
         if self.reuses and self.reuses[-1].consumer >= num_encoders:
             raise PlanError(
                 f"the plan names encoder {self.reuses[-1].consumer}, but the model has "
