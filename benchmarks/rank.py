@@ -1,21 +1,24 @@
 """How well predicted losses rank plans before they are fitted.
 
     python benchmarks/rank.py --calib IMAGES [--weights FILE] [--class-map FILE]
-        --store losses.jsonl [--bf16] [--plans 64] [--mixed 36]
+        --store losses.jsonl [--bf16] [--plans 64] [--mixed 36] [--surrogate FILE]
 
 Fits and measures the surrogate's probes, and random plans of 3, 5 and 7 consumers that are no
 probes, and prints Spearman's correlation between predicted and measured losses, of the shipped
 prediction and of simpler ones. Then the same for plans that mix forms and sources. Losses are kept
-in --store; run again, it measures what is missing.
+in --store; run again, it measures what is missing. With --surrogate it also measures the probes of
+the space `any` and writes what is predicted from them, for `form_prices.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from measured import Measured, add_arguments
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--select-images", type=int, default=80)
     parser.add_argument("--plans", type=int, default=64, help="random ones of each count")
     parser.add_argument("--mixed", type=int, default=36, help="random plans that mix forms")
+    parser.add_argument("--surrogate", type=Path, metavar="FILE", help="of every form; written")
     args = parser.parse_args()
     measured = Measured(args, args.fit_images, args.select_images)
     nearest = space_of(measured, "default")
@@ -57,6 +61,11 @@ def main() -> None:
         print(f"{name:<34}", *(f"{rank:>14}" for rank in ranks))
     if args.mixed:
         mixed(measured, args.mixed)
+    if args.surrogate:
+        every = space_of(measured, "any")
+        measured.measure(probes(every))
+        surrogate = build(every, {c.key: measured.loss(c) for c in probes(every)})
+        args.surrogate.write_text(json.dumps(surrogate.as_json()))
 
 
 def mixed(measured: Measured, count: int) -> None:
