@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_up_runs import RECORDS, write_run
+from test_measured import PLAN, write_finetuning
 
 from trex.cli import main
 
@@ -33,6 +34,34 @@ def test_list_names_every_run_and_why_one_cannot_be_read(tmp_path: Path, capsys)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[:5])) <= 100
     assert "schema 99" in out
+
+
+def test_fine_tunings_are_listed_and_called_so(tmp_path: Path, capsys) -> None:
+    run = write_run(tmp_path / "run")
+    write_finetuning(tmp_path / "tuned", run)
+    going_on = write_finetuning(tmp_path / "unfinished", run)
+    (going_on / "results.jsonl").unlink()
+    found = answer(capsys, "list", tmp_path)["runs"]
+    assert {Path(row["run"]).name: row["state"] for row in found} == {
+        "run": "finished", "tuned": "fine-tuned", "unfinished": "fine-tuning",
+    }  # fmt: skip
+    assert (found[1]["plan"], found[1]["top1"], found[1]["problem"]) == (PLAN, 0.76, None)
+    for arguments in (["show"], ["prune", "--yes"], ["diff", str(run)]):
+        assert main(["runs", *arguments, str(tmp_path / "tuned")]) == 2
+        assert "is a fine-tuning, not a search's run" in capsys.readouterr().err
+    assert (tmp_path / "tuned" / "curve.csv").exists()
+
+
+def test_long_settings_can_be_told_apart_in_a_difference(tmp_path: Path, capsys) -> None:
+    names = [f"learning_rate_of_the_{name}_parameters" for name in ("new", "old", "frozen")]
+    one = write_run(tmp_path / "one")
+    other = write_run(tmp_path / "other", search={"seed": 7, "recipe": dict.fromkeys(names, 1)})
+    capsys.readouterr()
+    assert main(["runs", "diff", str(one), str(other)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    settings = [line.split()[0] for line in out if "parameters" in line]
+    assert len(set(settings)) == len(names)
+    assert max(map(len, out)) <= 100
 
 
 def test_list_of_no_folder_is_exit_code_2(tmp_path: Path) -> None:

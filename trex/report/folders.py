@@ -10,14 +10,15 @@ import numpy as np
 
 from trex.errors import RunError, StorageError
 from trex.report.facts import level
-from trex.report.tables import aligned, points, search_table
+from trex.report.finetunings import is_finetuning, read_finetuning
+from trex.report.tables import aligned, points, search_table, shortened
 from trex.search.pareto import pareto_front
 from trex.search.run import Run
 from trex.units import significant
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run in a folder, or the folder itself; unreadable ones say why.
+    """Every run and fine-tuning in a folder, or the folder itself; unreadable ones say why.
 
     Raises:
         RunError: there is no such folder.
@@ -34,7 +35,7 @@ def show_run(path: Path) -> dict[str, Any]:
     Raises:
         RunError: there is none, or it is of another version or damaged.
     """
-    run = Run.open(path)
+    run = _searched(path)
     manifest = run.manifest()
     ended = (path / "summary.json").exists()
     return {
@@ -53,7 +54,7 @@ def diff_runs(before: Path, after: Path) -> dict[str, Any]:
         RunError: as `show_run`.
     """
     paths = (before, after)
-    manifests = [Run.open(path).manifest() for path in paths]
+    manifests = [_searched(path).manifest() for path in paths]
     rows = [_row(path) for path in paths]
     settings = [_flat(manifest["settings"]) for manifest in manifests]
     versions = [_flat({"versions": manifest.get("versions", {})}) for manifest in manifests]
@@ -76,7 +77,7 @@ def prune_run(path: Path, *, delete: bool) -> dict[str, Any]:
         RunError: there is no run, or a search is going on in it.
         StorageError: a file cannot be deleted.
     """
-    run = Run.open(path)
+    run = _searched(path)
     if not (path / "summary.json").exists():
         raise RunError(
             f"{path} has not finished", hint="let its search end first: it may need every file"
@@ -104,7 +105,8 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     head = ("run", "model", "chip", "accounting", "plans", "gain", "top-1", "MB", "state")
     cells = [
         (
-            _cut(Path(row["run"]).name, 16), _cut(row["model"], 22), _cut(row["chip"], 16),
+            shortened(Path(row["run"]).name, 16), shortened(row["model"], 22),
+            shortened(row["chip"], 16),
             row["accounting"], str(row["candidates"]), _number(row["edap_gain"], "x"),
             "-" if row["top1_change"] is None else points(row["top1_change"]),
             f"{row['bytes'] / 1e6:.0f}", row["state"],
@@ -114,7 +116,9 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *aligned(head, cells, left=(0, 1, 2, 3, 8)),
         "",
-        "gain: the winner's in EDAP, an estimate; top-1: points gained, measured, not trained.",
+        "gain: the winner's in EDAP, an estimate; top-1: points gained, measured, "
+        "without training",
+        "but for what is fine-tuned.",
         *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),
     ]
 
@@ -135,11 +139,11 @@ def show_lines(shown: dict[str, Any]) -> list[str]:
 def diff_table(result: dict[str, Any]) -> list[str]:
     """`diff_runs` for people."""
     rows = [
-        (_cut(name, 30), *(_cut(_text(value), 31) for value in values))
+        (shortened(name, 30), *(shortened(_text(value), 31) for value in values))
         for part in ("settings", "results")
         for name, values in result[part].items()
     ]
-    names = [_cut(Path(run).name, 31) for run in result["runs"]]
+    names = [shortened(Path(run).name, 31) for run in result["runs"]]
     if not rows:
         return [f"{names[0]} and {names[1]} do not differ"]
     return aligned(("", *names), rows, left=(0, 1, 2))
@@ -166,6 +170,8 @@ def _row(path: Path) -> dict[str, Any]:
         "top1_change": None, "bytes": _size(path), "state": "unreadable", "problem": None,
     }  # fmt: skip
     try:
+        if is_finetuning(path):
+            return row | _finetuning(path)
         run = Run.open(path)
         settings = run.manifest()["settings"]
         row |= {name: str(settings[name]) for name in ("model", "chip", "accounting", "budget")}
@@ -184,6 +190,29 @@ def _row(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         row["problem"] = f"is damaged: {type(error).__name__} {error}"
     return row
+
+
+def _finetuning(path: Path) -> dict[str, Any]:
+    """What a row tells of a fine-tuning; it holds no plans but its own, and no prices."""
+    tuned = read_finetuning(path)
+    measured = next((s.evaluation for s in tuned.stages if s.name == "finetuned"), None)
+    told: dict[str, Any] = {
+        "model": tuned.model, "plan": tuned.plan,
+        "state": "fine-tuned" if tuned.kept else "fine-tuning",
+    }  # fmt: skip
+    if measured:
+        told |= {"top1": measured["top1"], "top1_change": measured["difference"]}
+    return told
+
+
+def _searched(path: Path) -> Run:
+    """A search's run folder; a fine-tuning's is told apart, since its files are others."""
+    if is_finetuning(path):
+        raise RunError(
+            f"{path} is a fine-tuning, not a search's run",
+            hint="see it beside its run: trex report RUN " + str(path),
+        )
+    return Run.open(path)
 
 
 def _kept(run: Run) -> set[str]:
@@ -229,7 +258,3 @@ def _text(value: Any) -> str:
 
 def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.2f}{unit}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
