@@ -114,6 +114,7 @@ def prepare(args: argparse.Namespace) -> Job:
         original=original,
         data_config=config,
         fitted=fitted,
+        fitted_on=folder.manifest().get("calibration_images_sha256"),
         candidate={name: record[name] for name in _CANDIDATE},
         images=images,
         extra=unlabelled(args.extra) if args.extra else None,

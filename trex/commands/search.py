@@ -257,6 +257,7 @@ def _manifest(
 
     from trex.report.versions import versions
     from trex.search.strategies import count_feasible
+    from trex.training.data import dataset_fingerprint
 
     feasible = count_feasible(priced)
     _logger.info(
@@ -271,6 +272,7 @@ def _manifest(
         "weights_source": problem.loaded.weights_source,
         "calibration": args.calib,
         "calibration_images": len(problem.images),
+        "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
         "class_map": None if args.class_map is None else str(args.class_map),
         "space_size": priced.space.size,
         "feasible": feasible,

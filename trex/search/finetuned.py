@@ -129,6 +129,7 @@ class FinetuneRung:
             order=order,
             teacher=teacher,
             held_out=None,
+            fitted_on_held_out=False,
             folder=folder,
             processes=Processes(rank=0, world=1, device=torch.device("cpu")),
             curve=shop.alone,

@@ -94,6 +94,7 @@ def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job
         "chip": None,
         "seed": 0,
         "workers": 0,
+        "fitted_on": "other images",
         "out": out,
         "origin": "a test",
     }

@@ -19,7 +19,7 @@ from trex.hardware.noise import is_non_ideal
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
 from trex.reuse.precision import fastest_precision
-from trex.training.data import ImageSet
+from trex.training.data import ImageSet, dataset_fingerprint
 from trex.training.finetune import RecipeError, finetune, loop
 from trex.training.finetune.precision import MixedPrecision
 from trex.training.finetune.processes import Processes
@@ -181,6 +181,26 @@ def test_patience_ends_a_training_that_gets_worse(train) -> None:
     assert records[1]["training"]["kept"] == "start"
     assert len(curve) == 2 * 4
     assert records[1]["weights_sha256"] == records[0]["weights_sha256"]
+
+
+def test_a_start_that_was_fitted_on_held_out_images_is_not_chosen_by_them(
+    train, images, caplog
+) -> None:
+    recipe = cases.recipe(
+        optimizer={"lr": 1.0, "lr_new": 1.0},
+        schedule={"warmup_epochs": 0},
+        selection={"share": 0.2},
+    )
+    for name, fitted_on, kept in (
+        ("other", "other images", "start"),
+        ("same", dataset_fingerprint(images, labels=False), "epoch"),
+        ("unknown", None, "epoch"),
+    ):
+        records, *_ = train(name, recipe=recipe, fitted_on=fitted_on)
+        training = records[-1]["training"]
+        assert training["kept"].startswith(kept)
+        assert training["held_out"][0]["fitted_on_held_out"] == (kept == "epoch")
+        assert ("looks better" in caplog.text or "look better" in caplog.text) == (kept == "epoch")
 
 
 def test_a_loss_that_is_no_number_stops_with_its_images(train, monkeypatch, tmp_path) -> None:

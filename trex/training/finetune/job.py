@@ -66,6 +66,8 @@ class Job:
     seed: int
     workers: int
     out: Path
+    #: fingerprint without labels of the images the variant was fitted on; None: unknown
+    fitted_on: str | None
     #: where the variant comes from, for people
     origin: str
 
@@ -103,6 +105,16 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
         share = recipe.selection.share
         train, held = job.images.split((1.0 - share, share), job.seed)
         held_out = HeldOut(original, batches(held, _HELD_OUT_BATCH, job.workers), processes.device)
+    fitted_on_held_out = held_out is not None and job.fitted_on in (
+        None,
+        dataset_fingerprint(job.images, labels=False),
+    )
+    if fitted_on_held_out:
+        _logger.warning(
+            "the variant was fitted on these images, the %.0f %% that are held out too: what it "
+            "starts with is not chosen, and early epochs look better than they are",
+            100 * recipe.selection.share,
+        )
     if job.extra is not None and recipe.losses.labels != "none":
         raise RecipeError(
             f"{job.extra.origin} has no labels, which the recipe's losses read",
@@ -135,6 +147,7 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
         order=order,
         teacher=teacher,
         held_out=held_out,
+        fitted_on_held_out=fitted_on_held_out,
         folder=job.out,
         processes=processes,
         workers=job.workers,

@@ -237,7 +237,14 @@ class Trainer:
         result = self.task.held_out.compare(kept)
         agreed = self.task.processes.mean(torch.tensor(result, device=self._device))
         loss, agreement = agreed.tolist()
-        self._selector.see(name, kept, Comparison(loss, agreement), average=name != "start")
+        start = name == "start"
+        self._selector.see(
+            name,
+            kept,
+            Comparison(loss, agreement),
+            average=not start,
+            fitted=start and self.task.fitted_on_held_out,
+        )
         return {"held_out_loss": loss}
 
     def _kept_model(self) -> nn.Module:

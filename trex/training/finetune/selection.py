@@ -71,12 +71,24 @@ class Selector:
         self.best = ""
         self.history: list[dict[str, Any]] = []
 
-    def see(self, name: str, model: nn.Module, result: Comparison, *, average: bool) -> None:
-        """Note weights; those with the least loss are kept, of equals the first."""
-        known = [entry["loss"] for entry in self.history]
+    def see(
+        self,
+        name: str,
+        model: nn.Module,
+        result: Comparison,
+        *,
+        average: bool,
+        fitted: bool = False,
+    ) -> None:
+        """Note weights; those with the least loss are kept, of equals the first.
+
+        Weights that were `fitted` on the held-out images look better on them than they are: they
+        are noted, and never kept.
+        """
+        known = [entry["loss"] for entry in self._eligible]
         state = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
-        self.history.append({"weights": name, **result._asdict()})
-        if not known or result.loss < min(known):
+        self.history.append({"weights": name, **result._asdict(), "fitted_on_held_out": fitted})
+        if not fitted and (not known or result.loss < min(known)):
             self.best, self._best_state = name, state
         if average and self._settings.average > 1:
             self._recent = [*self._recent, state][-self._settings.average :]
@@ -85,10 +97,14 @@ class Selector:
     def exhausted(self) -> bool:
         """Whether the patience is used up."""
         patience = self._settings.patience
-        if patience is None or not self.history:
+        if patience is None or not self.best:
             return False
-        names = [entry["weights"] for entry in self.history]
+        names = [entry["weights"] for entry in self._eligible]
         return len(names) - 1 - names.index(self.best) >= patience
+
+    @property
+    def _eligible(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.history if not entry["fitted_on_held_out"]]
 
     def averaged(self) -> State | None:
         """The mean of the last weights, where there are several."""

@@ -37,6 +37,8 @@ class Task:
     teacher: Teacher | None
     #: None keeps the last weights
     held_out: HeldOut | None
+    #: whether the variant was fitted on the held-out images, among others
+    fitted_on_held_out: bool
     folder: Path
     processes: Processes
     workers: int = 0
