@@ -133,6 +133,18 @@ def test_without_data_nothing_is_measured(capsys) -> None:
     assert all(row["measured"] is None for row in found)
 
 
+def test_without_data_the_lowest_edap_within_the_limit_is_marked(capsys) -> None:
+    methods = ["identity_reuse", "tome", "retransformer"]
+    assert main([*CHEAP, "--accounting", "paper", "--methods", *methods]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start, end = lines.index("within the limit:"), lines.index("cannot reach the limit:")
+    gains = {line: float(line.split("x")[3]) for line in lines[start + 1 : end]}
+    marked = [line for line in lines[: end + 2] if line.startswith("e ")]
+    assert marked == [max(gains, key=lambda line: gains[line])]
+    assert any(line.startswith("e lowest EDAP within the limit: ") for line in lines)
+    assert max(map(len, lines)) <= 100
+
+
 def test_paper_accounting_has_no_price_for_what_it_does_not_know(capsys) -> None:
     flags = [*CHEAP, "--accounting", "paper", "--methods", "fused_qk", "backbones", "--json"]
     assert main(flags) == 0

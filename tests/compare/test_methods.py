@@ -13,7 +13,7 @@ from tiny_models import VIT_KINDS
 from trex.architecture import Architecture
 from trex.compare import tokens
 from trex.compare.methods import closest_from_below, spread
-from trex.compare.published import TRAINED, trained_of
+from trex.compare.published import TRAINED, published_of, trained_of
 from trex.compare.registry import METHODS
 from trex.compare.subject import Subject, subject
 from trex.compare.variants import variant
@@ -70,6 +70,15 @@ def test_published_trex_points_are_the_golden_ones() -> None:
         assert points
         assert all(published[int(p.setting)] == p.top1 for p in points)
     assert all(p.method in METHODS for p in TRAINED)
+
+
+def test_the_original_of_the_papers_table_v_has_its_accuracy() -> None:
+    from trex.report.published import TABLE_V
+
+    found = published_of("lvvit_s")
+    assert found is not None
+    assert found.top1 == TABLE_V[0][3]
+    assert published_of("lvvit_m") is None
 
 
 def test_sharing_by_two_halves_the_area_and_changes_nothing_else(deit_s: Subject) -> None:

@@ -59,8 +59,8 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def text_table(rows: Sequence[Row]) -> list[str]:
-    """At most 100 columns; the winner marked."""
-    best = best_row(rows)
+    """At most 100 columns; `*` marks what keeps most, `e` the lowest EDAP within the limit."""
+    best, cheapest = best_row(rows), _cheapest(rows)
     head = ("method", "lat.", "energy", "area", "EDAP", "Mpar", "GMAC", "top-1", "change",
             "publ.")  # fmt: skip
     body: list[Cells] = []
@@ -72,9 +72,9 @@ def text_table(rows: Sequence[Row]) -> list[str]:
         if row.group != group:
             group = row.group
             headings[len(body)] = _HEADINGS[group]
+        mark = "*" if row is best else "e" if row is cheapest else " "
         body.append((
-            ("* " if row is best else "  ") + _cut(_name(row), 28), *_ratios(row, rows),
-            *_measurement(row),
+            f"{mark} {_cut(_name(row), 28)}", *_ratios(row, rows), *_measurement(row),
             "-" if row.published_top1 is None else f"{row.published_top1:.1f}",
         ))  # fmt: skip
     lines = aligned(head, body)
@@ -113,9 +113,8 @@ def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
 def verdict(rows: Sequence[Row]) -> list[str]:
     """Who wins, in words."""
     original = _original(rows)
-    best = best_row(rows)
-    within = [row for row in rows if row.group == "within" and row.price is not None]
-    if original is None or not within:
+    best, cheapest = best_row(rows), _cheapest(rows)
+    if original is None or cheapest is None:
         return ["no method is within the limit"]
     lines = []
     if best is not None and best.measured is not None:
@@ -123,10 +122,10 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             f"* within the limit {_name(best)} keeps most: {percent(best.measured.top1)} %, "
             f"{points(best.measured.difference)} points."
         )
-    cheapest = min(within, key=lambda row: row.price.edap_mj_ms_mm2 if row.price else 0.0)
     assert cheapest.price is not None
     gain = original.edap_mj_ms_mm2 / cheapest.price.edap_mj_ms_mm2
-    lines.append(f"  lowest EDAP there: {_name(cheapest)}, {gain:.2f}x lower.")
+    mark = "*" if cheapest is best else "e"
+    lines.append(f"{mark} lowest EDAP within the limit: {_name(cheapest)}, {gain:.2f}x lower.")
     return lines
 
 
@@ -165,6 +164,14 @@ def table_rows(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
             trained, row.source or "-",
         ))  # fmt: skip
     return head, body
+
+
+def _cheapest(rows: Sequence[Row]) -> Row | None:
+    """Of lowest EDAP within the limit; the first of equals."""
+    within = [row for row in rows if row.group == "within" and row.price is not None]
+    return min(
+        within, key=lambda row: row.price.edap_mj_ms_mm2 if row.price else 0.0, default=None
+    )
 
 
 def _original(rows: Sequence[Row]) -> Any:
