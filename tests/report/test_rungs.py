@@ -11,6 +11,7 @@ from made_up_runs import RECORDS, SCHEMA, write_run
 
 from trex.cli import main
 from trex.report.facts import read_facts
+from trex.report.page import write_report
 
 #: Off the front: as dear as the second, and loses more.
 WINNER = RECORDS[2]
@@ -102,6 +103,17 @@ def test_a_long_front_still_shows_its_winner(tmp_path: Path) -> None:
     page = (run / "report" / "index.html").read_text()
     assert page.count('<tr class="best"><th>') >= 2  # the answer's and the front's
     assert "6 more in tables/run-front.csv" in page
+
+
+def test_letters_that_the_font_lacks_are_one_line_a_figure(tmp_path: Path, caplog) -> None:
+    run = write_run(tmp_path / "run", model="\N{CJK UNIFIED IDEOGRAPH-65E5}")
+    with caplog.at_level("WARNING", logger="trex"):
+        write_report([read_facts(run)], run / "report")
+    told = [r.getMessage() for r in caplog.records if "boxes for letters" in r.getMessage()]
+    figures = list((run / "report" / "figures").glob("*.png"))
+    assert 0 < len(set(told)) == len(told) <= len(figures)
+    svg = (run / "report" / "figures" / "run-front.svg").read_text()
+    assert "\N{CJK UNIFIED IDEOGRAPH-65E5} on trex_fefet_32nm" in svg
 
 
 def test_a_run_on_texts_counts_texts(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_logger = logging.getLogger(__name__)
 
 #: More marks than these become a picture, which no pointer can ask: a page stays small.
 MOST_MARKS: Final = 1000
@@ -128,7 +131,8 @@ def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
     from matplotlib import colormaps
 
     names = [name for name, _, _ in stacks.stacks[0].parts]
-    shades = colormaps["cividis"](np.linspace(0.05, 0.97, max(2, len(names))))
+    # The scale's darkest fifth is lost on a dark page.
+    shades = colormaps["cividis"](np.linspace(0.2, 0.97, max(2, len(names))))
     hover: dict[str, Sequence[str]] = {}
     handles: list[Any] = []
     for row, stack in enumerate(stacks.stacks):
@@ -236,13 +240,25 @@ def save(
     with mpl.rc_context(settings):
         figure = Figure(figsize=size)
         hover = draw(figure)
-        figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white")
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white")
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        _tell(caught, stem)
     text = buffer.getvalue()
     svg = with_titles(text[text.index("<svg") :], hover)
     stem.with_suffix(".svg").write_text(text[: text.index("<svg")] + svg, encoding="utf-8")
     return Drawn(for_page(svg, stem.name), (stem.with_suffix(".svg"), stem.with_suffix(".png")))
+
+
+def _tell(caught: Sequence[warnings.WarningMessage], stem: Path) -> None:
+    """Pass on what matplotlib warned of; all letters it lacks are one line."""
+    others = [w for w in caught if "missing from font" not in str(w.message)]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if len(others) < len(caught):
+        _logger.warning("%s.png has boxes for letters that its font lacks", stem.name)
 
 
 def _log(axes: Axes, values: Sequence[float]) -> None:
