@@ -78,6 +78,13 @@ def test_show(tmp_path: Path, capsys) -> None:
     assert "not finished" in capsys.readouterr().out
 
 
+def test_a_run_that_was_moved_is_shown_where_it_is(tmp_path: Path, capsys) -> None:
+    moved = write_run(tmp_path / "before").rename(tmp_path / "after")
+    assert main(["runs", "show", str(moved)]) == 0
+    out = capsys.readouterr().out
+    assert f"run folder: {moved} (the winner is in {moved}/best)" in out
+
+
 def test_diff_tells_settings_and_results_apart(tmp_path: Path, capsys) -> None:
     one = write_run(tmp_path / "one")
     other = write_run(tmp_path / "other", RECORDS[:1], budget="area <= 0.9x", search={"seed": 8})

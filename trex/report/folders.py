@@ -126,7 +126,8 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
 def show_lines(shown: dict[str, Any]) -> list[str]:
     """`show_run` for people."""
     if shown["summary"] is not None:
-        return search_table(shown["summary"])
+        # A run that was moved since is where it is now.
+        return search_table({**shown["summary"], "run": shown["run"]})
     settings = shown["settings"]
     return [
         f"{settings['model']} on {settings['chip']}, {settings['accounting']} accounting, "
