@@ -55,6 +55,23 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 # ---- files that are missing, empty or of something else
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--hw", "trex_fefet_32nm", "--max-latency", "0.9x", "--out", "out", "--calib"),
+        ("compare", "--hw", "trex_fefet_32nm", "--max-latency", "0.9x", "--data"),
+        ("cost", "--hw", "neurosim_sram_22nm", "--accounting", "full", "--calib"),
+    ],
+)
+def test_weights_are_not_fetched_for_images_that_are_missing(
+    command: tuple[str, ...], tmp_path: Path, refused, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trex.models.registry.load", lambda *_, **__: pytest.fail("loaded"))
+    message = refused((command[0], "--model", "deit_tiny_patch16_224", *command[1:], "nowhere"))
+    assert "nowhere: no such file or folder" in message
+
+
 @pytest.mark.parametrize("flag", ["--weights", "--calib", "--eval", "--class-map", "--space"])
 def test_a_missing_file(flag: str, inputs: Inputs, tmp_path: Path, refused) -> None:
     missing = str(tmp_path / "missing.yaml")

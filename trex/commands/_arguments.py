@@ -73,6 +73,19 @@ def data_config(args: argparse.Namespace, model: Any) -> InputConfig:
     return DataConfig.of_model(model, mean=args.mean, std=args.std)
 
 
+def check_sources(*names: str | None) -> None:
+    """See that there can be data sets of these names, before weights are fetched for them.
+
+    Raises:
+        DataError: there cannot.
+    """
+    from trex.training.sources import check_name
+
+    for name in names:
+        if name is not None:
+            check_name(name)
+
+
 def open_labelled(
     source: str, args: argparse.Namespace, config: InputConfig, num_classes: int | None
 ) -> ImageSet:

@@ -114,11 +114,12 @@ def of_arguments(args: argparse.Namespace, chip: Chip) -> MeasuredDensities | No
             "--calib is not used: the constants of %s do not depend on input densities", chip.name
         )
         return None
-    from trex.commands._arguments import data_config
+    from trex.commands._arguments import check_sources, data_config
     from trex.models.registry import load
     from trex.training.data import open_dataset
     from trex.training.transforms import eval_transform
 
+    check_sources(args.calib)
     loaded = load(
         args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
     )

@@ -116,6 +116,7 @@ def prepare(args: argparse.Namespace) -> Question:
         sizes = {"num_classes": args.num_classes, "img_size": args.img_size}
         model = create(args.model, device="meta", **sizes)
     else:
+        _arguments.check_sources(args.data, args.calib)
         loaded = load(
             args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
         )

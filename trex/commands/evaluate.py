@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from trex.training.measure import measure_pair
 
     folder = Run.open(args.run_folder)
+    _arguments.check_sources(args.data, args.calib)
     original, config = load_original(folder, args.weights)
     images = _arguments.open_labelled(
         args.data, args, config, getattr(original.model, "num_classes", None)

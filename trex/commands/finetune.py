@@ -95,6 +95,7 @@ def prepare(args: argparse.Namespace) -> Job:
             "--pick finetuned: it was trained already, and a fine-tuning compares with the fit",
             hint="begin with --pick best, which is fitted on all images",
         )
+    _arguments.check_sources(args.data, args.extra, args.eval)
     original, config = load_original(folder, args.weights)
     classes = getattr(original.model, "num_classes", None)
 

@@ -157,6 +157,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
         limits["edap"] = "1x"
     budget = Budget.parse(limits)
     chip = load_chip(args.hw)
+    _arguments.check_sources(args.calib, args.eval)
     loaded = load(
         args.model,
         weights=args.weights,

@@ -57,19 +57,33 @@ def open_source(name: str) -> Source:
     Raises:
         DataError: there is nothing of this name, or no image in it.
     """
+    check_name(name)
     if names_texts(name):
         return open_texts(name)
-    path, hub = Path(name), name.partition("/")[0].lower()
-    if path.exists():
-        return _open_stored(path)
-    if "/" in name and hub in _STREAMS:
+    path = Path(name)
+    return _open_stored(path) if path.exists() else _open_hub(name, _hub(name))
+
+
+def check_name(name: str) -> None:
+    """See whether there can be a source of this name, without opening it.
+
+    Raises:
+        DataError: there cannot.
+    """
+    if names_texts(name) or Path(name).exists():
+        return
+    hub = _hub(name)
+    if hub in _STREAMS:
         raise DataError(
             f"{name}: {hub}/ only streams its images, and TReX reads them by number",
             hint="use hfds/, or unpack it into a folder of class folders",
         )
-    if "/" in name and hub in _HUBS:
-        return _open_hub(name, hub)
-    raise DataError(f"{name}: no such file or folder", hint=_OPENS)
+    if hub not in _HUBS:
+        raise DataError(f"{name}: no such file or folder", hint=_OPENS)
+
+
+def _hub(name: str) -> str:
+    return name.partition("/")[0].lower() if "/" in name else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
