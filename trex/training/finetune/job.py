@@ -33,15 +33,12 @@ from trex.training.finetune.selection import HeldOut
 from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
-from trex.training.measure import measure_pair
+from trex.training.measure import RANGE_IMAGES, measure_pair
 from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
 
 _HELD_OUT_BATCH: Final = 50
-
-#: that set the ranges of a chip's inputs and converters
-_CHIP_IMAGES: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +228,7 @@ def on_chip(job: Job, variant: nn.Module) -> nn.Module:
     """`variant` on the job's chip, in place; as it is where there is none."""
     if job.chip is None:
         return variant
-    some = job.images.subset(min(_CHIP_IMAGES, len(job.images)), job.seed)
+    some = job.images.subset(min(RANGE_IMAGES, len(job.images)), job.seed)
     pixels = (batch.images for batch in batches(some, _HELD_OUT_BATCH))
     return make_non_ideal(variant, job.chip, pixels, seed=job.seed)
 
