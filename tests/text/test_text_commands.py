@@ -166,7 +166,7 @@ def test_flags_of_text_models_are_refused_for_images(tmp_path: Path, capsys) -> 
     save_file(create("test_vit").state_dict(), weights)
     code = main(
         ["search", "--model", "test_vit", "--weights", str(weights), "--hw", "trex_fefet_32nm",
-         "--max-latency", "0.8x", "--calib", "x", "--tokenizer", "tokenizer.json",
+         "--max-latency", "0.8x", "--calib", str(tmp_path), "--tokenizer", "tokenizer.json",
          "--out", str(tmp_path / "run")]
     )  # fmt: skip
     assert code == 2
