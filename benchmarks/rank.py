@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from measured import Measured, add_arguments
-from scipy.stats import bootstrap, spearmanr
+from rank_correlation import rank_correlation
 
 from trex.models.registry import architecture_of
 from trex.plan import ReusePlan
@@ -144,13 +144,8 @@ def correlation(
 ) -> str:
     """Spearman's correlation, with its 95 % interval over plans."""
     losses = np.array([measured.loss(plan) for plan in plans])
-    predicted = predict(plans)
-    rank = float(spearmanr(predicted, losses)[0])
-    spread = bootstrap(
-        (predicted, losses), lambda x, y: float(spearmanr(x, y)[0]), paired=True,
-        vectorized=False, n_resamples=500, method="percentile", random_state=0,
-    ).confidence_interval  # fmt: skip
-    return f"{rank:.2f} {spread.low:.2f}-{spread.high:.2f}"
+    found = rank_correlation(predict(plans), losses)
+    return f"{found.rank:.2f} {found.low:.2f}-{found.high:.2f}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import bootstrap, spearmanr
+from rank_correlation import rank_correlation
 
 from trex.search.ranking import order_of
 from trex.search.run import Run
@@ -56,11 +56,8 @@ def losses(records: list[dict[str, Any]], rung: str) -> np.ndarray:
 
 def rank(one: np.ndarray, other: np.ndarray) -> str:
     """Spearman's correlation, with its 95 % interval over plans."""
-    spread = bootstrap(
-        (one, other), lambda x, y: float(spearmanr(x, y)[0]), paired=True,
-        vectorized=False, n_resamples=500, method="percentile", random_state=0,
-    ).confidence_interval  # fmt: skip
-    return f"{float(spearmanr(one, other)[0]):.2f} ({spread.low:.2f} to {spread.high:.2f})"
+    found = rank_correlation(one, other)
+    return f"{found.rank:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from small_runs import Inputs
 
 # Before torch is imported anywhere: results and timings then do not depend on the machine's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,6 +37,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set TREX_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
+    """A model's weights and images, small, for a module's commands."""
+    from small_runs import write_inputs  # torch, which few tests need
+
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import CLASSES, Inputs, write_images, write_inputs
+from small_runs import CLASSES, Inputs, write_images
 
 from trex.cli import main
 from trex.datafiles import data_folder
@@ -19,11 +19,6 @@ from trex.models.registry import create
 
 COST = ("cost", "--model", "deit_tiny_patch16_224", "--hw", "trex_fefet_32nm")
 CHIP = data_folder("hw_models") / "trex_fefet_32nm" / "chip.yaml"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

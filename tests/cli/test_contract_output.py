@@ -12,16 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CLASSES, MODEL, Inputs, write_images, write_inputs
+from small_runs import CLASSES, MODEL, Inputs, write_images
 
 import trex
 from trex.cli import main
 from trex.search.run import Run
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import Inputs, write_images, write_inputs
+from small_runs import Inputs, write_images
 
 from trex.cli import main
 from trex.compare import comparison, measure, trials
@@ -23,11 +23,6 @@ def few_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "BACKBONES", FEW)
         yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from disks import files_of_at_most
-from small_runs import Inputs, results, write_images, write_inputs
+from small_runs import Inputs, results, write_images
 
 import trex
 from trex.cli import main
@@ -20,11 +20,6 @@ from trex.reuse import reuse_of
 from trex.search.ranking import best_record
 from trex.search.records import candidate_of, soft_agreement
 from trex.search.run import Run
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

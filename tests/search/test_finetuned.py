@@ -11,7 +11,7 @@ import pytest
 import torch
 from optuna.storages import JournalStorage
 from safetensors.torch import load_file
-from small_runs import Inputs, results, write_inputs
+from small_runs import Inputs, results
 
 import trex
 from trex.cli import main
@@ -24,11 +24,6 @@ from trex.training.finetune.loop import Trainer
 
 RANDOM = ["--strategy", "random"]  # needs no probes
 RUNGS = [*RANDOM, "--finetuned-candidates", "3", "2", "--finetune-images", "8", "20"]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import Inputs, results, write_inputs
+from small_runs import Inputs, results
 
 from trex.cli import main
 from trex.export.bundle import load_config
@@ -22,11 +22,6 @@ RUNGS += ["--finetune-images", "8", "20"]
 FORK = multiprocessing.get_context("fork")
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

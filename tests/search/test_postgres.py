@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from postgres import postgres_server
 from shared_work import ALL, dies_once, made_up_phase, open_study, results
-from small_runs import Inputs, write_inputs
+from small_runs import Inputs
 from small_runs import results as run_results
 
 from trex.cli import main
@@ -110,11 +110,6 @@ def test_a_connection_that_breaks_lets_its_work_go(url: str, tmp_path: Path) -> 
                 time.sleep(0.01)
             assert second.revive() == 1
             assert second.claim([key]) == key
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.mark.slow

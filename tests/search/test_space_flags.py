@@ -6,16 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import Inputs, write_inputs
+from small_runs import Inputs
 
 from trex.cli import main
 from trex.plan import ReusePlan
 from trex.search.run import Run
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def test_flags_say_what_may_be_chosen(inputs: Inputs, tmp_path: Path, capsys) -> None:
