@@ -98,6 +98,16 @@ def rows_of(lines: list[str], *plans: str) -> list[str]:
     return [next(line for line in lines if line.endswith(plan)) for plan in plans]
 
 
+def test_a_long_plan_has_the_columns_that_numbers_leave() -> None:
+    long = " ".join(f"{i + 1}<-{i}" for i in range(20))
+    for loss in (0.1, 123456.7):
+        lines = search_table(
+            result(pareto=[record(long, 0.006, loss), record("3<-2", 0.008, 0.1)])
+        )
+        row = next(line for line in lines if "..." in line)
+        assert len(row) == 100 == max(map(len, lines))
+
+
 def test_a_search_in_a_table() -> None:
     lines = search_table(result())
     assert max(map(len, lines)) <= 100

@@ -48,8 +48,8 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
-#: A longer plan is cut, so that a search's table fits 100 columns.
-_PLAN_WIDTH: Final = 32
+#: of a search's table: what the other columns leave of it is the plan's
+_WIDTH: Final = 100
 
 
 def search_table(result: dict[str, Any]) -> list[str]:
@@ -79,7 +79,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
         f"{counts['space']:,} plans, {_feasible(counts)}, "
         f"{counts['evaluated']} fitted and measured",
         "",
-        *aligned(head, [original, *rows], left=(0, 9)),
+        *aligned(head, _last_cut(head, [original, *rows]), left=(0, 9)),
         "",
         f"* the winner. ms, uJ, mm2 and EDAP gain are estimates ({baseline['accounting']} "
         "accounting).",
@@ -202,7 +202,6 @@ def _is(record: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _plan_row(record: dict[str, Any], baseline: dict[str, Any], mark: str) -> Row:
     selection = record["selection"]
-    plan = record["plan"] or "no reuse"
     return (
         mark,
         str(record["n_reuse"]),
@@ -210,8 +209,18 @@ def _plan_row(record: dict[str, Any], baseline: dict[str, Any], mark: str) -> Ro
         f"{selection['loss']:.4f}",
         percent(selection["agreement"]),
         percent(selection["top1"]),
-        plan if len(plan) <= _PLAN_WIDTH else plan[: _PLAN_WIDTH - 3] + "...",
+        record["plan"] or "no reuse",
     )
+
+
+def _last_cut(head: Row, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose last cells are cut where the table would be wider than it may be."""
+    others = (max(len(row[i]) for row in (head, *rows)) + 2 for i in range(len(head) - 1))
+    room = _WIDTH - sum(others)
+    return [
+        (*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "...")
+        for row in rows
+    ]
 
 
 def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:
