@@ -92,6 +92,7 @@ def finetuning_of(args: argparse.Namespace, images: ImageSet) -> FinetuneSetting
             hint="give at least 1, and more for every further rung: 1000 2000 4000",
         )
     recipe = settled(load_recipe(args.finetune_recipe or "few_images"), torch.device("cpu"))
+    recipe.check_extra(False)
     if recipe.losses.labels != "none" and images.labels is None:
         raise RecipeError(
             f"{images.origin} has no labels, which the losses of {args.finetune_recipe} read",

@@ -89,6 +89,7 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.training.transforms import eval_transform
 
     recipe = load_recipe(args.recipe).with_labels(args.labels)
+    recipe.check_extra(args.extra is not None)
     folder = Run.open(args.run_folder)
     if args.pick == "finetuned":
         raise RunError(

@@ -160,8 +160,16 @@ def test_more_images_without_labels(train, images) -> None:
     options = {"epochs": 1, "selection": {"share": 0.5}}
     records, curve, _ = train("a", recipe=cases.recipe(**options), extra=images)
     assert records[1]["training"]["steps"] == len(curve) == (20 + 40) // 8
-    with pytest.raises(RecipeError, match="has no labels, which the recipe's losses read"):
+    with pytest.raises(RecipeError, match="no labels, which the recipe's losses read"):
         train("b", recipe=cases.recipe(losses={"ce": 1.0}), extra=images)
+
+
+def test_a_share_of_extra_images(train, images) -> None:
+    recipe = cases.recipe(epochs=2, extra_share=0.2)
+    records, curve, _ = train("a", recipe=recipe, extra=images.subset(15, 0))
+    assert records[1]["training"]["steps"] == len(curve) == 2 * ((40 + 10) // 8)
+    with pytest.raises(RecipeError, match="20 % of the recipe's images are --extra ones"):
+        train("b", recipe=recipe)
 
 
 def test_labels_are_learnt(train) -> None:

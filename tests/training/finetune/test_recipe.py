@@ -18,10 +18,17 @@ GOOD = {
 
 
 def test_what_is_shipped() -> None:
-    assert list(shipped_recipes()) == ["few_images", "imagenet", "paper_deit", "paper_lvvit"]
+    assert list(shipped_recipes()) == [
+        "extra_images",
+        "few_images",
+        "imagenet",
+        "paper_deit",
+        "paper_lvvit",
+    ]
     labels = {name: load_recipe(name).losses.labels for name in shipped_recipes()}
     assert labels == {
-        "few_images": "none", "imagenet": "hard", "paper_deit": "hard", "paper_lvvit": "token",
+        "extra_images": "none", "few_images": "none", "imagenet": "hard",
+        "paper_deit": "hard", "paper_lvvit": "token",
     }  # fmt: skip
 
 

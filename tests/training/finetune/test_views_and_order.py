@@ -80,9 +80,32 @@ def test_every_image_at_most_once_an_epoch() -> None:
     assert steps[0] != steps[3]
 
 
+MIXED = Order(n_images=6, n_extra=5, extra_share=0.4, batch_size=2, epochs=8, seed=0, views=None)
+
+
+@pytest.mark.parametrize("order", [ORDER, MIXED])
 @pytest.mark.parametrize("first", [0, 1, 3, 5, 11, 12])
-def test_going_on_is_the_rest(first: int) -> None:
-    assert list(ORDER.steps_from(first)) == list(ORDER.steps_from(0))[first:]
+def test_going_on_is_the_rest(first: int, order: Order) -> None:
+    assert list(order.steps_from(first)) == list(order.steps_from(0))[first:]
+
+
+def test_extra_images_go_round_at_their_own_pace() -> None:
+    assert (MIXED.extra_per_epoch, MIXED.steps_per_epoch, MIXED.total_images) == (4, 5, 11)
+    epochs = [MIXED.epoch(number) for number in range(8)]
+    for number, keys in enumerate(epochs):
+        assert sorted(key for key in keys if key.image < 6) == [(i, number) for i in range(6)]
+    # in groups as the epochs show them, 32 of them: six laps of five and two more
+    extra = [sorted(key for key in keys if key.image >= 6) for keys in epochs]
+    laps = [sorted(key.image for keys in extra for key in keys if key.view == n) for n in range(7)]
+    assert laps[:6] == [[6, 7, 8, 9, 10]] * 6
+    assert len(laps[6]) == 2
+    assert {key.image for key in extra[0]} != {key.image for key in extra[1]}
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_without_a_share_every_extra_image_is_shown_once() -> None:
+    order = Order(n_images=3, n_extra=4, batch_size=2, epochs=2, seed=0, views=None)
+    assert sorted(order.epoch(1)) == [(image, 1) for image in range(7)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -28,7 +28,7 @@ from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
 from trex.training.finetune.precision import settled
 from trex.training.finetune.processes import Processes
-from trex.training.finetune.recipe import Recipe, RecipeError
+from trex.training.finetune.recipe import Recipe
 from trex.training.finetune.selection import HeldOut
 from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
@@ -77,6 +77,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
     Raises:
         TrexError: something does not fit together, or the training cannot go on.
     """
+    job.recipe.check_extra(job.extra is not None)
     job = replace(job, recipe=settled(job.recipe, processes.device))
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():
@@ -112,17 +113,15 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
             "starts with is not chosen, and early epochs look better than they are",
             100 * recipe.selection.share,
         )
-    if job.extra is not None and recipe.losses.labels != "none":
-        raise RecipeError(
-            f"{job.extra.origin} has no labels, which the recipe's losses read",
-            hint="train with --labels none, or leave --extra out",
-        )
     source = ViewSource(
         images=train if job.extra is None else Pool(train, job.extra),
         augment=augmentation(job.data_config, recipe.augment),
         seed=job.seed,
     )
-    order = Order.of_recipe(recipe, len(source.images), job.seed, processes.world)
+    order = Order.of_recipe(
+        recipe, len(train), job.seed, processes.world,
+        n_extra=0 if job.extra is None else len(job.extra),
+    )  # fmt: skip
     started = time.monotonic()
     teacher = _teacher(job, variant, source, order, processes)
     taught: dict[str, Any] = {"mode": recipe.teacher.mode if teacher else "none"}
@@ -130,7 +129,7 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
         taught |= {
             "stored_bytes": teacher.stored_bytes,
             "seconds": round(time.monotonic() - started, 1),
-            "images": order.n_images * recipe.teacher.views,
+            "images": order.total_images * recipe.teacher.views,
         }
     _logger.info(
         "fine-tuning: %d epochs of %d steps of %d images",
@@ -170,12 +169,12 @@ def _teacher(
     cache = CachedTeacher(
         job.out,
         {"settings": _settings(job)},
-        n_images=order.n_images,
+        n_images=order.total_images,
         views=recipe.teacher.views,
         with_tokens=bool(recipe.losses.tokens or recipe.losses.class_kl),
     )
     if processes.first:
-        total = order.n_images * recipe.teacher.views
+        total = order.total_images * recipe.teacher.views
         with tqdm(
             desc="teacher", total=total, unit=" images", file=sys.stderr, disable=None
         ) as bar:

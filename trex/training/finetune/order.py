@@ -19,28 +19,38 @@ from trex.training.finetune.views import Key, Views, ViewSource, collate
 class Order:
     """Every image once an epoch, shuffled; the last incomplete batch is left out.
 
+    Extra images are numbered behind the others. Either each of them is shown once an epoch too, or
+    so many that they are a given share of it: then one epoch goes on where the last one stopped.
+
     Attributes:
         n_images: of the training images.
+        n_extra: of the extra ones.
+        extra_share: of an epoch's images; None shows every extra image once an epoch.
         batch_size: images of a step, over all processes.
         epochs: all of them.
         seed: of the shuffles.
-        views: how many there are of an image; None shows a new one in every epoch.
+        views: how many there are of an image; None never shows one twice.
     """
 
     n_images: int
+    n_extra: int = 0
+    extra_share: float | None = None
     batch_size: int
     epochs: int
     seed: int
     views: int | None
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe, n_images: int, seed: int, world: int) -> Order:
-        """A recipe's order; a batch is at most all images.
+    def of_recipe(
+        cls, recipe: Recipe, n_images: int, seed: int, world: int, n_extra: int = 0
+    ) -> Order:
+        """A recipe's order; a batch is at most all images of an epoch.
 
         Raises:
             RecipeError: the batch cannot be shared equally by the processes.
         """
-        batch = min(recipe.batch_size, n_images - n_images % world)
+        shown = n_images + extra_an_epoch(n_images, n_extra, recipe.extra_share)
+        batch = min(recipe.batch_size, shown - shown % world)
         if batch % world or not batch:
             raise RecipeError(
                 f"a batch of {batch} images cannot be shared by {world} processes",
@@ -48,6 +58,8 @@ class Order:
             )
         return cls(
             n_images=n_images,
+            n_extra=n_extra,
+            extra_share=recipe.extra_share if n_extra else None,
             batch_size=batch,
             epochs=recipe.epochs,
             seed=seed,
@@ -55,9 +67,19 @@ class Order:
         )
 
     @property
+    def total_images(self) -> int:
+        """With the extra ones."""
+        return self.n_images + self.n_extra
+
+    @property
+    def extra_per_epoch(self) -> int:
+        """Extra images that an epoch shows."""
+        return extra_an_epoch(self.n_images, self.n_extra, self.extra_share)
+
+    @property
     def steps_per_epoch(self) -> int:
         """At least one."""
-        return self.n_images // self.batch_size
+        return (self.n_images + self.extra_per_epoch) // self.batch_size
 
     @property
     def steps(self) -> int:
@@ -66,9 +88,20 @@ class Order:
 
     def epoch(self, number: int) -> list[Key]:
         """An epoch's views in order."""
-        images = np.random.default_rng((self.seed, number)).permutation(self.n_images)
-        view = number if self.views is None else number % self.views
-        return [Key(image, view) for image in images.tolist()]
+        keys = [Key(image, self._view(number)) for image in range(self.n_images)]
+        first = number * self.extra_per_epoch
+        last = first + self.extra_per_epoch
+        if first < last:
+            for lap in range(first // self.n_extra, (last - 1) // self.n_extra + 1):
+                start = lap * self.n_extra
+                shuffled = np.random.default_rng((self.seed, lap, 1)).permutation(self.n_extra)
+                shown = shuffled[max(first - start, 0) : last - start].tolist()
+                keys += [Key(self.n_images + image, self._view(lap)) for image in shown]
+        order = np.random.default_rng((self.seed, number)).permutation(len(keys))
+        return [keys[place] for place in order.tolist()]
+
+    def _view(self, number: int) -> int:
+        return number if self.views is None else number % self.views
 
     def steps_from(self, first: int) -> Iterator[list[Key]]:
         """The views of each step, from `first` to the last."""
@@ -79,6 +112,13 @@ class Order:
             )
             for step in range(start, self.steps_per_epoch):
                 yield keys[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+def extra_an_epoch(n_images: int, n_extra: int, share: float | None) -> int:
+    """Extra images beside every `n_images` others: all `n_extra`, or the share's number."""
+    if share is None or not n_extra:
+        return n_extra
+    return max(1, round(n_images * share / (1 - share)))
 
 
 class _Chunks:

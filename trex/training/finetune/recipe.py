@@ -138,6 +138,9 @@ class Recipe(StrictModel):
 
     description: str
     epochs: _Count
+    #: of every epoch's images, those of --extra, which then go round at their own pace; none
+    #: shows each of them once an epoch
+    extra_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     #: images of one optimiser step, over all processes
     batch_size: _Count
     #: most images of one forward in one process; gradients add up to the batch
@@ -183,6 +186,24 @@ class Recipe(StrictModel):
         if self.augment.scale[0] > self.augment.scale[1] or self.augment.scale[1] > 1:
             raise FieldProblem(("augment", "scale"), "is no range up to 1", "give [0.35, 1.0]")
         return self
+
+    def check_extra(self, given: bool) -> None:
+        """Whether extra images, which have no labels, are given as this recipe needs them.
+
+        Raises:
+            RecipeError: they are given and its losses read labels, or missing and it draws them.
+        """
+        if given and self.losses.labels != "none":
+            raise RecipeError(
+                "--extra images have no labels, which the recipe's losses read",
+                hint="train with --labels none, or leave --extra out",
+            )
+        if not given and self.extra_share:
+            raise RecipeError(
+                f"{100 * self.extra_share:.0f} % of the recipe's images are --extra ones, "
+                "and there are none",
+                hint="give more images with --extra, or a recipe without extra_share",
+            )
 
     def with_labels(self, labels: Labels | None) -> Recipe:
         """The recipe for data with these labels; None takes what the recipe reads.
