@@ -14,10 +14,12 @@ from small_runs import Inputs, results, write_images
 
 import trex
 from trex.cli import main
+from trex.errors import RunError
 from trex.export.bundle import load_config
 from trex.files import write_atomic
 from trex.reuse import reuse_of
-from trex.search.ranking import best_record
+from trex.search.pick import pick_record
+from trex.search.ranking import best_record, last_rung
 from trex.search.records import candidate_of, soft_agreement
 from trex.search.run import Run
 
@@ -322,6 +324,16 @@ def test_a_sweep_has_a_front_and_its_knee_can_be_measured(
     evaluate = ["evaluate", str(out), "--pick", "knee", "--data", str(inputs.labelled), "--json"]
     assert main(evaluate) == 0
     assert json.loads(capsys.readouterr().out)["plan"] == front["knee"]["plan"]
+
+
+def test_the_best_plan_of_a_count_can_be_picked(undisturbed: Run) -> None:
+    for count in {record["n_reuse"] for record in undisturbed.records()} - {0}:
+        same = [r for r in undisturbed.records() if r["n_reuse"] == count]
+        rung = last_rung(same)
+        best = max((r for r in same if rung in r), key=lambda r: r[rung]["soft_agreement"])
+        assert pick_record(undisturbed, str(count))["key"] == best["key"]
+    with pytest.raises(RunError, match="no plan of 99 consumers"):
+        pick_record(undisturbed, "99")
 
 
 def test_a_run_without_a_knee_says_so(undisturbed: Run, inputs: Inputs, tmp_path, capsys) -> None:

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pick",
         default="best",
-        metavar="best|finetuned|knee|PLAN",
+        metavar="best|finetuned|knee|N|PLAN",
         help="the winner, the same after the search's short training, where the front bends most, "
-        'or a plan: "5<-4 7<-6"',
+        'the best measured plan of N consumers, or a plan: "5<-4 7<-6"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(

@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pick",
         default="best",
-        metavar="best|finetuned|PLAN",
-        help='the winner, the same after the search\'s short training, or a plan: "5<-4 7<-6"',
+        metavar="best|finetuned|knee|N|PLAN",
+        help="the winner, the same after the search's short training, where the front bends most, "
+        'the best measured plan of N consumers, or a plan: "5<-4 7<-6"',
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     parser.add_argument(

@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
     parser.add_argument(
-        "--pick", default="best", metavar="best|PLAN", help='the winner, or a plan: "5<-4 7<-6"'
+        "--pick",
+        default="best",
+        metavar="best|knee|N|PLAN",
+        help="the winner, where the front bends most, the best measured plan of N consumers, or a "
+        'plan: "5<-4 7<-6"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")
     parser.add_argument("--extra", metavar="DATASET", help="more images, without labels")

@@ -48,10 +48,10 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
 def pick_record(run: Run, pick: str) -> dict[str, Any]:
     """The record of the winner, `best` or `finetuned`, of the `knee`, or of a plan in text.
 
-    Of a plan's forms it is the best.
+    A number is the best measured plan with so many consumers. Of a plan's forms it is the best.
 
     Raises:
-        RunError: the run has no winner yet, no knee, or has not measured the plan.
+        RunError: the run has no winner yet, no knee, or has not measured such a plan.
     """
     if pick == "best":
         return _record(run, run.read_json("best/best.json")["key"])
@@ -73,6 +73,15 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 hint="search with --pareto, and with more --evaluations",
             )
         return front.knee
+    if pick.isdecimal():
+        of_count = [record for record in run.records() if record["n_reuse"] == int(pick)]
+        if not of_count:
+            counts = sorted({record["n_reuse"] for record in run.records()})
+            raise RunError(
+                f"{run.path} has measured no plan of {pick} consumers",
+                hint=f"it holds plans of {', '.join(map(str, counts)) or 'no'} consumers",
+            )
+        return best_record(of_count)
     plan = str(ReusePlan.parse(pick))
     records = [record for record in run.records() if record["plan"] == plan]
     if not records:
@@ -93,7 +102,8 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
     Args:
         run: the run.
         pick: `best`, fitted on all images; `finetuned`, with the weights of the last short
-            training; `knee`, or a plan the run has measured, as they were fitted to be compared.
+            training; `knee`, a number of consumers, or a plan the run has measured, as they were
+            fitted to be compared.
         original: of the run.
 
     Raises:
