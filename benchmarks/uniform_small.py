@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--space", default="default")
     flags.add_argument("--max-latency", default="0.9x")
     flags.add_argument("--evaluations", type=int, default=32)
-    flags.add_argument("--recipe", default="few_images")
+    flags.add_argument("--recipe", default="few_steps")
     flags.add_argument("--seed", type=int, default=0)
     return flags
 

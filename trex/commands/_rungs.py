@@ -44,7 +44,7 @@ def add_rungs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--finetune-recipe",
         metavar="NAME|FILE",
-        help="how they are trained: a recipe of `trex finetune` (default few_images, no labels)",
+        help="how they are trained: a recipe of `trex finetune` (default few_steps, no labels)",
     )
 
 
@@ -91,12 +91,12 @@ def finetuning_of(args: argparse.Namespace, images: ImageSet) -> FinetuneSetting
             f"--finetune-images {_text(given)} does not rise",
             hint="give at least 1, and more for every further rung: 1000 2000 4000",
         )
-    recipe = settled(load_recipe(args.finetune_recipe or "few_images"), torch.device("cpu"))
+    recipe = settled(load_recipe(args.finetune_recipe or "few_steps"), torch.device("cpu"))
     recipe.check_extra(False)
     if recipe.losses.labels != "none" and images.labels is None:
         raise RecipeError(
             f"{images.origin} has no labels, which the losses of {args.finetune_recipe} read",
-            hint="use a recipe that only distils, such as few_images",
+            hint="use a recipe that only distils, such as few_steps",
         )
     return FinetuneSettings(
         candidates=tuple(candidates), images=tuple(given), recipe=recipe.model_dump()

@@ -21,13 +21,14 @@ def test_what_is_shipped() -> None:
     assert list(shipped_recipes()) == [
         "extra_images",
         "few_images",
+        "few_steps",
         "imagenet",
         "paper_deit",
         "paper_lvvit",
     ]
     labels = {name: load_recipe(name).losses.labels for name in shipped_recipes()}
     assert labels == {
-        "extra_images": "none", "few_images": "none", "imagenet": "hard",
+        "extra_images": "none", "few_images": "none", "few_steps": "none", "imagenet": "hard",
         "paper_deit": "hard", "paper_lvvit": "token",
     }  # fmt: skip
 
