@@ -96,6 +96,7 @@ def trex_loop(setting: Setting, precision: str, teacher: str, cache: CachedTeach
             order=setting.order,
             teacher=cache if teacher == "cached" else live,
             held_out=None,
+            fitted_on_held_out=False,
             folder=Path(folder),
             processes=setting.processes,
             workers=setting.workers,
