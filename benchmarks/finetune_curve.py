@@ -21,6 +21,7 @@ from trex.export.bundle import load_bundle
 from trex.models.registry import load
 from trex.training.data import batches, open_dataset
 from trex.training.evaluate import compare_paired, predict
+from trex.training.finetune.losses import soft_label_loss
 from trex.training.transforms import DataConfig, eval_transform
 
 
@@ -52,10 +53,7 @@ def main() -> None:
         answers = predict(variant, batches(images, 50), amp=args.bf16)
         of = compare_paired(answers.logits, reference.logits, answers.labels)
         low, high = (-100 * bound for bound in reversed(of.ci95))
-        divergence = torch.nn.functional.kl_div(
-            answers.logits.log_softmax(-1), reference.logits.log_softmax(-1),
-            reduction="batchmean", log_target=True,
-        )  # fmt: skip
+        divergence = soft_label_loss(answers.logits, reference.logits)
         print(
             f"{state['step']:>6}{state['step'] * settings['recipe']['batch_size']:>8,}"
             f"{100 * of.top1:>7.1f}%{-100 * of.difference:>6.1f}"

@@ -83,3 +83,10 @@ def test_labels_asked_for() -> None:
         cases.recipe(losses={"ce": 1.0}).with_labels("none")
     with pytest.raises(RecipeError, match=r"no loss of the recipe reads them[^$]*losses\.dense"):
         both.with_labels("token")
+
+
+def test_texts_are_not_mixed() -> None:
+    with pytest.raises(RecipeError, match="mixes images, and these are texts"):
+        load_recipe("few_images").check_inputs(pixels=False)
+    load_recipe("few_images").check_inputs(pixels=True)
+    load_recipe("few_steps").check_inputs(pixels=False)

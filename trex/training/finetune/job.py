@@ -34,7 +34,7 @@ from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import RANGE_IMAGES, measure_pair
-from trex.training.transforms import InputConfig
+from trex.training.transforms import DataConfig, InputConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
         TrexError: something does not fit together, or the training cannot go on.
     """
     job.recipe.check_extra(job.extra is not None)
+    job.recipe.check_inputs(pixels=isinstance(job.data_config, DataConfig))
     job = replace(job, recipe=settled(job.recipe, processes.device))
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():

@@ -59,7 +59,7 @@ class Order:
         return cls(
             n_images=n_images,
             n_extra=n_extra,
-            extra_share=recipe.extra_share if n_extra else None,
+            extra_share=recipe.extra_share,
             batch_size=batch,
             epochs=recipe.epochs,
             seed=seed,

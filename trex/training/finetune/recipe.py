@@ -205,6 +205,18 @@ class Recipe(StrictModel):
                 hint="give more images with --extra, or a recipe without extra_share",
             )
 
+    def check_inputs(self, pixels: bool) -> None:
+        """Whether this recipe can be used on such inputs.
+
+        Raises:
+            RecipeError: it mixes, and the inputs are texts.
+        """
+        if not pixels and (self.augment.mixup or self.augment.cutmix):
+            raise RecipeError(
+                "the recipe mixes images, and these are texts",
+                hint="train with --recipe few_steps, or leave mixup and cutmix 0 in yours",
+            )
+
     def with_labels(self, labels: Labels | None) -> Recipe:
         """The recipe for data with these labels; None takes what the recipe reads.
 
