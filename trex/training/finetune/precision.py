@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from trex.reuse.precision import fastest_precision
-from trex.training.finetune.recipe import Recipe
+from trex.training.finetune.recipe import Precision, Recipe
 
 _AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def settled(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with `auto` made one of the others: bf16 where the device multiplies it."""
-    if recipe.precision != "auto":
-        return recipe
+def settled_precision(asked: Precision, device: torch.device) -> Precision:
+    """`auto` made one of the others: bf16 where the device multiplies it."""
+    if asked != "auto":
+        return asked
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
         native = device.type == "cpu" and fastest_precision() == "bfloat16"
-    return recipe.model_copy(update={"precision": "bf16" if native else "fp32"})
+    return "bf16" if native else "fp32"
 
 
 class MixedPrecision:
