@@ -106,6 +106,7 @@ def test_resuming_gives_the_same_weights(
         losses={"kl": 1.0, "tokens": 0.5},
         augment={"mixup": 0.5, "auto_augment": "rand-m5"},
         patches={"share": 0.5, "until": 0.7},
+        interpolation=0.6,
         selection={"share": 0.2, "average": 2},
         ema_decay=0.8,
         checkpoints={"steps": 2},
@@ -128,6 +129,34 @@ def test_resuming_gives_the_same_weights(
     assert same(whole, resumed)
     assert losses(resumed_curve) == losses(curve)
     assert resumed_records[1]["training"]["held_out"] == records[1]["training"]["held_out"]
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.8])
+def test_kept_weights_lie_between_the_fitted_and_the_trained_ones(
+    train, loaded, ema_decay
+) -> None:
+    start = cases.variant_of(loaded).state_dict()
+    *_, trained = train("all the way", recipe=cases.recipe(ema_decay=ema_decay))
+    records, _, kept = train(
+        "a quarter of it", recipe=cases.recipe(ema_decay=ema_decay, interpolation=0.25)
+    )
+    for name, value in kept.state_dict().items():
+        between = 0.75 * start[name] + 0.25 * trained.state_dict()[name]
+        assert torch.allclose(value, between, atol=1e-6), name
+    assert not same(kept, trained)
+    assert records[1]["training"]["recipe"]["interpolation"] == 0.25
+
+
+def test_held_out_images_judge_what_would_be_kept(train, loaded) -> None:
+    """Weights that hardly leave the fitted ones are judged as nearly the fitted ones."""
+    recipe = {"selection": {"share": 0.2, "average": 2}, "losses": {"kl": 1.0}}
+    far, near = (
+        train(name, recipe=cases.recipe(**recipe, interpolation=share))[0][1]["training"]
+        for name, share in (("far", 1.0), ("near", 1e-6))
+    )
+    start, *_, average = (entry["loss"] for entry in near["held_out"])
+    assert average == pytest.approx(start, rel=1e-3)
+    assert abs(far["held_out"][-1]["loss"] / start - 1) > 0.05
 
 
 def test_parts_of_a_batch_add_up(train) -> None:

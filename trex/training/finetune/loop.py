@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from copy import deepcopy
 from typing import Any, cast
 
 import timm.data
@@ -74,6 +75,11 @@ class Trainer:
         self._mixup = make_mixup(task)
         self._selector = Selector(recipe.selection)
         self._checkpoints = CheckpointFolder(task.folder / "checkpoints", recipe.checkpoints)
+        self._start = (
+            {name: value.clone() for name, value in self._model.state_dict().items()}
+            if recipe.interpolation < 1
+            else None
+        )
         self._wrapped: nn.Module = self._observed
         self._stage: Stage | None = None
         self._step = 0
@@ -241,11 +247,11 @@ class Trainer:
             + (f"; the last good state is {saved}" if saved else ""),
         )
 
-    def _compare(self, name: str) -> dict[str, float]:
-        """Compare the weights with the original on the held-out images."""
+    def _compare(self, name: str, kept: nn.Module | None = None) -> dict[str, float]:
+        """Compare weights, those that would be kept now, with the original on held-out images."""
         if self.task.held_out is None:
             return {}
-        kept = self._kept_model()
+        kept = self._kept_model() if kept is None else kept
         if is_non_ideal(kept):
             set_noise(kept, seed=self.task.order.seed)
         result = self.task.held_out.compare(kept)
@@ -262,7 +268,20 @@ class Trainer:
         return {"held_out_loss": loss}
 
     def _kept_model(self) -> nn.Module:
-        return self._model if self._average is None else cast(nn.Module, self._average.module)
+        """What would be kept if the training ended now; not to be changed."""
+        trained = self._model if self._average is None else cast(nn.Module, self._average.module)
+        if self._start is None:
+            return trained
+        kept = deepcopy(trained)
+        kept.load_state_dict(
+            {
+                name: self._start[name].lerp(value, self._recipe.interpolation)
+                if value.is_floating_point()
+                else value
+                for name, value in trained.state_dict().items()
+            }
+        )
+        return kept
 
     def _keep(self) -> str:
         """Give the variant the weights that are kept; their name."""
@@ -273,8 +292,9 @@ class Trainer:
         averaged = self._selector.averaged()
         names = [entry["weights"] for entry in self._selector.history]
         if averaged is not None and "average" not in names:
-            self._kept_model().load_state_dict(averaged)
-            self._compare("average")
+            kept = deepcopy(self._kept_model())
+            kept.load_state_dict(averaged)
+            self._compare("average", kept)
         self._selector.load_best(self._model)
         self._model.eval()
         return self._selector.best
