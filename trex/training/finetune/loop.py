@@ -28,7 +28,7 @@ from trex.training.finetune.order import load_steps
 from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
 from trex.training.finetune.precision import MixedPrecision
 from trex.training.finetune.recipe import Stage
-from trex.training.finetune.selection import Comparison, Selector
+from trex.training.finetune.selection import Comparison, Selector, between
 from trex.training.finetune.task import (
     Outcome,
     Task,
@@ -274,12 +274,7 @@ class Trainer:
             return trained
         kept = deepcopy(trained)
         kept.load_state_dict(
-            {
-                name: self._start[name].lerp(value, self._recipe.interpolation)
-                if value.is_floating_point()
-                else value
-                for name, value in trained.state_dict().items()
-            }
+            between(self._start, trained.state_dict(), self._recipe.interpolation)
         )
         return kept
 

@@ -15,6 +15,14 @@ from trex.training.finetune.recipe import Selection
 State = dict[str, Tensor]
 
 
+def between(start: State, end: State, share: float) -> State:
+    """Weights that lie a share of the way from `start` to `end`; integers are those of `end`."""
+    return {
+        name: start[name].lerp(value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
+
+
 class HeldOut:
     """Images that are not trained on, with the original's answers to them.
 
