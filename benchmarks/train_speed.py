@@ -3,8 +3,8 @@
     python benchmarks/train_speed.py --data IMAGES [--model deit_tiny_patch16_224] [--workers 2]
 
 (a) `trex finetune`'s loop beside a bare loop of timm's and torch's pieces: the same views, model,
-loss and optimiser; (b) the same with the teacher's answers from a cache; (c) with half of every
-image's patches; all in fp32 and in bf16, where attention on a CPU is not fused in (a) to (c).
+loss and optimiser; (b) the same with the teacher's answers from a cache; (c) each in bf16, where
+TReX does not fuse attention on a CPU and the bare loop does.
 The ways take turns, round after round, so that whatever slows the machine down slows all; the
 table holds medians. Views are decoded and augmented in every way, from --data or, without it,
 from random pictures.
@@ -63,7 +63,7 @@ class Setting:
     workers: int
     processes: Processes
 
-    def recipe(self, precision: str, teacher: str, patches: float = 1.0) -> Recipe:
+    def recipe(self, precision: str, teacher: str) -> Recipe:
         """Distillation by the logits alone, with the rest at its defaults."""
         fields = {
             "description": "benchmark",
@@ -74,7 +74,6 @@ class Setting:
             "optimizer": {"lr": 3e-5, "lr_new": 9e-5},
             "losses": {"kl": 1.0},
             "teacher": {"mode": teacher, "views": 1},
-            "patches": {"share": patches},
         }
         return Recipe.model_validate_json(json.dumps(fields))
 
@@ -86,16 +85,14 @@ class Setting:
         )
 
 
-def trex_loop(
-    setting: Setting, precision: str, teacher: str, cache: CachedTeacher, patches: float = 1.0
-) -> float:
+def trex_loop(setting: Setting, precision: str, teacher: str, cache: CachedTeacher) -> float:
     """Images a second of TReX's loop, its checkpoint at the end left out; and how it waited."""
     live = LiveTeacher(Observed(setting.original, adapter_of(setting.original)))
     with tempfile.TemporaryDirectory() as folder:
         task = Task(
             variant=deepcopy(setting.variant),
             adapter=adapter_of(setting.original),
-            recipe=setting.recipe(precision, teacher, patches),
+            recipe=setting.recipe(precision, teacher),
             source=setting.source,
             order=setting.order,
             teacher=cache if teacher == "cached" else live,
@@ -197,9 +194,6 @@ def main() -> None:
                 ways[f"trex, {teacher} teacher", precision] = lambda p=precision, t=teacher: (
                     trex_loop(setting, p, t, cache)
                 )
-            ways["trex, half of the patches", precision] = lambda p=precision: trex_loop(
-                setting, p, "live", cache, 0.5
-            )
         speeds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
         for number in range(args.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trex.models.registry import LoadedModel
     from trex.search.problem import FinetuneSettings
     from trex.training.data import ImageSet
 
@@ -49,9 +48,7 @@ def add_rungs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def finetuning_of(
-    args: argparse.Namespace, images: ImageSet, loaded: LoadedModel
-) -> FinetuneSettings:
+def finetuning_of(args: argparse.Namespace, images: ImageSet) -> FinetuneSettings:
     """The short trainings that were asked for.
 
     Raises:
@@ -62,8 +59,8 @@ def finetuning_of(
 
     from trex.errors import BudgetError
     from trex.search.problem import FinetuneSettings
+    from trex.training.finetune.precision import settled
     from trex.training.finetune.recipe import RecipeError, load_recipe
-    from trex.training.finetune.task import settled
 
     candidates = args.finetuned_candidates
     if not candidates:
@@ -94,8 +91,7 @@ def finetuning_of(
             f"--finetune-images {_text(given)} does not rise",
             hint="give at least 1, and more for every further rung: 1000 2000 4000",
         )
-    recipe = load_recipe(args.finetune_recipe or "few_steps")
-    recipe = settled(recipe, torch.device("cpu"), loaded)
+    recipe = settled(load_recipe(args.finetune_recipe or "few_steps"), torch.device("cpu"))
     recipe.check_extra(False)
     if recipe.losses.labels != "none" and images.labels is None:
         raise RecipeError(

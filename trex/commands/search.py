@@ -189,7 +189,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             final_views=args.final_views if isinstance(config, DataConfig) else 0,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
             refine=RefineSettings(precision=precision),
-            finetuning=_rungs.finetuning_of(args, images, loaded),
+            finetuning=_rungs.finetuning_of(args, images),
         ),
     )
     measured = None

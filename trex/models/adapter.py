@@ -62,13 +62,6 @@ class Adapter(ABC):
         """From encoder `encoder`'s output to the next one's input; isotropic models: nothing."""
         return stream
 
-    def patches(self, model: nn.Module) -> range | None:
-        """Where the patches stand among the N tokens that `stem` puts out, (B, N, D).
-
-        Any of them can be left out behind the stem. None, the default: none can.
-        """
-        return None
-
     @abstractmethod
     def head(self, model: nn.Module, stream: Tensor) -> Tensor:
         """From the last encoder's output to logits (B, classes)."""

@@ -231,12 +231,6 @@ class VitAdapter(Adapter):
         tokens = vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))
         return cast(Tensor, vit.norm_pre(tokens))
 
-    def patches(self, model: nn.Module) -> range | None:
-        """Behind class tokens and registers; positions were added to each, nothing else was."""
-        vit = cast(Any, model)
-        first = vit.num_prefix_tokens
-        return range(first, first + vit.patch_embed.num_patches)
-
     def head(self, model: nn.Module, stream: Tensor) -> Tensor:
         """Final norm, pooling, classifier; distilled models average their two heads."""
         vit = cast(Any, model)

@@ -105,7 +105,6 @@ def test_resuming_gives_the_same_weights(
         epochs=3,
         losses={"kl": 1.0, "tokens": 0.5},
         augment={"mixup": 0.5, "auto_augment": "rand-m5"},
-        patches={"share": 0.5, "until": 0.7},
         interpolation=0.6,
         selection={"share": 0.2, "average": 2},
         ema_decay=0.8,

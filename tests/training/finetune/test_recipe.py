@@ -54,8 +54,6 @@ def test_the_papers_losses() -> None:
             "live",
         ),
         ({"teacher": {"mode": "cached"}, "losses": {"encoders": 1}}, "teacher.mode", "live"),
-        ({"teacher": {"mode": "cached"}, "patches": {"share": 0.5}}, "teacher.mode", "live"),
-        ({"patches": {"share": 0}}, "patches.share: 0 is not allowed", "above 0"),
         ({"stages": [{"from_epoch": 1, "train": "all"}]}, "stages: do not begin", "order"),
         ({"stages": [{"from_epoch": 0, "train": "some"}]}, "train: 'some'", "'consumers'"),
         ({"augment": {"scale": [0.9, 0.1]}}, "augment.scale: is no range", "0.35"),

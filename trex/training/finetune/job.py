@@ -26,10 +26,11 @@ from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.folder import FinetuneFolder
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
+from trex.training.finetune.precision import settled
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe
 from trex.training.finetune.selection import HeldOut
-from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher, settled
+from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import RANGE_IMAGES, measure_pair
@@ -78,7 +79,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
     """
     job.recipe.check_extra(job.extra is not None)
     job.recipe.check_inputs(pixels=isinstance(job.data_config, DataConfig))
-    job = replace(job, recipe=settled(job.recipe, processes.device, job.original))
+    job = replace(job, recipe=settled(job.recipe, processes.device))
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():
         if processes.first:

@@ -207,24 +207,10 @@ class Trainer:
             with drawn_from(order.seed, "mix", self._step, rank, number):
                 images, mixed = self._mixup(images, targets.clamp_min(0))
             targets = mixed if self._recipe.losses.ce else targets
-        shown = self._shown(len(images), number)
         with self._precision.forward():
-            taught = self.task.teacher(part, images, shown) if self.task.teacher else None
-            outputs: Outputs = self._wrapped(images, shown)
+            taught = self.task.teacher(part, images) if self.task.teacher else None
+            outputs: Outputs = self._wrapped(images)
         return self._loss(outputs, taught, targets)
-
-    def _shown(self, images: int, number: int) -> Tensor | None:
-        """The patches (B, K) that are shown of this part's images; None shows all."""
-        patches, order = self._recipe.patches, self.task.order
-        if patches.share == 1 or self._step >= patches.until * order.steps:
-            return None
-        places = self.task.adapter.patches(self._model)
-        assert places is not None, "the recipe was not settled for this model"
-        rank = self.task.processes.rank
-        drawn = torch.Generator().manual_seed(seed_of(order.seed, self._step, rank, number))
-        kept = max(1, round(patches.share * len(places)))
-        shuffled_BP = torch.rand(images, len(places), generator=drawn).argsort(dim=1)
-        return shuffled_BP[:, :kept].sort(dim=1).values.to(self._device)
 
     def _checked(self, totals: dict[str, Tensor], parts: list[Views]) -> dict[str, float]:
         """The losses' means over the processes, each a finite number."""

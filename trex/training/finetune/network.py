@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -42,14 +41,6 @@ def training_mode(model: nn.Module) -> nn.Module:
     return model
 
 
-def _only(stream_BND: Tensor, places: range | None, shown_BK: Tensor) -> Tensor:
-    """The tokens before the patches, and those patches that are shown."""
-    assert places is not None, "the recipe was not settled for this model"
-    tokens_BK1 = (places.start + shown_BK)[..., None]
-    patches = stream_BND.gather(1, tokens_BK1.expand(-1, -1, stream_BND.shape[-1]))
-    return torch.cat((stream_BND[:, : places.start], patches), dim=1)
-
-
 class Observed(nn.Module):
     """A model, original or variant, whose forward puts out `Outputs`.
 
@@ -81,17 +72,10 @@ class Observed(nn.Module):
         self._checkpointing = checkpointing
         self._plan = (reuse_of(model) or (ReusePlan.parse(""), {}))[0]
 
-    def forward(self, images: Tensor, shown: Tensor | None = None) -> Outputs:
-        """From images (B, channels, height, width).
-
-        Args:
-            images: of the size the model is made for.
-            shown: numbers (B, K) of the patches that are kept of each image; None keeps all.
-        """
+    def forward(self, images: Tensor) -> Outputs:
+        """From images (B, channels, height, width)."""
         adapter, index = self._adapter, 0
         stream = adapter.stem(self.model, images)
-        if shown is not None:
-            stream = _only(stream, adapter.patches(self.model), shown)
         kept: dict[tuple[int, ReusedTensor], Tensor] = {}
         seen: dict[int, Tensor] = {}
         for name in adapter.containers(self.model):

@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trex.reuse.precision import fastest_precision
-from trex.training.finetune.recipe import Precision, Recipe
+from trex.training.finetune.recipe import Recipe
 
 _AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def settled_precision(asked: Precision, device: torch.device) -> Precision:
-    """`auto` made one of the others: bf16 where the device multiplies it."""
-    if asked != "auto":
-        return asked
+def settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with `auto` made one of the others: bf16 where the device multiplies it."""
+    if recipe.precision != "auto":
+        return recipe
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
         native = device.type == "cpu" and fastest_precision() == "bfloat16"
-    return "bf16" if native else "fp32"
+    return recipe.model_copy(update={"precision": "bf16" if native else "fp32"})
 
 
 @contextmanager

@@ -99,15 +99,6 @@ class Augment(StrictModel):
     mix_probability: _Share = 1.0
 
 
-class Patches(StrictModel):
-    """How much of an image is shown: to variant and original the same, and the less the faster."""
-
-    #: of its patches, drawn anew for every step; 1 shows all
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    #: of all steps; those behind them show all patches
-    until: _Share = 1.0
-
-
 class TeacherUse(StrictModel):
     """The original runs on every batch, or once on a fixed set of views, kept on disk."""
 
@@ -161,7 +152,6 @@ class Recipe(StrictModel):
     schedule: Schedule = Schedule()
     losses: LossWeights
     augment: Augment = Augment()
-    patches: Patches = Patches()
     teacher: TeacherUse = TeacherUse()
     #: of the moving average of the weights, which is what is kept; none keeps the weights
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -186,14 +176,11 @@ class Recipe(StrictModel):
             raise FieldProblem(
                 ("augment",), "mixed images have no token labels", "leave mixup and cutmix 0"
             )
-        if self.teacher.mode == "cached" and (
-            mixes or losses.encoders or losses.dense or self.patches.share < 1
-        ):
+        if self.teacher.mode == "cached" and (mixes or losses.encoders or losses.dense):
             raise FieldProblem(
                 ("teacher", "mode"),
-                "a cache holds logits and final tokens of whole, unmixed images only",
-                "leave mixup, cutmix, encoders and dense 0 and patches.share 1, "
-                "or use the teacher live",
+                "a cache holds logits and final tokens of unmixed images only",
+                "leave mixup, cutmix, encoders and dense 0, or use the teacher live",
             )
         epochs = [stage.from_epoch for stage in self.stages]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:

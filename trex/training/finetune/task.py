@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import timm.data
-import torch
 from torch import nn
 
 from trex.errors import ModelError
@@ -18,14 +16,11 @@ from trex.models.registry import LoadedModel
 from trex.reuse import consumers_of
 from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
-from trex.training.finetune.precision import settled_precision
 from trex.training.finetune.processes import Processes
-from trex.training.finetune.recipe import Patches, Recipe, RecipeError
+from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
 from trex.training.finetune.teacher import Teacher
 from trex.training.finetune.views import ViewSource
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,22 +65,6 @@ class Outcome:
     seconds: float
     waited_s: float
     images: int
-
-
-def settled(recipe: Recipe, device: torch.device, loaded: LoadedModel) -> Recipe:
-    """The recipe as it is used on this device and model: nothing is left open.
-
-    Patches are left out where the model's family can; elsewhere all are shown, with a warning.
-    """
-    changes: dict[str, Any] = {"precision": settled_precision(recipe.precision, device)}
-    if recipe.patches.share < 1 and loaded.adapter.patches(loaded.model) is None:
-        _logger.warning(
-            "%s: patches.share %g is for vision transformers without stages: all patches are "
-            "shown, which takes longer",
-            loaded.name, recipe.patches.share,
-        )  # fmt: skip
-        changes["patches"] = Patches()
-    return recipe.model_copy(update=changes)
 
 
 def as_teacher(original: LoadedModel, variant: nn.Module, recipe: Recipe) -> Observed:

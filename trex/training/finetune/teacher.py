@@ -24,11 +24,8 @@ _Rows = np.ndarray[Any, np.dtype[np.float16]]
 class Teacher(Protocol):
     """What the original puts out for a batch of views."""
 
-    def __call__(self, views: Views, images: Tensor, shown: Tensor | None = None) -> Outputs:
-        """Outputs for `images`, which are `views.images` where they lie now, perhaps mixed.
-
-        Of each, the teacher sees the patches `shown` (B, K), or all of them.
-        """
+    def __call__(self, views: Views, images: Tensor) -> Outputs:
+        """Outputs for `images`, which are `views.images` where they lie now, perhaps mixed."""
 
 
 class LiveTeacher:
@@ -37,10 +34,10 @@ class LiveTeacher:
     def __init__(self, original: Observed) -> None:
         self._original = original.eval()
 
-    def __call__(self, views: Views, images: Tensor, shown: Tensor | None = None) -> Outputs:
+    def __call__(self, views: Views, images: Tensor) -> Outputs:
         """One forward without gradients."""
         with torch.no_grad():
-            outputs: Outputs = self._original(images, shown)
+            outputs: Outputs = self._original(images)
         return outputs
 
 
@@ -117,10 +114,9 @@ class CachedTeacher:
         for file in (self._file, self._header):
             file.unlink(missing_ok=True)
 
-    def __call__(self, views: Views, images: Tensor, shown: Tensor | None = None) -> Outputs:
+    def __call__(self, views: Views, images: Tensor) -> Outputs:
         """Rows of the file; where no tokens are kept, the stream is empty."""
         assert self._rows is not None, "the cache was not opened"
-        assert shown is None, "a cache holds what the original says of all patches"
         numbers = [key.view * self._n_images + key.image for key in views.keys]
         rows = torch.from_numpy(self._rows[numbers]).to(images.device, torch.float32)
         sizes = [int(np.prod(shape)) for shape in self._shapes]
