@@ -45,7 +45,9 @@ def write_finetuning(path: Path, run: Path, plan: str = PLAN, **manifest: object
         "step,epoch,loss,lr,held_out_loss,images_per_s,wait_share\n"
         "1,0,0.9,1e-4,,10,0.1\n2,0,0.6,1e-4,0.7,10,0.1\n3,1,0.5,1e-4,,10,0.1\n4,1,0.4,1e"
     )
-    stages = [("fitted", 0.70, None), ("finetuned", 0.76, {"kept": "epoch 2"})]
+    stages = [("fitted", 0.70, None), ("finetuned", 0.76, {
+        "kept": "epoch 2", "recipe": {"interpolation": 0.7},
+    })]  # fmt: skip
     (path / "results.jsonl").write_text("".join(
         json.dumps({
             "schema": 1, "stage": stage, "plan": plan, "non_ideal_chip": None,
@@ -133,7 +135,7 @@ def test_fine_tunings_stand_with_their_run(tmp_path: Path) -> None:
     assert numbers.curves[0].steps == (1, 2, 3)  # the torn row is left out
     assert numbers.curves[0].held_out == ((2, 0.7),)
     text = page(second, tuned, tmp_path / "out")
-    assert "kept: epoch 2" in text
+    assert "kept: epoch 2, 70 % of the way from the fitted weights." in text
     assert "as fitted" in text
     assert "tuned, step 2: loss 0.7000 on held-out images" in text
 

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, print."""
+    from trex.report.finetunings import kept_in_words
     from trex.report.tables import evaluation_lines
     from trex.training.finetune import finetune
     from trex.training.finetune.processes import start_processes
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
                 lines = evaluation_lines(record["plan"], record[name])
                 print(on + "\n".join(lines) + "\n")
     training = records[-1]["training"]
-    print(f"kept {training['kept']} of {training['steps']} steps; bundle: {args.out / 'bundle'}")
+    print(f"kept after {training['steps']} steps: {kept_in_words(training)}")
+    print(f"bundle: {args.out / 'bundle'}")
     return 0
 
 

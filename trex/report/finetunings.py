@@ -90,6 +90,13 @@ def read_finetuning(path: Path) -> Finetuning:
         ) from error
 
 
+def kept_in_words(training: Mapping[str, Any]) -> str:
+    """Which weights a training kept, from its record; empty where there is none."""
+    share = training.get("recipe", {}).get("interpolation", 1.0)
+    way = f", {100 * share:.0f} % of the way from the fitted weights" if share < 1 else ""
+    return f"{training['kept']}{way}" if training else ""
+
+
 def _finetuning(path: Path, manifest: Mapping[str, Any]) -> Finetuning:
     settings = manifest["settings"]
     records: tuple[dict[str, Any], ...] = ()
@@ -112,7 +119,7 @@ def _finetuning(path: Path, manifest: Mapping[str, Any]) -> Finetuning:
                   noisy=r.get("non_ideal_evaluation"))
             for r in records
         ),
-        kept=str(training.get("kept", "")),
+        kept=kept_in_words(training),
         chip=next((r["non_ideal_chip"] for r in records if r.get("non_ideal_chip")), None),
         command=tuple(map(str, manifest.get("command", ()))),
     )  # fmt: skip

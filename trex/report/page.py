@@ -197,7 +197,7 @@ def _figures(
     if lines is not None:
         tuned.append(shown(
             "finetuning", partial(measured_drawing.draw_curves, numbers=lines),
-            "Losses by step. The weights with the least loss on held-out images were kept.",
+            "Losses by step, of training images and, where some were held out, of those.",
         ))  # fmt: skip
     noisy = [
         shown(
