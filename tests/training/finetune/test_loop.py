@@ -272,6 +272,18 @@ def test_half_precision_and_checkpointing_train_too(train, precision) -> None:
     assert losses(half[1]) == pytest.approx(losses(full[1]), rel=0.2)
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("fp32", True), ("bf16", False)])
+def test_attention_is_not_fused_on_a_cpu_in_bf16(precision, fused) -> None:
+    reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed
+    before, query = reduced(), torch.randn(2, 3, 8, 16, requires_grad=True)
+    with MixedPrecision(cases.recipe(precision=precision), torch.device("cpu")).forward():
+        made = nn.functional.scaled_dot_product_attention(query, query, query)
+    assert ("ScaledDotProduct" in made.grad_fn.name()) == fused
+    assert reduced() == before
+    again = nn.functional.scaled_dot_product_attention(query, query, query)
+    assert "ScaledDotProduct" in again.grad_fn.name()
+
+
 def test_steps_whose_scaled_gradients_overflow_are_left_out(train, monkeypatch) -> None:
     scale = MixedPrecision.__init__
 

@@ -156,8 +156,7 @@ class Recipe(StrictModel):
     #: of the moving average of the weights, which is what is kept; none keeps the weights
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     #: how far the kept weights go from the fitted ones to the trained ones (or their average):
-    #: 1 is all the way; what few images taught by heart shrinks faster than what they taught
-    #: (weight-space ensembles, Wortsman et al., arXiv 2109.01903)
+    #: 1 is all the way (weight-space ensembles, Wortsman et al., arXiv 2109.01903)
     interpolation: Annotated[float, Field(gt=0, le=1)] = 1.0
     selection: Selection = Selection()
     stages: tuple[Stage, ...] = (Stage(from_epoch=0, train="all"),)
