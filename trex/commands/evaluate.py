@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from trex.commands import _arguments
 if TYPE_CHECKING:
     from torch import nn
 
+    from trex.models.registry import LoadedModel
     from trex.search.run import Run
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
@@ -25,7 +27,12 @@ _logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="what `trex search` wrote; or a bundle, as of a fine-tuning",
+    )
     parser.add_argument(
         "--pick",
         default="best",
@@ -35,11 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the original's, where they have moved; of a bundle, where they are not timm's",
     )
     noise = parser.add_argument_group("on a chip that errs")
     noise.add_argument("--non-ideal", action="store_true", help="also with the chip's errors")
-    noise.add_argument("--hw", metavar="CHIP", help="which; else the run's")
+    noise.add_argument("--hw", metavar="CHIP", help="which; else the run's or the bundle's")
     noise.add_argument("--draws", type=int, default=5, metavar="N", help="chip instances (5)")
     noise.add_argument("--mode", default="fast", choices=("fast", "exact"),
                        help="exact computes bit by bit, and slowly")  # fmt: skip
@@ -50,30 +60,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_json(parser)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    """What is measured: a variant, its original and where they come from.
+
+    Attributes:
+        chip: that it was chosen for, if any.
+        calib: what it was fitted on; a bundle does not say.
+        run: that keeps the measurement; a bundle keeps none.
+    """
+
+    plan: str
+    variant: nn.Module
+    original: LoadedModel
+    config: InputConfig
+    chip: str | None
+    calib: str | None
+    run: Run | None
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from trex.export.bundle import CONFIG
     from trex.report.tables import evaluation_lines
-    from trex.search.pick import load_original, pick_variant
-    from trex.search.run import Run
     from trex.training.measure import measure_pair
 
-    folder = Run.open(args.run_folder)
     _arguments.check_sources(args.data, args.calib)
-    original, config = load_original(folder, args.weights)
+    of = (_of_bundle if (args.folder / CONFIG).is_file() else _of_run)(args)
     images = _arguments.open_labelled(
-        args.data, args, config, getattr(original.model, "num_classes", None)
+        args.data, args, of.config, getattr(of.original.model, "num_classes", None)
     )
-    plan, variant = pick_variant(folder, args.pick, original)
-    noisy = _non_ideal(args, folder, config) if args.non_ideal else None
-    measured = measure_pair(variant, original.model, images)
+    noisy = _non_ideal(args, of) if args.non_ideal else None
+    measured = measure_pair(of.variant, of.original.model, images)
     if noisy is not None:
-        measured["non_ideal"] = noisy(variant, original.model, images)
-    _keep(folder, args.pick, plan, measured)
+        measured["non_ideal"] = noisy(of.variant, of.original.model, images)
+    if of.run is not None:
+        _keep(of.run, args.pick, of.plan, measured)
     if args.json:
-        print(json.dumps({"run": str(folder.path), "plan": plan, **measured}))
+        print(json.dumps({"run": str(args.folder), "plan": of.plan, **measured}))
     else:
-        print("\n".join(evaluation_lines(plan, measured)))
+        print("\n".join(evaluation_lines(of.plan, measured)))
     return 0
+
+
+def _of_run(args: argparse.Namespace) -> _Measured:
+    from trex.search.pick import load_original, pick_variant
+    from trex.search.run import Run
+
+    folder = Run.open(args.folder)
+    original, config = load_original(folder, args.weights)
+    plan, variant = pick_variant(folder, args.pick, original)
+    manifest = folder.manifest()
+    return _Measured(
+        plan=plan, variant=variant, original=original, config=config,
+        chip=manifest["settings"]["chip"], calib=manifest.get("calibration"), run=folder,
+    )  # fmt: skip
+
+
+def _of_bundle(args: argparse.Namespace) -> _Measured:
+    from trex.errors import BundleError
+    from trex.export.bundle import load_bundle, load_config
+    from trex.search.pick import load_original_of_bundle
+
+    if args.pick != "best":
+        raise BundleError(f"{args.folder} is a bundle, of one variant", hint="leave --pick out")
+    stored = load_config(args.folder)
+    original, config = load_original_of_bundle(args.folder, args.weights)
+    return _Measured(
+        plan=stored["plan"], variant=load_bundle(args.folder), original=original, config=config,
+        chip=stored.get("estimate", {}).get("chip"), calib=None, run=None,
+    )  # fmt: skip
 
 
 def _keep(folder: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
@@ -88,7 +144,7 @@ def _keep(folder: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
         _logger.warning("not kept in the run: %s", error.message)
 
 
-def _non_ideal(args: argparse.Namespace, folder: Run, config: InputConfig) -> Measurement:
+def _non_ideal(args: argparse.Namespace, of: _Measured) -> Measurement:
     """Check everything the noisy measurement needs; returns how to make it."""
     from trex.errors import ChipError
     from trex.hardware import load_chip
@@ -98,11 +154,16 @@ def _non_ideal(args: argparse.Namespace, folder: Run, config: InputConfig) -> Me
 
     if args.draws < 1:
         raise ChipError(f"--draws {args.draws} is too few", hint="give at least 1")
-    manifest = folder.manifest()
-    chip = load_chip(args.hw or manifest["settings"]["chip"])
-    ranges = open_dataset(
-        args.calib or manifest["calibration"], transform=eval_transform(config), labels=False
-    )
+    name, source = args.hw or of.chip, args.calib or of.calib
+    if name is None:
+        raise ChipError(f"{args.folder} names no chip", hint="give one with --hw")
+    if source is None:
+        raise ChipError(
+            f"{args.folder} names no images that could set the ranges of inputs and converters",
+            hint="give those it was fitted on with --calib",
+        )
+    chip = load_chip(name)
+    ranges = open_dataset(source, transform=eval_transform(of.config), labels=False)
 
     def measure(variant: nn.Module, original: nn.Module, images: ImageSet) -> dict[str, Any]:
         return measure_non_ideal(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trex.errors import RunError, WeightsError
-from trex.export.bundle import load_bundle
+from trex.export.bundle import load_bundle, load_config
 from trex.models.registry import LoadedModel, load
 from trex.plan import ReusePlan
 from trex.reuse.fit import FittedPlan, apply_fitted
@@ -36,13 +36,42 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
     source = manifest["weights_source"]
     if weights is None and source != "hub":
         weights = Path(source)
-    loaded = load(settings["model"], weights=weights, **settings["model_args"])
-    if loaded.weights_sha256 != settings["weights_sha256"]:
-        raise WeightsError(
-            f"{weights or 'the hub'} holds other weights than {run.path} was made with",
-            hint=f"give the checkpoint of hash {settings['weights_sha256']} with --weights",
-        )
+    loaded = _load_same(
+        settings["model"], weights, settings["model_args"], settings["weights_sha256"], run.path
+    )
     return loaded, input_config_from_json(settings["data"])
+
+
+def load_original_of_bundle(
+    folder: Path, weights: Path | None = None
+) -> tuple[LoadedModel, InputConfig]:
+    """The original a bundle was made from, and its preprocessing.
+
+    Args:
+        folder: the bundle.
+        weights: the original's checkpoint; else the hub's.
+
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        WeightsError: the checkpoint holds other weights than the bundle was made from.
+    """
+    stored = load_config(folder)
+    loaded = _load_same(
+        stored["model"], weights, stored["model_args"], stored["base_weights_sha256"], folder
+    )
+    return loaded, input_config_from_json(stored["data"])
+
+
+def _load_same(
+    name: str, weights: Path | None, arguments: dict[str, Any], sha256: str, made: Path
+) -> LoadedModel:
+    loaded = load(name, weights=weights, **arguments)
+    if loaded.weights_sha256 != sha256:
+        raise WeightsError(
+            f"{weights or 'the hub'} holds other weights than {made} was made with",
+            hint=f"give the checkpoint of hash {sha256} with --weights",
+        )
+    return loaded
 
 
 def pick_record(run: Run, pick: str) -> dict[str, Any]:

@@ -181,7 +181,8 @@ class Run:
             if (self.path / "bundle" / "config.json").is_file():
                 raise RunError(
                     f"{self.path} holds a fine-tuned variant, no search",
-                    hint=f"trex.load runs {self.path / 'bundle'}; give the search's folder here",
+                    hint=f"give the search's folder; trex.load and trex evaluate take "
+                    f"{self.path / 'bundle'}",
                 )
             found = data.get("schema") if isinstance(data, dict) else None
             raise RunError(

@@ -92,6 +92,49 @@ def test_the_answer(
     assert "measured on 40 images" in told
 
 
+def test_its_bundle_is_measured_as_its_record_says(
+    place: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((whole / "results.jsonl").read_text().splitlines()[-1])
+    before = sorted((whole / "bundle").iterdir())
+    command = [
+        "evaluate", str(whole / "bundle"), "--data", str(place / "images"), "--json",
+        "--weights", str(place / "original.safetensors"),
+    ]  # fmt: skip
+    assert main(command) == 0
+    measured = json.loads(capsys.readouterr().out)
+    for name in ("top1", "baseline_top1", "difference", "agreement", "n", "data_sha256"):
+        assert measured[name] == record["evaluation"][name]
+    assert measured["plan"] == record["plan"]
+    assert main([*command, "--non-ideal", "--draws", "2", "--calib", str(place / "images")]) == 0
+    noisy = json.loads(capsys.readouterr().out)["non_ideal"]
+    assert (noisy["chip"], noisy["draws"]) == ("trex_fefet_32nm", 2)
+    assert sorted((whole / "bundle").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--pick", "2"), "leave --pick out"),
+        (("--non-ideal",), "with --calib"),
+        (("--weights", "{place}/whole/bundle/model.safetensors"), "does not fit"),
+        (("--weights", "{place}/other.safetensors"), "other weights than"),
+    ],
+)
+def test_a_bundle_measured_wrongly(
+    place: Path, whole: Path, loaded: LoadedModel, capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    other = {name: value + 1 for name, value in loaded.model.state_dict().items()}
+    save_file(other, place / "other.safetensors")
+    given = [part.format(place=place) for part in more]
+    command = ["evaluate", str(whole / "bundle"), "--data", str(place / "images")]
+    if "--weights" not in given:
+        command += ["--weights", str(place / "original.safetensors")]
+    assert main([*command, *given]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
 def test_a_plan_by_name_and_hard_labels(place: Path, tmp_path: Path) -> None:
     lines = (place / "run" / "results.jsonl").read_text().splitlines()
     plan = json.loads(lines[-1])["plan"]
