@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,25 @@ def test_a_bundle_measured_wrongly(
         command += ["--weights", str(place / "original.safetensors")]
     assert main([*command, *given]) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+def test_a_bundle_that_names_no_chip(
+    place: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(whole / "bundle", bundle)
+    config = json.loads((bundle / "config.json").read_text())
+    del config["estimate"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    command = [
+        "evaluate", str(bundle), "--data", str(place / "images"), "--non-ideal",
+        "--calib", str(place / "images"), "--weights", str(place / "original.safetensors"),
+    ]  # fmt: skip
+    assert main(command) == 2
+    assert "give one with --hw" in capsys.readouterr().err
+    assert main([*command, "--hw", "trex_hybrid_32nm", "--draws", "1", "--json"]) == 0
+    noisy = json.loads(capsys.readouterr().out)["non_ideal"]
+    assert (noisy["chip"], noisy["draws"]) == ("trex_hybrid_32nm", 1)
 
 
 def test_a_plan_by_name_and_hard_labels(place: Path, tmp_path: Path) -> None:
