@@ -2,9 +2,9 @@
 
     python benchmarks/finetune_forms.py TUNED [TUNED ...] [--hw CHIP]
 
-Every TUNED is what `trex finetune --eval OTHERS` wrote, all of them with the same recipe, images,
-seed and originals; those of one form with several seeds make one more row, their mean. What they
-began with comes from a search that is given the form and only these consumers:
+Every TUNED is what `trex finetune --eval OTHERS` wrote, all of them with the same recipe, images
+and original, on the same chip's errors or none; several seeds of one form get one more row, their
+mean. What they began with comes from a search that is given the form and only these consumers:
 
     trex search ... --transforms linear_own --consumers 1 4 5 8 11 --max-latency 0.63x --out RUN
     trex finetune RUN --data IMAGES --eval OTHERS --class-map FILE --seed 0 --out TUNED
@@ -24,12 +24,13 @@ from typing import Any, Final
 from trex.hardware import Chip, Cost, load_chip, price, workload
 from trex.models.registry import architecture
 from trex.plan import ReusePlan
+from trex.report.finetunings import is_finetuning
 from trex.training.finetune.folder import FinetuneFolder
 
 #: settings without which numbers do not belong into one table
 _ALIKE: Final = (
     "model", "model_args", "weights_sha256", "recipe", "images_sha256", "extra_sha256",
-    "evaluation_sha256",
+    "evaluation_sha256", "non_ideal_chip_sha256",
 )  # fmt: skip
 
 
@@ -50,13 +51,14 @@ def main() -> None:
         rows = groups.setdefault((fitted["plan"], json.dumps(fitted["transforms"])), [])
         rows.append((now["seed"], fitted, finetuned))
     model, n_images = settings["model"], fitted["evaluation"]["n"]
+    base = costs(model, chip, "", "{}")
     print(f"{model}, {n_images} images; latency and EDAP: full accounting, {chip.name}")
     print(
         f"{'latency':>8}{'EDAP gain':>11}  {'stage':<11}{'seed':>4}{'top-1':>8}{'lost':>6}"
         f"{'95 %':>15}{'agreement':>11}"
     )
     for (plan, transforms), rows in groups.items():
-        base, cost = costs(model, chip, "", "{}"), costs(model, chip, plan, transforms)
+        cost = costs(model, chip, plan, transforms)
         prices = (
             f"{cost.latency_s / base.latency_s:>7.3f}x"
             f"{base.edap_j_s_m2 / cost.edap_j_s_m2:>10.2f}x"
@@ -85,12 +87,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         SystemExit: it is none, is not finished, or was not evaluated.
     """
-    file = path / "manifest.json"
-    settings = json.loads(file.read_text())["settings"] if file.exists() else {}
-    records = FinetuneFolder(path).records() if "fitted_sha256" in settings else []
+    records = FinetuneFolder(path).records() if is_finetuning(path) else []
     if [r["stage"] for r in records if r["evaluation"]] != ["fitted", "finetuned"]:
         raise SystemExit(f"{path} holds no finished fine-tuning with --eval")
-    return settings, records
+    return json.loads((path / "manifest.json").read_text())["settings"], records
 
 
 def costs(model: str, chip: Chip, plan: str, transforms: str) -> Cost:
