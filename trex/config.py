@@ -12,7 +12,8 @@ import json
 import math
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -63,6 +64,29 @@ class Document:
         where = f"{self.path}:{line}" if line else str(self.path)
         field = ".".join(map(str, location))
         return self.error(f"{where}: {field + ': ' if field else ''}{message}", hint=hint)
+
+    def with_values(self, values: Mapping[str, Any]) -> Document:
+        """A copy with other values; a name such as `schedule.final_share` leads into mappings.
+
+        Its problems name no lines: they would mislead about values that are not in the file.
+
+        Raises:
+            TrexError: of this document's class: a name leads through a value that is no mapping.
+        """
+        data = deepcopy(self.data)
+        for field, value in values.items():
+            *path, last = field.split(".")
+            part = data
+            for key in path:
+                part = part.setdefault(key, {})
+                if not isinstance(part, dict):
+                    raise self.error(
+                        f"{self.path}: {field}: {key} has no fields", hint="name one value"
+                    )
+            part[last] = value
+        return replace(
+            self, path=Path(f"{self.path.name} with the given flags"), data=data, lines={}
+        )
 
     def line(self, location: Location) -> int:
         """The line of a value, or of the nearest mapping around it; 0 where unknown."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trex.errors import TrexError
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -42,6 +43,39 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--class-map", type=Path, metavar="FILE", help="class folders in the head's order"
     )
     group.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+
+
+def add_set(parser: argparse.ArgumentParser, file: str, example: str) -> None:
+    """Other values for fields of a file; `set_values` reads them."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"another value for a field of {file}, e.g. {example}; repeatable",
+    )
+
+
+def set_values(texts: list[str], example: str, error: type[TrexError]) -> dict[str, Any]:
+    """Field -> value of `FIELD=VALUE` texts, with the values as YAML reads them.
+
+    Raises:
+        TrexError: of class `error`: a text is not of this form, or names another one's field.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            raise error(f"--set {text!r} is not FIELD=VALUE", hint=f"e.g. {example}")
+        if field in values:
+            raise error(f"--set gives {field} twice", hint="keep one of them")
+        try:
+            values[field] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise error(f"--set {text!r}: no plain value", hint=f"e.g. {example}") from None
+    return values
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

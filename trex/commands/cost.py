@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trex.architecture import TRANSFORMS
 from trex.commands import _arguments, _densities
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 SCHEDULES = ("sequential", "parallel", "pipelined")
+_SET_EXAMPLE: Final = "softmax.units=12"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare the schedules: where the time goes, and what reuse saves",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="another value for a field of the chip file, e.g. softmax.units=12; repeatable",
-    )
+    _arguments.add_set(parser, "the chip file", _SET_EXAMPLE)
     parser.add_argument(
         "--by",
         default="stage",
@@ -68,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             hint="add --accounting full and leave out --schedule",
         )
     plan = ReusePlan.parse(args.plan)
-    chip = load_chip(args.hw, _overrides(args.set))
+    chip = load_chip(args.hw, _arguments.set_values(args.set, _SET_EXAMPLE, ChipError))
     model = architecture(
         args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
     )
@@ -198,25 +193,3 @@ def _shape_text(op: Operation) -> str:
     inner = f"{op.in_features} -> {op.out_features}" if op.macs else f"{op.out_features}"
     shape = f"{op.vectors} x {inner}"
     return f"{op.groups} x ({shape})" if op.groups > 1 else shape
-
-
-def _overrides(texts: list[str]) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for field, value in map(_override, texts):
-        if field in overrides:
-            raise ChipError(f"--set gives {field} twice", hint="keep one of them")
-        overrides[field] = value
-    return overrides
-
-
-def _override(text: str) -> tuple[str, Any]:
-    """`FIELD=VALUE` with the value as YAML reads it."""
-    import yaml
-
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-        raise ChipError(f"--set {text!r} is not FIELD=VALUE", hint="e.g. softmax.units=12")
-    try:
-        return field, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ChipError(f"--set {text!r}: no plain value", hint="e.g. softmax.units=12") from None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trex.training.data import ImageSet
     from trex.training.finetune import Job
 
+_SET_EXAMPLE: Final = "epochs=48"
 #: what is taken over from the search's record
 _CANDIDATE: Final = ("plan", "transforms", "n_reuse", "transform", "estimate")
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default="few_images", metavar="NAME|FILE", help="a shipped recipe, or a path"
     )
+    _arguments.add_set(parser, "the recipe", _SET_EXAMPLE)
     parser.add_argument(
         "--non-ideal", metavar="CHIP", help="train, and measure too, with this chip's errors"
     )
@@ -91,10 +93,11 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.search.run import Run
     from trex.training.data import open_dataset
-    from trex.training.finetune import Job, load_recipe
+    from trex.training.finetune import Job, RecipeError, load_recipe
     from trex.training.transforms import eval_transform
 
-    recipe = load_recipe(args.recipe).with_labels(args.labels)
+    changes = _arguments.set_values(args.set, _SET_EXAMPLE, RecipeError)
+    recipe = load_recipe(args.recipe, changes).with_labels(args.labels)
     recipe.check_extra(args.extra is not None)
     folder = Run.open(args.run_folder)
     if args.pick == "finetuned":

@@ -106,13 +106,7 @@ class SearchSpace:
         document = read_document(path, SpaceError)
         file = document.validate(SpaceFile)
         if overrides:
-            # Lines of the file would mislead about values that are not in it.
-            document = Document(
-                path=Path(f"{path.name} with the given flags"),
-                data={**document.data, **overrides},
-                lines={},
-                error=SpaceError,
-            )
+            document = document.with_values(overrides)
             file = document.validate(SpaceFile)
         return cls._of(path.stem, file, document, architecture)
 

@@ -73,6 +73,32 @@ def test_no_such_recipe() -> None:
         load_recipe("few_image")
 
 
+def test_other_values_than_the_files(tmp_path: Path) -> None:
+    changed = load_recipe("few_images", {"epochs": 48, "schedule.final_share": 0.1})
+    shipped = load_recipe("few_images")
+    assert (changed.epochs, changed.schedule.final_share) == (48, 0.1)
+    assert changed.schedule.warmup_epochs == shipped.schedule.warmup_epochs
+    assert changed.losses == shipped.losses
+
+    file = tmp_path / "bare.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    assert load_recipe(file, {"selection.share": 0.2}).selection.share == 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "few_images.yaml with the given flags: epochs: 0 is not allowed"),
+        ({"optimizer.rate": 1.0}, "with the given flags: optimizer.rate: is not a known field"),
+        ({"epochs.most": 3}, "epochs.most: epochs has no fields"),
+    ],
+)
+def test_other_values_that_cannot_be(changes: dict, message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        load_recipe("few_images", changes)
+    assert message in raised.value.message
+
+
 def test_labels_asked_for() -> None:
     both = cases.recipe(losses={"ce": 1.0, "kl": 2.0})
     assert both.with_labels(None) is both

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -249,11 +250,15 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A shipped recipe by name, or a user's by path.
 
+    Args:
+        name: of a shipped recipe, or a path.
+        changes: field -> another value than the file's, for example `{"optimizer.lr": 3e-5}`.
+
     Raises:
-        RecipeError: there is none, or it is not valid.
+        RecipeError: there is none, or it is not valid, or is not with the changes.
     """
     known = shipped_recipes()
     path = known.get(str(name), Path(name))
@@ -261,4 +266,6 @@ def load_recipe(name: str | Path) -> Recipe:
         raise RecipeError(
             f"{name}: neither a shipped recipe nor a file", hint=did_you_mean(str(name), [*known])
         )
-    return read_document(path, RecipeError).validate(Recipe)
+    document = read_document(path, RecipeError)
+    recipe = document.validate(Recipe)
+    return document.with_values(changes).validate(Recipe) if changes else recipe
