@@ -5,6 +5,8 @@ export PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
 ARGS :=
+# a process a core; a file's tests share what they set up. ARGS="-n 0 --pdb" runs all in one.
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help demo test test-min lint clean clean-all venv
 .DEFAULT_GOAL := help
@@ -19,11 +21,11 @@ demo: venv ## the whole job, offline, on handwritten digits
 	@$(VENV)/bin/trex demo $(ARGS)
 
 test: venv ## all tests
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-min: ## all tests with the oldest supported libraries, in an environment of their own
 	@.ci/venv $(VENV_MIN) --oldest
-	@$(VENV_MIN)/bin/python -m pytest $(ARGS)
+	@$(VENV_MIN)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: venv ## style, format and types
 	@$(VENV)/bin/python -m ruff check .
