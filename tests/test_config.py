@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import model_validator
 
-from trex.config import FieldProblem, StrictModel, parse_document, read_document
+from trex.config import FieldProblem, StrictModel, parse_document, parse_value, read_document
 from trex.errors import SpaceError
 
 
@@ -126,3 +126,20 @@ def test_the_place_of_an_error_survives_a_part(tmp_path):
     document = parse_document("a:\n  count: x\n", path, SpaceError)
     with pytest.raises(SpaceError, match=r"f\.yaml:2: a\.count"):
         document.validate(Inner, ("a",))
+
+
+def test_other_values_leave_the_document_alone(tmp_path):
+    document = parse_document("a: 1\nb: {c: 2, d: 3}\n", tmp_path / "f.yaml", SpaceError)
+    changed = document.with_values({"b.c": 5, "e.f": 6, "a": None})
+    assert changed.data == {"a": None, "b": {"c": 5, "d": 3}, "e": {"f": 6}}
+    assert document.data == {"a": 1, "b": {"c": 2, "d": 3}}
+    assert str(changed.problem(("b",), "is bad", "mend it").message) == (
+        "f.yaml with the given flags: b: is bad"
+    )
+    with pytest.raises(SpaceError, match=r"a\.x\.y cannot be set: a has no"):
+        document.with_values({"a.x.y": 1})
+
+
+def test_a_single_value():
+    assert parse_value("[0.35, 1.0]", "--set scale", SpaceError) == [0.35, 1.0]
+    assert parse_value("null", "--set ema_decay", SpaceError) is None

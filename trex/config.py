@@ -77,11 +77,13 @@ class Document:
         for field, value in values.items():
             *path, last = field.split(".")
             part = data
-            for key in path:
+            for depth, key in enumerate(path, start=1):
                 part = part.setdefault(key, {})
                 if not isinstance(part, dict):
+                    whole = ".".join(path[:depth])
                     raise self.error(
-                        f"{self.path}: {field}: {key} has no fields", hint="name one value"
+                        f"{self.path}: {field} cannot be set: {whole} has no fields by name",
+                        hint=f"give {whole} as a whole",
                     )
             part[last] = value
         return replace(
@@ -154,6 +156,21 @@ def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
     if not isinstance(data, dict):
         raise error(f"{path}: holds no fields", hint="write `name: value` lines")
     return Document(path=path, data=data, lines=lines, error=error)
+
+
+def parse_value(text: str, name: str, error: type[TrexError]) -> Any:
+    """One value in YAML, as strictly as a file's; `name` says in errors what it is for.
+
+    Raises:
+        TrexError: of class `error`: there is none, or it is not plain.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is None:
+            raise error(f"{name} has no value", hint="write null for none")
+        return _Reader(Path(name), {}, error).build(node, ())
+    except yaml.YAMLError:
+        raise error(f"{name}: {text!r} is no plain value", hint="write one as in YAML") from None
 
 
 def _json(text: str, path: Path, error: type[TrexError]) -> Any:

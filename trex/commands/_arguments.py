@@ -60,21 +60,21 @@ def set_values(texts: list[str], example: str, error: type[TrexError]) -> dict[s
     """Field -> value of `FIELD=VALUE` texts, with the values as YAML reads them.
 
     Raises:
-        TrexError: of class `error`: a text is not of this form, or names another one's field.
+        TrexError: of class `error`: a text is not of this form, its value is not plain, or it
+            names a field of another one, or a part of it.
     """
-    import yaml
+    from trex.config import parse_value
 
     values: dict[str, Any] = {}
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise error(f"--set {text!r} is not FIELD=VALUE", hint=f"e.g. {example}")
-        if field in values:
-            raise error(f"--set gives {field} twice", hint="keep one of them")
-        try:
-            values[field] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise error(f"--set {text!r}: no plain value", hint=f"e.g. {example}") from None
+        for other in values:
+            if f"{field}.".startswith(f"{other}.") or f"{other}.".startswith(f"{field}."):
+                both = f"{field} twice" if field == other else f"{other} and {field}"
+                raise error(f"--set gives {both}", hint="keep one of them")
+        values[field] = parse_value(value, f"--set {field}", error)
     return values
 
 

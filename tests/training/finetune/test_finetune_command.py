@@ -93,6 +93,22 @@ def test_the_answer(
     assert "measured on 40 images" in told
 
 
+def test_single_fields_of_the_recipe_set(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(place, out, "--set", "epochs=1", "--set", "selection.average=0")) == 0
+    record = json.loads((out / "results.jsonl").read_text().splitlines()[-1])
+    used = record["training"]["recipe"]
+    assert (used["epochs"], used["selection"]["average"], used["ema_decay"]) == (1, 0, 0.8)
+    assert used["description"] == "recipe, but epochs=1, selection.average=0"
+    assert main(arguments(place, out, "--set", "epochs=2", "--set", "selection.average=0")) == 2
+    assert "other settings: recipe.epochs was 1, not 2" in capsys.readouterr().err
+    assert main(arguments(place, tmp_path / "none", "--set", "epoch=1")) == 2
+    assert "did you mean 'epochs'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_its_bundle_is_measured_as_its_record_says(
     place: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

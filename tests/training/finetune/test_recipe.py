@@ -79,6 +79,7 @@ def test_other_values_than_the_files(tmp_path: Path) -> None:
     assert (changed.epochs, changed.schedule.final_share) == (48, 0.1)
     assert changed.schedule.warmup_epochs == shipped.schedule.warmup_epochs
     assert changed.losses == shipped.losses
+    assert changed.description == "few_images, but epochs=48, schedule.final_share=0.1"
 
     file = tmp_path / "bare.yaml"
     file.write_text(yaml.safe_dump(GOOD))
@@ -90,7 +91,7 @@ def test_other_values_than_the_files(tmp_path: Path) -> None:
     [
         ({"epochs": 0}, "few_images.yaml with the given flags: epochs: 0 is not allowed"),
         ({"optimizer.rate": 1.0}, "with the given flags: optimizer.rate: is not a known field"),
-        ({"epochs.most": 3}, "epochs.most: epochs has no fields"),
+        ({"epochs.most": 3}, "epochs.most cannot be set: epochs has no fields by name"),
     ],
 )
 def test_other_values_that_cannot_be(changes: dict, message: str) -> None:
@@ -116,3 +117,11 @@ def test_texts_are_not_mixed() -> None:
         load_recipe("few_images").check_inputs(pixels=False)
     load_recipe("few_images").check_inputs(pixels=True)
     load_recipe("few_steps").check_inputs(pixels=False)
+    load_recipe("few_images", {"augment.mix_probability": 0}).check_inputs(pixels=False)
+
+
+def test_what_never_mixes_can_be_cached() -> None:
+    changes = {"augment.mix_probability": 0, "teacher.mode": "cached"}
+    assert not load_recipe("few_images", changes).augment.mixes
+    with pytest.raises(RecipeError, match="a cache holds"):
+        load_recipe("few_images", {"teacher.mode": "cached"})

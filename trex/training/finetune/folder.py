@@ -114,7 +114,18 @@ class FinetuneFolder:
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 raise RunError(
-                    f"{self.path} holds a fine-tuning of other settings: {name} is another",
+                    f"{self.path} holds a fine-tuning of other settings: "
+                    + _difference(name, before.get(name), now.get(name)),
                     hint=f"compare with {file}, or choose another --out folder; nothing was "
                     "changed",
                 )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """The first field that differs, and how."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        # a description changes with what it describes
+        for key in sorted(before.keys() | now.keys(), key=lambda key: (key == "description", key)):
+            if before.get(key) != now.get(key):
+                return _difference(f"{name}.{key}", before.get(key), now.get(key))
+    return f"{name} was {before}, not {now}"

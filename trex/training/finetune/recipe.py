@@ -99,6 +99,11 @@ class Augment(StrictModel):
     #: how often a batch is mixed
     mix_probability: _Share = 1.0
 
+    @property
+    def mixes(self) -> bool:
+        """Whether any batch is mixed."""
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
 
 class TeacherUse(StrictModel):
     """The original runs on every batch, or once on a fixed set of views, kept on disk."""
@@ -165,7 +170,7 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        losses, mixes = self.losses, self.augment.mixup > 0 or self.augment.cutmix > 0
+        losses, mixes = self.losses, self.augment.mixes
         if not (losses.ce or losses.distils):
             raise FieldProblem(("losses",), "are all 0", "give kl: 1.0 for instance")
         if losses.dense and losses.ce:
@@ -174,13 +179,13 @@ class Recipe(StrictModel):
             )
         if losses.dense and mixes:
             raise FieldProblem(
-                ("augment",), "mixed images have no token labels", "leave mixup and cutmix 0"
+                ("augment",), "mixed images have no token labels", "set mix_probability: 0"
             )
         if self.teacher.mode == "cached" and (mixes or losses.encoders or losses.dense):
             raise FieldProblem(
                 ("teacher", "mode"),
                 "a cache holds logits and final tokens of unmixed images only",
-                "leave mixup, cutmix, encoders and dense 0, or use the teacher live",
+                "set mix_probability: 0, encoders: 0 and dense: 0, or use the teacher live",
             )
         epochs = [stage.from_epoch for stage in self.stages]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
@@ -215,10 +220,10 @@ class Recipe(StrictModel):
         Raises:
             RecipeError: it mixes, and the inputs are texts.
         """
-        if not pixels and (self.augment.mixup or self.augment.cutmix):
+        if not pixels and self.augment.mixes:
             raise RecipeError(
                 "the recipe mixes images, and these are texts",
-                hint="train with --recipe few_steps, or leave mixup and cutmix 0 in yours",
+                hint="train with --recipe few_steps, or with --set augment.mix_probability=0",
             )
 
     def with_labels(self, labels: Labels | None) -> Recipe:
@@ -234,7 +239,7 @@ class Recipe(StrictModel):
         if labels != "none":
             raise RecipeError(
                 f"--labels {labels}: no loss of the recipe reads them",
-                hint=f"give losses.{'ce' if labels == 'hard' else 'dense'} in a recipe of yours",
+                hint=f"add --set losses.{'ce' if labels == 'hard' else 'dense'}=1.0",
             )
         losses = self.losses.model_copy(update={"ce": 0.0, "dense": 0.0})
         if not losses.distils:
@@ -255,7 +260,8 @@ def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> R
 
     Args:
         name: of a shipped recipe, or a path.
-        changes: field -> another value than the file's, for example `{"optimizer.lr": 3e-5}`.
+        changes: field -> another value than the file's, for example `{"optimizer.lr": 3e-5}`;
+            the description says so.
 
     Raises:
         RecipeError: there is none, or it is not valid, or is not with the changes.
@@ -268,4 +274,8 @@ def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> R
         )
     document = read_document(path, RecipeError)
     recipe = document.validate(Recipe)
-    return document.with_values(changes).validate(Recipe) if changes else recipe
+    if not changes:
+        return recipe
+    listed = ", ".join(f"{field}={value}" for field, value in sorted(changes.items()))
+    described = {"description": f"{path.stem}, but {listed}", **changes}
+    return document.with_values(described).validate(Recipe)

@@ -118,7 +118,7 @@ def make_mixup(task: Task) -> Any:
         RecipeError: a part of a batch has an odd number of images.
     """
     recipe, augment = task.recipe, task.recipe.augment
-    if not (augment.mixup or augment.cutmix):
+    if not augment.mixes:
         return None
     share = task.order.batch_size // task.processes.world
     micro = min(recipe.micro_batch, share)
