@@ -5,7 +5,7 @@ export PYTHON ?= python3
 VENV := .venv
 VENV_MIN := .venv-min
 ARGS :=
-# a process a core; a file's tests share what they set up. ARGS="-n 0 --pdb" runs all in one.
+# A file's tests share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help demo test test-min lint clean clean-all venv
