@@ -292,11 +292,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("flags", "setting"),
     [
-        (["--seed", "1"], "search was"),
-        (["--evaluations", "4"], "search was"),
+        (["--seed", "1"], "search.seed was 0, now it is 1"),
+        (["--evaluations", "4"], "search.evaluations was "),
         (["--max-latency", "0.7x"], 'budget was "latency <= 0.8x", now it is "latency <= 0.7x"'),
         (["--hw", "trex_sram_32nm"], 'chip was "trex_fefet_32nm", now it is "trex_sram_32nm"'),
-        (["--mean", "0", "0", "0"], "data was"),
+        (["--mean", "0", "0", "0"], "data.mean was ["),
         (["--accounting", "full"], 'accounting was "paper", now it is "full"'),
     ],
     ids=str,

@@ -144,7 +144,7 @@ def test_another_seed_is_another_run(undisturbed: Run, inputs: Inputs, tmp_path,
     before = (undisturbed.path / "results.jsonl").read_bytes()
     assert main(inputs.search(undisturbed.path, "--seed", "1")) == 2
     message = capsys.readouterr().err
-    assert "holds a run of other settings: search was" in message
+    assert "holds a run of other settings: search.seed was 0, now it is 1" in message
     assert (undisturbed.path / "results.jsonl").read_bytes() == before
     assert main(inputs.search(tmp_path / "other", "--seed", "1")) == 0
     losses = [

@@ -25,7 +25,7 @@ from typing import Any, Final
 from trex.errors import RunError, StorageError
 from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
 from trex.search.locks import LOCKS, file_lock
-from trex.search.settings import difference
+from trex.settings import difference
 
 _logger = logging.getLogger(__name__)
 

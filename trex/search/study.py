@@ -22,8 +22,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from trex.errors import RunError
-from trex.search.settings import as_stored, difference
 from trex.search.shared import SharedStorage
+from trex.settings import as_stored, difference
 
 _logger = logging.getLogger(__name__)
 

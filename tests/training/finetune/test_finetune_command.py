@@ -103,7 +103,7 @@ def test_single_fields_of_the_recipe_set(
     assert (used["epochs"], used["selection"]["average"], used["ema_decay"]) == (1, 0, 0.8)
     assert used["description"] == "recipe, but epochs=1, selection.average=0"
     assert main(arguments(place, out, "--set", "epochs=2", "--set", "selection.average=0")) == 2
-    assert "other settings: recipe.epochs was 1, not 2" in capsys.readouterr().err
+    assert "other settings: recipe.epochs was 1, now it is 2" in capsys.readouterr().err
     assert main(arguments(place, tmp_path / "none", "--set", "epoch=1")) == 2
     assert "did you mean 'epochs'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -85,7 +85,7 @@ def test_finished_is_finished(train) -> None:
 
 def test_other_settings_need_another_folder(train) -> None:
     train("a")
-    with pytest.raises(RunError, match="other settings: seed was"):
+    with pytest.raises(RunError, match="other settings: seed was 0, now it is 1"):
         train("a", seed=1)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from trex.errors import RunError, StorageError
 from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.settings import difference
 
 SCHEMA: Final = 1
 
@@ -110,22 +111,8 @@ class FinetuneFolder:
             before = json.loads(file.read_text(encoding="utf-8"))["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file} cannot be read: {error}", hint="restore the file") from None
-        now = json.loads(json.dumps(settings))
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise RunError(
-                    f"{self.path} holds a fine-tuning of other settings: "
-                    + _difference(name, before.get(name), now.get(name)),
-                    hint=f"compare with {file}, or choose another --out folder; nothing was "
-                    "changed",
-                )
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    """The first field that differs, and how."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        # a description changes with what it describes
-        for key in sorted(before.keys() | now.keys(), key=lambda key: (key == "description", key)):
-            if before.get(key) != now.get(key):
-                return _difference(f"{name}.{key}", before.get(key), now.get(key))
-    return f"{name} was {before}, not {now}"
+        if different := difference(before, settings):
+            raise RunError(
+                f"{self.path} holds a fine-tuning of other settings: {different}",
+                hint=f"compare with {file}, or choose another --out folder; nothing was changed",
+            )
