@@ -1,114 +1,202 @@
-"""Reuse plans: which encoder takes its attention from which earlier one."""
+"""Plans: everything that is done to a model, encoder by encoder.
+
+A plan says of every encoder what its form is (its own attention, or an earlier encoder's tensor
+through a transform), how many pairs of tokens it merges, and which rows it computes. In text:
+
+    5<-4 7<-6:map/linear 3~40 6~40 11=class
+
+`consumer<-source[:tensor[/transform]]`, `encoder~pairs`, `encoder=rows`. No torch in here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 from trex.errors import PlanError
 
+#: `output` is softmax(QKᵀ)V of all heads before the projection (TReX); `map` the softmaxed
+#: attention probabilities, the consumer keeping its own values (Reuse Transformers, PSViT).
 ReusedTensor = Literal["output", "map"]
 REUSED_TENSORS: Final[tuple[ReusedTensor, ...]] = get_args(ReusedTensor)
 
-_ITEM = re.compile(r"(\d+)<-(\d+)(?::([a-z]+))?")
+#: What stands between the reused tensor and the consumer's projection: nothing, a linear map
+#: folded into the projection, the paper's LayerNorm → d×d → GELU, or a linear term of the
+#: consumer's own normalised input.
+Transform = Literal["none", "linear", "block", "linear_own"]
+TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
+
+#: What a consumer costs depends on this alone, not on its source.
+Form = tuple[ReusedTensor, Transform]
+
+#: The rows of attention that an encoder computes: those of the class tokens.
+RowsKind = Literal["class"]
+
+_REUSE: Final = re.compile(r"(\d+)<-(\d+)(?::([a-z]+)(?:/([a-z_]+))?)?")
+_MERGE: Final = re.compile(r"(\d+)~(\d+)")
+_ROWS: Final = re.compile(r"(\d+)=(\S+)")
+#: Longer numbers are no encoders and no pairs; Python refuses to read far longer ones.
+_MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reuse:
-    """One consumer: encoder `consumer` reuses the `tensor` of the earlier encoder `source`.
-
-    `output` is softmax(QKᵀ)V of all heads before the projection (TReX); `map` the softmaxed
-    attention probabilities, the consumer keeping its own values (Reuse Transformers, PSViT).
-    """
+    """Encoder `consumer` reuses the `tensor` of the earlier encoder `source`."""
 
     consumer: int
     source: int
     tensor: ReusedTensor = "output"
+    transform: Transform = "linear"
+
+    @property
+    def form(self) -> Form:
+        """Tensor and transform."""
+        return self.tensor, self.transform
 
     def __str__(self) -> str:
-        suffix = "" if self.tensor == "output" else f":{self.tensor}"
-        return f"{self.consumer}<-{self.source}{suffix}"
+        form = "" if self.form == ("output", "linear") else f":{self.tensor}/{self.transform}"
+        return f"{self.consumer}<-{self.source}{form}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Merge:
+    """Behind its attention, `encoder` makes one token of each of so many `pairs`."""
+
+    encoder: int
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.encoder}~{self.pairs}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rows:
+    """`encoder` computes these rows only, of keys and values of all tokens."""
+
+    encoder: int
+    rows: RowsKind = "class"
+
+    def __str__(self) -> str:
+        return f"{self.encoder}={self.rows}"
+
+
+class EncoderPlan(NamedTuple):
+    """A plan's say in one encoder; equal where two plans do the same there."""
+
+    reuse: Reuse | None
+    pairs: int
+    rows: RowsKind | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """What of a model decides which plans it can run.
+
+    Attributes:
+        stages: for every encoder, the part of the model whose encoders have one shape and can
+            exchange attention.
+        tokens: vectors that enter encoder 0.
+        protected: the first so many tokens are never merged.
+        class_rows: the first so many tokens are all that the head reads; 0 where it reads others.
+        no_merging: why the tokens cannot be merged; empty where they can.
+        no_class_rows: why the last encoder cannot leave its other rows out; empty where it can.
+    """
+
+    stages: tuple[int, ...]
+    tokens: int
+    protected: int = 0
+    class_rows: int = 0
+    no_merging: str = ""
+    no_class_rows: str = ""
+
+    def most_pairs(self, tokens: int) -> int:
+        """Of so many tokens, how many pairs can become one: half of those not protected."""
+        return max(0, tokens - self.protected) // 2
 
 
 @dataclass(frozen=True, slots=True)
-class ReusePlan:
-    """For every encoder: its own attention, or the earlier producer it reuses.
+class Plan:
+    """For every encoder its form, its merges and its rows; what is not named stays as it is.
 
-    Only consumers are stored, ordered by position; every other encoder is a producer. In text:
-    `"5<-4 7<-6:map"`; the empty plan is `""`. Plans compare, hash and sort out duplicates by
-    value.
+    Reuses, merges and rows are each ordered by encoder; merges of no pairs are left out. Plans
+    compare, hash and sort out duplicates by value; the empty plan is `""`.
 
     Raises:
-        PlanError: an encoder reuses itself, a later encoder or a consumer, or appears twice.
+        PlanError: an encoder reuses itself, a later encoder or a consumer, or is named twice.
     """
 
     reuses: tuple[Reuse, ...] = ()
+    merges: tuple[Merge, ...] = ()
+    rows: tuple[Rows, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reuses", tuple(sorted(self.reuses)))
-        consumers: set[int] = set()
+        object.__setattr__(self, "merges", tuple(sorted(m for m in self.merges if m.pairs)))
+        object.__setattr__(self, "rows", tuple(sorted(self.rows)))
+        _once([r.consumer for r in self.reuses], "has two sources")
+        _once([m.encoder for m in self.merges], "merges twice")
+        _once([r.encoder for r in self.rows], "has its rows named twice")
+        consumers = set(self.consumers)
         for reuse in self.reuses:
-            if reuse.consumer in consumers:
+            _check_reuse(reuse, consumers)
+        for merge in self.merges:
+            if merge.pairs < 0:
                 raise PlanError(
-                    f"encoder {reuse.consumer} has two sources", hint="name each consumer once"
+                    f"encoder {merge.encoder} cannot merge {merge.pairs} pairs",
+                    hint="give a number of pairs from 0 on",
                 )
-            consumers.add(reuse.consumer)
-        for reuse in self.reuses:
-            self._check(reuse, consumers)
-
-    @staticmethod
-    def _check(reuse: Reuse, consumers: set[int]) -> None:
-        consumer, source = reuse.consumer, reuse.source
-        if consumer == 0:
-            raise PlanError(
-                "encoder 0 cannot reuse: nothing runs before it",
-                hint="choose a consumer from 1 on",
-            )
-        if source < 0 or source == consumer:
-            raise PlanError(
-                f"encoder {consumer} cannot reuse encoder {source}",
-                hint=f"choose a source from 0 to {consumer - 1}",
-            )
-        if source > consumer:
-            raise PlanError(
-                f"encoder {consumer} reuses encoder {source}, which runs later",
-                hint=f"choose a source from 0 to {consumer - 1}",
-            )
-        if source in consumers:
-            raise PlanError(
-                f"encoder {consumer} reuses encoder {source}, which is itself a consumer",
-                hint=f"name the producer that encoder {source} reuses instead",
-            )
-        if reuse.tensor not in REUSED_TENSORS:
-            raise PlanError(
-                f"encoder {consumer} reuses an unknown tensor {reuse.tensor!r}",
-                hint=f"choose one of {', '.join(REUSED_TENSORS)}",
-            )
 
     @classmethod
-    def parse(cls, text: str) -> ReusePlan:
-        """Read `"5<-4 7<-6:map"`; spaces or commas between items, order free.
+    def parse(cls, text: str, transform: str = "linear") -> Plan:
+        """Read `"5<-4 7<-6:map/linear 3~40 11=class"`; spaces or commas between, order free.
+
+        Args:
+            text: the plan.
+            transform: of the consumers whose transform the text leaves out.
 
         Raises:
             PlanError: `text` is not of this form, or the plan is not valid.
         """
-        reuses = []
+        _check_transform(transform)
+        reuses, merges, rows = [], [], []
         for item in text.replace(",", " ").split():
-            match = _ITEM.fullmatch(item)
-            if match is None:
-                raise PlanError(
-                    f"{item!r} is not part of a reuse plan",
-                    hint='write consumer<-source, for example "5<-4 7<-6", or "7<-6:map"',
+            if match := _REUSE.fullmatch(item):
+                tensor, named = match[3] or "output", match[4] or transform
+                reuse = Reuse(_number(match[1]), _number(match[2]))
+                reuses.append(
+                    replace(
+                        reuse,
+                        tensor=cast(ReusedTensor, tensor),
+                        transform=cast(Transform, named),
+                    )
                 )
-            tensor = match[3] or "output"
-            reuses.append(Reuse(int(match[1]), int(match[2]), tensor))  # type: ignore[arg-type]
-        return cls(tuple(reuses))
+            elif match := _MERGE.fullmatch(item):
+                merges.append(Merge(_number(match[1]), _number(match[2])))
+            elif match := _ROWS.fullmatch(item):
+                if match[2] != "class":
+                    raise PlanError(
+                        f"encoder {match[1]} cannot compute the rows {_short(match[2])!r}",
+                        hint=f"write {match[1]}=class for the class tokens' rows only",
+                    )
+                rows.append(Rows(_number(match[1])))
+            else:
+                raise PlanError(
+                    f"{_short(item)!r} is not part of a plan",
+                    hint='write consumer<-source, for example "5<-4 7<-6" or "7<-6:map/linear", '
+                    'encoder~pairs of tokens merged, "3~40", or "11=class"',
+                )
+        return cls(tuple(reuses), tuple(merges), tuple(rows))
 
     @classmethod
-    def nearest(cls, consumers: Iterable[int], tensor: ReusedTensor = "output") -> ReusePlan:
+    def nearest(
+        cls,
+        consumers: Iterable[int],
+        tensor: ReusedTensor = "output",
+        transform: Transform = "linear",
+    ) -> Plan:
         """Every consumer reuses the nearest producer before it."""
         chosen = set(consumers)
         reuses = []
@@ -116,23 +204,23 @@ class ReusePlan:
             source = consumer - 1
             while source in chosen:
                 source -= 1
-            reuses.append(Reuse(consumer, source, tensor))
+            reuses.append(Reuse(consumer, source, tensor, transform))
         return cls(tuple(reuses))
 
     @classmethod
-    def strided(cls, *, stride: int, start: int, n_reuse: int) -> ReusePlan:
+    def strided(cls, *, stride: int, start: int, n_reuse: int) -> Plan:
         """Consumers `start`, `start + stride`, …, each reusing the one before it (TReX §IV)."""
         _positive(stride=stride - 1, start=start, n_reuse=n_reuse)
         return cls.nearest(start + stride * k for k in range(n_reuse))
 
     @classmethod
-    def continuous(cls, *, start: int, n_reuse: int) -> ReusePlan:
+    def continuous(cls, *, start: int, n_reuse: int) -> Plan:
         """A run of consumers from `start` on, all reusing encoder `start - 1` (TReX §IV)."""
         _positive(start=start, n_reuse=n_reuse)
         return cls.nearest(range(start, start + n_reuse))
 
     @classmethod
-    def pyramid(cls, *, stride: int, run: int, start: int, n_reuse: int) -> ReusePlan:
+    def pyramid(cls, *, stride: int, run: int, start: int, n_reuse: int) -> Plan:
         """Strided consumers, a run, strided consumers, as many after the run as before (TReX §IV).
 
         Raises:
@@ -170,49 +258,173 @@ class ReusePlan:
         return tuple(sorted({r.source for r in self.reuses}))
 
     @property
+    def transforms(self) -> dict[int, Transform]:
+        """Every consumer's transform."""
+        return {r.consumer: r.transform for r in self.reuses}
+
+    @property
+    def transform(self) -> str | None:
+        """The consumers' transforms in one word, `block+linear`; None without consumers."""
+        return "+".join(sorted(set(self.transforms.values()))) or None
+
+    @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that name this plan in files, the same on every machine."""
-        return hashlib.sha256(str(self).encode()).hexdigest()[:12]
+        """Sixteen hexadecimal digits that name this plan in files, the same on every machine.
+
+        Of plans that only reuse they are those of version 0.1.
+        """
+        forms = (
+            f"{r.consumer}<-{r.source}{':map' if r.tensor == 'map' else ''}/{r.transform}"
+            for r in self.reuses
+        )
+        text = " ".join((*forms, *map(str, self.merges), *map(str, self.rows)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def named_encoders(self) -> int:
+        """One more than the last encoder the plan names; 0 for the empty plan."""
+        named = [*self.consumers, *(m.encoder for m in self.merges)]
+        return max((*named, *(r.encoder for r in self.rows)), default=-1) + 1
+
+    def at(self, encoder: int) -> EncoderPlan:
+        """What is done in one encoder."""
+        return EncoderPlan(
+            self.reuse_of(encoder),
+            next((m.pairs for m in self.merges if m.encoder == encoder), 0),
+            next((r.rows for r in self.rows if r.encoder == encoder), None),
+        )
 
     def reuse_of(self, encoder: int) -> Reuse | None:
         """What `encoder` reuses, or None where it is a producer."""
         return next((r for r in self.reuses if r.consumer == encoder), None)
 
-    def validate(self, num_encoders: int) -> None:
-        """Check that the plan fits a model of `num_encoders` encoders.
+    def with_transforms(self, transforms: str | Mapping[int, str]) -> Plan:
+        """The same with other transforms: one name for all consumers, or one for each.
 
         Raises:
-            PlanError: a consumer does not exist in the model.
+            PlanError: an unknown name, a consumer without one, or a name for a producer.
         """
-        if self.reuses and not num_encoders:
+        named = (
+            dict.fromkeys(self.consumers, transforms)
+            if isinstance(transforms, str)
+            else transforms
+        )
+        for name in (transforms,) if isinstance(transforms, str) else transforms.values():
+            _check_transform(name)
+        for consumer in named:
+            if consumer not in self.consumers:
+                raise PlanError(
+                    f"encoder {consumer} has a transform but does not reuse",
+                    hint="name transforms for consumers only",
+                )
+        if missing := sorted(set(self.consumers) - named.keys()):
+            raise PlanError(
+                f"consumer {missing[0]} has no transform",
+                hint="name one transform for each consumer",
+            )
+        reuses = (replace(r, transform=cast(Transform, named[r.consumer])) for r in self.reuses)
+        return replace(self, reuses=tuple(reuses))
+
+    def tokens(self, layout: Layout) -> tuple[tuple[int, int], ...]:
+        """For every encoder, tokens in its attention (keys) and in its MLP, of `layout`'s."""
+        counts, now = [], layout.tokens
+        for encoder in range(len(layout.stages)):
+            here = self.at(encoder)
+            after = layout.class_rows if here.rows else now - here.pairs
+            counts.append((now, after))
+            now = after
+        return tuple(counts)
+
+    def validate(self, layout: Layout) -> None:
+        """Check that a model can run the plan.
+
+        Raises:
+            PlanError: it cannot; the message names the encoder.
+        """
+        encoders = len(layout.stages)
+        if self.named_encoders and not encoders:
             raise PlanError(
                 "the model has no encoders that TReX understands, so none can reuse",
                 hint="leave the plan out, or choose a plain vision transformer (docs/models.md)",
             )
-        if self.reuses and self.reuses[-1].consumer >= num_encoders:
+        if self.named_encoders > encoders:
             raise PlanError(
-                f"the plan names encoder {self.reuses[-1].consumer}, but the model has "
-                f"{num_encoders} encoders",
-                hint=f"encoders are numbered from 0 to {num_encoders - 1}",
+                f"the plan names encoder {self.named_encoders - 1}, but the model has "
+                f"{encoders} encoders",
+                hint=f"encoders are numbered from 0 to {encoders - 1}",
             )
+        for reuse in self.reuses:
+            if layout.stages[reuse.consumer] != layout.stages[reuse.source]:
+                raise PlanError(
+                    f"encoder {reuse.consumer} cannot reuse encoder {reuse.source}: they lie in "
+                    "different stages of the model or differ in tokens, width or heads",
+                    hint="choose a source of the same stage",
+                )
+        self._check_rows(layout)
+        self._check_merges(layout)
+
+    def _check_rows(self, layout: Layout) -> None:
+        last = len(layout.stages) - 1
+        for rows in self.rows:
+            where = f"encoder {rows.encoder} cannot compute its class rows only"
+            drop = f"leave {rows} out"
+            if layout.no_class_rows:
+                raise PlanError(f"{where}: {layout.no_class_rows}", hint=drop)
+            if rows.encoder != last:
+                raise PlanError(
+                    f"{where}: encoder {rows.encoder + 1} reads all of them",
+                    hint=f"name the last encoder, {last}=class",
+                )
+            if (reuse := self.reuse_of(last)) is not None and reuse.tensor == "map":
+                raise PlanError(
+                    f"{where}: it reuses a map, and with its own class rows nothing of it "
+                    "would be left",
+                    hint=f"{drop}, or leave {reuse} out",
+                )
+
+    def _check_merges(self, layout: Layout) -> None:
+        for merge, (before, _) in (
+            (merge, self.tokens(layout)[merge.encoder]) for merge in self.merges
+        ):
+            if layout.no_merging:
+                raise PlanError(
+                    f"encoder {merge.encoder} cannot merge tokens: {layout.no_merging}",
+                    hint=f"leave {merge} out",
+                )
+            check_pairs(merge.encoder, merge.pairs, before, layout.most_pairs(before))
+            if self.at(merge.encoder).rows:
+                raise PlanError(
+                    f"encoder {merge.encoder} computes its class rows only, which do not merge",
+                    hint=f"leave {merge} out",
+                )
 
     def __str__(self) -> str:
-        return " ".join(map(str, self.reuses))
-
-    def __iter__(self) -> Iterator[Reuse]:
-        return iter(self.reuses)
+        return " ".join(map(str, (*self.reuses, *self.merges, *self.rows)))
 
 
-def uniform_plans(num_encoders: int, n_reuse: int) -> list[ReusePlan]:
+def check_pairs(encoder: int, pairs: int, tokens: int, most: int) -> None:
+    """See that so many pairs of tokens can become one.
+
+    Raises:
+        PlanError: they cannot.
+    """
+    if pairs > most:
+        raise PlanError(
+            f"encoder {encoder} merges {pairs} pairs of {tokens} tokens; at most {most}",
+            hint="merge fewer pairs there, or in the encoders before it",
+        )
+
+
+def uniform_plans(num_encoders: int, n_reuse: int) -> list[Plan]:
     """The paper's candidates: every strided, pyramid and continuous plan that fits.
 
     For 9 encoders and 4 consumers these are the 11 patterns of the paper's example.
     """
     if n_reuse == 0:
-        return [ReusePlan()]
-    plans: dict[ReusePlan, None] = {}
+        return [Plan()]
+    plans: dict[Plan, None] = {}
 
-    def add(plan: ReusePlan) -> bool:
+    def add(plan: Plan) -> bool:
         fits = plan.reuses[-1].consumer < num_encoders
         if fits:
             plans.setdefault(plan)
@@ -220,23 +432,76 @@ def uniform_plans(num_encoders: int, n_reuse: int) -> list[ReusePlan]:
 
     for stride in range(2, num_encoders):
         for start in range(1, num_encoders):
-            if n_reuse == 1 or not add(
-                ReusePlan.strided(stride=stride, start=start, n_reuse=n_reuse)
-            ):
+            if n_reuse == 1 or not add(Plan.strided(stride=stride, start=start, n_reuse=n_reuse)):
                 break
     for stride in range(2, num_encoders):
         for run in range(2, n_reuse - 1):
             if (n_reuse - run) % 2:
                 continue
             for start in range(1, num_encoders):
-                if not add(
-                    ReusePlan.pyramid(stride=stride, run=run, start=start, n_reuse=n_reuse)
-                ):
+                if not add(Plan.pyramid(stride=stride, run=run, start=start, n_reuse=n_reuse)):
                     break
     for start in range(1, num_encoders):
-        if not add(ReusePlan.continuous(start=start, n_reuse=n_reuse)):
+        if not add(Plan.continuous(start=start, n_reuse=n_reuse)):
             break
     return list(plans)
+
+
+def _check_reuse(reuse: Reuse, consumers: set[int]) -> None:
+    consumer, source = reuse.consumer, reuse.source
+    if consumer == 0:
+        raise PlanError(
+            "encoder 0 cannot reuse: nothing runs before it",
+            hint="choose a consumer from 1 on",
+        )
+    if source < 0 or source == consumer:
+        raise PlanError(
+            f"encoder {consumer} cannot reuse encoder {source}",
+            hint=f"choose a source from 0 to {consumer - 1}",
+        )
+    if source > consumer:
+        raise PlanError(
+            f"encoder {consumer} reuses encoder {source}, which runs later",
+            hint=f"choose a source from 0 to {consumer - 1}",
+        )
+    if source in consumers:
+        raise PlanError(
+            f"encoder {consumer} reuses encoder {source}, which is itself a consumer",
+            hint=f"name the producer that encoder {source} reuses instead",
+        )
+    if reuse.tensor not in REUSED_TENSORS:
+        raise PlanError(
+            f"encoder {consumer} reuses an unknown tensor {_short(reuse.tensor)!r}",
+            hint=f"choose one of {', '.join(REUSED_TENSORS)}",
+        )
+    _check_transform(reuse.transform)
+
+
+def _check_transform(name: str) -> None:
+    if name not in TRANSFORMS:
+        raise PlanError(
+            f"{_short(str(name))!r} is not a transform",
+            hint=f"choose one of {', '.join(TRANSFORMS)}",
+        )
+
+
+def _once(encoders: list[int], twice: str) -> None:
+    for earlier, encoder in zip(encoders, encoders[1:], strict=False):
+        if earlier == encoder:
+            raise PlanError(f"encoder {encoder} {twice}", hint="name each encoder once")
+
+
+def _number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise PlanError(
+            f"a plan's number has {len(digits)} digits",
+            hint=f"encoders and pairs have at most {_MOST_DIGITS}",
+        )
+    return int(digits)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _positive(**values: int) -> None:

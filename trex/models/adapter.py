@@ -17,13 +17,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from trex.architecture import Architecture
 from trex.errors import ModelError, ReuseError
-from trex.plan import ReusedTensor
+from trex.plan import Layout, ReusedTensor
+
+#: What can be asked of an attention beside its output; `keys` are the means over heads.
+Wanted = Literal["output", "map", "keys"]
 
 
 class Adapter(ABC):
@@ -55,6 +59,10 @@ class Adapter(ABC):
         """
 
     @abstractmethod
+    def layout(self, model: nn.Module) -> Layout:
+        """Which plans the model can run."""
+
+    @abstractmethod
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """From images (B, C, H, W) to the stream that enters encoder 0."""
 
@@ -72,11 +80,27 @@ class Adapter(ABC):
 
     @abstractmethod
     def attend(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
-        """A producer's attention: its output, and the tensors that others reuse of it.
+        self,
+        block: nn.Module,
+        stream: Tensor,
+        wanted: frozenset[Wanted],
+        *,
+        sizes: Tensor | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
+        """A producer's attention: its output, and what else is wanted of it.
 
-        The output is the projection's input, (B, N, D) for ViTs; a map is (B, heads, N, N).
+        The output is the projection's input, (B, N, D) for ViTs; a map is (B, heads, N, N); keys
+        are (B, N, width of a head).
+
+        Args:
+            block: the encoder.
+            stream: what enters its attention.
+            wanted: what else.
+            sizes: (B, N), how many tokens each stands for: attention is proportional to them.
+                None for one each, and always where the layout refuses merging.
+            rows: only the first so many queries; None for all, and always where the layout
+                refuses class rows.
         """
 
     @abstractmethod
@@ -107,6 +131,13 @@ class Adapter(ABC):
             own_input: keep the consumer's own first norm, for a transform that reads it.
         """
 
+    def sizes(self, stream: Tensor) -> Tensor | None:
+        """(B, N), how many tokens each vector of the first stream stands for: 0 for padding.
+
+        None, where that is one each.
+        """
+        return None
+
     def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
         """How much the error of each vector of `stream` counts in a fit; ones by default.
 
@@ -121,6 +152,16 @@ class Adapter(ABC):
     @abstractmethod
     def architecture(self, model: nn.Module, name: str) -> Architecture:
         """The operations of `model` on one image; parameters may be on the meta device."""
+
+
+def stages_of(model: nn.Module, containers: Sequence[str]) -> tuple[int, ...]:
+    """For every encoder the number of its container, as `Layout` has it."""
+    sizes = [len(list(model.get_submodule(name).children())) for name in containers]
+    return tuple(stage for stage, size in enumerate(sizes) for _ in range(size))
+
+
+class PlannedEncoders(nn.Sequential):
+    """A container whose encoders run a plan: what tells a variant from an original."""
 
 
 class Consumer(nn.Module, ABC):
@@ -166,8 +207,8 @@ class Consumer(nn.Module, ABC):
                 "an encoder that reuses attention was called without its source's attention",
                 hint="forward_intermediates, attention masks and timm's own checkpointing call "
                 "encoders one by one, which cannot work here: call the whole model, "
-                "checkpoint with trex.reuse.set_grad_checkpointing, or undo the reuse with "
-                "trex.reuse.remove_reuse",
+                "checkpoint with trex.reuse.set_grad_checkpointing, or undo the plan with "
+                "trex.remove_plan",
             )
         stream = self.before(stream)
         stream = self.merge(stream, self.features(stream, reused))

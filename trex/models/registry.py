@@ -15,7 +15,7 @@ from torch import nn
 
 from trex.architecture import Architecture
 from trex.errors import ModelError, WeightsError
-from trex.models.adapter import Adapter, Consumer
+from trex.models.adapter import Adapter, PlannedEncoders
 from trex.models.bert.adapter import BertAdapter
 from trex.models.bert.model import TextClassifier, config_values
 from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
@@ -257,8 +257,8 @@ def architecture_of(model: nn.Module, name: str) -> Architecture:
 
 
 def _refuse_variants(model: nn.Module, name: str) -> None:
-    if any(isinstance(module, Consumer) for module in model.modules()):
+    if any(isinstance(module, PlannedEncoders) for module in model.modules()):
         raise ModelError(
-            f"{name} reuses attention already",
-            hint="give the original, or undo the reuse with trex.reuse.remove_reuse",
+            f"{name} runs a plan already",
+            hint="give the original, or undo the plan with trex.remove_plan",
         )

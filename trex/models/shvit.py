@@ -14,7 +14,7 @@ from timm.models.shvit import FFN, SHSA, BasicBlock, Conv2dNorm, Residual, SHViT
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer, image_channels
+from trex.models.adapter import Consumer, Wanted, image_channels
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer, conv_and_norm
 from trex.models.vit import check_children
 from trex.plan import ReusedTensor
@@ -120,8 +120,14 @@ class ShvitAdapter(StagedAdapter):
         return cast(Tensor, cast(Any, block).conv(stream))
 
     def attend(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        self,
+        block: nn.Module,
+        stream: Tensor,
+        wanted: frozenset[Wanted],
+        *,
+        sizes: Tensor | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Single-head attention on the first channels, the others behind it."""
         attention = _attention(block)
         widths = [attention.pdim, attention.dim - attention.pdim]
@@ -133,10 +139,10 @@ class ShvitAdapter(StagedAdapter):
         scores = query.flatten(2).mT @ key.flatten(2) * attention.scale
         map_Bnn = scores.softmax(dim=-1)
         context = _context(value, map_Bnn)
-        kept: dict[ReusedTensor, Tensor] = {}
-        if "map" in tensors:
+        kept: dict[Wanted, Tensor] = {}
+        if "map" in wanted:
             kept["map"] = map_Bnn
-        if "output" in tensors:
+        if "output" in wanted:
             kept["output"] = context
         return torch.cat((context, others), dim=1), kept
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trex.architecture import Architecture, Encoder, Operation
-from trex.models.adapter import Adapter, Consumer
+from trex.models.adapter import Adapter, Consumer, stages_of
 from trex.models.trace import trace_architecture
-from trex.plan import ReusedTensor
+from trex.plan import Layout, ReusedTensor
 
 #: A prefix of an operation's name in its block -> what it is, or what it is made of: parts with
 #: the outputs that belong to each.
@@ -59,6 +59,16 @@ class StagedAdapter(Adapter):
     def containers(self, model: nn.Module) -> Sequence[str]:
         """The blocks of every stage with attention."""
         return [f"stages.{i}.blocks" for i in self._attending(model)]
+
+    def layout(self, model: nn.Module) -> Layout:
+        """Grids stay grids, and the head reads all of them."""
+        grid = f"{type(model).__name__} keeps its tokens in grids, which its convolutions need"
+        return Layout(
+            stages=stages_of(model, self.containers(model)),
+            tokens=0,
+            no_merging=grid,
+            no_class_rows=f"{type(model).__name__} has no class token",
+        )
 
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Everything before the first encoder."""
@@ -123,7 +133,7 @@ class StagedAdapter(Adapter):
                     stage=stage,
                 )
             )
-        return replace(traced, body=tuple(body))
+        return replace(traced, body=tuple(body), layout=self.layout(model))
 
     def _attending(self, model: nn.Module) -> list[int]:
         stages = enumerate(cast(Any, model).stages)

@@ -18,9 +18,16 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, vit_encoder, with_encoders
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, Consumer, first_tensor, image_channels
+from trex.models.adapter import (
+    Adapter,
+    Consumer,
+    Wanted,
+    first_tensor,
+    image_channels,
+    stages_of,
+)
 from trex.models.trace import trace_architecture
-from trex.plan import ReusedTensor
+from trex.plan import Layout, ReusedTensor
 
 _MODELS: Final = (VisionTransformer, VisionTransformerDistilled)
 _NOTHING: Final = (nn.Identity, nn.Dropout, DropPath)
@@ -46,12 +53,10 @@ _ATTENTION_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
 }
 
 
-def split_heads(qkv_BN3D: Tensor, num_heads: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (B, H, N, E), from timm's fused projection."""
-    batch, tokens, _ = qkv_BN3D.shape
-    parts = qkv_BN3D.reshape(batch, tokens, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
-    query, key, value = parts.unbind(0)
-    return query, key, value
+def split_heads(parts_BNF: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """So many parts side by side, such as keys and values, each (B, H, N, E)."""
+    split = parts_BNF.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return split.unbind(0)
 
 
 def join_heads(output_BHNE: Tensor) -> Tensor:
@@ -78,33 +83,57 @@ _PLAIN: Final = Products()
 
 
 def attention_output(
-    attention: Any, normed_BND: Tensor, tensors: frozenset[ReusedTensor]
-) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
-    """The projection's input, (B, N, D), by an attention's own children; what others reuse of it.
+    attention: Any,
+    normed_BND: Tensor,
+    wanted: frozenset[Wanted],
+    sizes_BN: Tensor | None = None,
+    rows: int | None = None,
+) -> tuple[Tensor, dict[Wanted, Tensor]]:
+    """The projection's input, (B, N or rows, D), by an attention's own children; what is wanted.
 
-    The two products are fused, unless the map is reused or the attention has `products`.
+    The two products are fused, unless the map is reused or the attention has `products`. Where
+    tokens were merged, attention is proportional: the logarithm of a key's size joins its scores
+    (ToMe, arXiv 2210.09461, equation 1).
     """
-    query, key, value = split_heads(
-        attention.qkv(normed_BND), attention.num_heads, attention.head_dim
-    )
+    query, key, value = _project(attention, normed_BND, rows)
     query, key = attention.q_norm(query), attention.k_norm(key)
     dropout = attention.attn_drop.p if attention.training else 0.0
     products = getattr(attention, "products", None)
-    kept: dict[ReusedTensor, Tensor] = {}
-    if "map" in tensors or products is not None:
+    bias = None if sizes_BN is None else sizes_BN.log().to(query.dtype)[:, None, None, :]
+    kept: dict[Wanted, Tensor] = {}
+    if "map" in wanted or products is not None:
         products = products or _PLAIN
-        probabilities = products.scores(query * attention.scale, key).softmax(dim=-1)
-        if "map" in tensors:
+        scores = products.scores(query * attention.scale, key)
+        probabilities = (scores if bias is None else scores + bias).softmax(dim=-1)
+        if "map" in wanted:
             kept["map"] = probabilities
         context = products.context(F.dropout(probabilities, dropout), value)
     else:
         context = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, scale=attention.scale
+            query, key, value, attn_mask=bias, dropout_p=dropout, scale=attention.scale
         )
     output = attention.norm(join_heads(context))
-    if "output" in tensors:
+    if "output" in wanted:
         kept["output"] = output
+    if "keys" in wanted:
+        kept["keys"] = key.mean(dim=1)
     return output, kept
+
+
+def _project(
+    attention: Any, normed_BND: Tensor, rows: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the first `rows`, keys and values of all tokens, each (B, H, N, E)."""
+    heads, qkv = attention.num_heads, attention.qkv
+    if rows is None or type(qkv) is not nn.Linear:
+        query, key, value = split_heads(qkv(normed_BND), 3, heads)
+        return query[:, :, :rows], key, value
+    width = qkv.out_features // 3
+    bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
+    own = F.linear(normed_BND[:, :rows], qkv.weight[:width], bias[0])
+    (query,) = split_heads(own, 1, heads)
+    key, value = split_heads(F.linear(normed_BND, qkv.weight[width:], bias[1]), 2, heads)
+    return query, key, value
 
 
 class ReusedAttention(nn.Module):
@@ -225,6 +254,27 @@ class VitAdapter(Adapter):
         """All encoders are in `blocks`."""
         return ("blocks",)
 
+    def layout(self, model: nn.Module) -> Layout:
+        """Prefix tokens are never merged; which of them the head reads is its pooling's say."""
+        vit = cast(Any, model)
+        refusal = self._reads_patches(model)
+        return Layout(
+            stages=stages_of(model, self.containers(model)),
+            tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
+            protected=vit.num_prefix_tokens,
+            class_rows=0 if refusal else self._class_tokens(model),
+            no_class_rows=refusal,
+        )
+
+    def _class_tokens(self, model: nn.Module) -> int:
+        """The first tokens that a head reads which reads class tokens only."""
+        return 2 if isinstance(model, VisionTransformerDistilled) else 1
+
+    def _reads_patches(self, model: nn.Module) -> str:
+        """Why the head needs patches, or nothing."""
+        pooling = cast(Any, model).global_pool
+        return "" if pooling == "token" else f"the head pools the patches too ({pooling!r})"
+
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Patches, tokens and positions."""
         vit = cast(Any, model)
@@ -237,11 +287,17 @@ class VitAdapter(Adapter):
         return first_tensor(vit.forward_head(vit.norm(stream)))
 
     def attend(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        self,
+        block: nn.Module,
+        stream: Tensor,
+        wanted: frozenset[Wanted],
+        *,
+        sizes: Tensor | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the block's own children, fused unless the map itself is reused."""
         parts = cast(Any, block)
-        return attention_output(parts.attn, parts.norm1(stream), tensors)
+        return attention_output(parts.attn, parts.norm1(stream), wanted, sizes, rows)
 
     def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
         """Projection, LayerScale, residual."""
@@ -273,8 +329,7 @@ class VitAdapter(Adapter):
         """`class_weight` for the tokens the classifier reads, one for the others."""
         weights = torch.ones(stream.shape[:2], device=stream.device)
         if getattr(model, "global_pool", "token") == "token":
-            registers = getattr(model, "num_reg_tokens", 0)
-            weights[:, : cast(Any, model).num_prefix_tokens - registers] = class_weight
+            weights[:, : self._class_tokens(model)] = class_weight
         return weights
 
     def projection(self, block: nn.Module) -> nn.Linear:
@@ -309,7 +364,8 @@ class VitAdapter(Adapter):
             if not isinstance(module := vit.blocks[0].get_submodule(part), nn.Identity)
         )
         whole = with_encoders(traced, "blocks.", encoders)
-        return replace(whole, uncounted=(*whole.uncounted, *extra))
+        uncounted = (*whole.uncounted, *extra)
+        return replace(whole, layout=self.layout(model), uncounted=uncounted)
 
 
 def check_children(

@@ -1,21 +1,25 @@
-"""Reuse: turning a model and a plan into a running variant, and fitting it in closed form."""
+"""Plans on models: a model and a plan become a running variant."""
 
 from trex.reuse.apply import (
-    ReuseSequential,
+    PlanSequential,
+    apply_plan,
     apply_reuse,
     consumers_of,
+    plan_of,
+    remove_plan,
     remove_reuse,
-    reuse_of,
     set_grad_checkpointing,
 )
 from trex.reuse.transforms import TransformationBlock
 
 __all__ = [
-    "ReuseSequential",
+    "PlanSequential",
     "TransformationBlock",
+    "apply_plan",
     "apply_reuse",
     "consumers_of",
+    "plan_of",
+    "remove_plan",
     "remove_reuse",
-    "reuse_of",
     "set_grad_checkpointing",
 ]

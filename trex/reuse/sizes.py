@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from trex.hardware import Form
 from trex.models.registry import adapter_of
-from trex.reuse.transforms import OWN_INPUT, make_transform
+from trex.plan import Form
+from trex.reuse.route import encoders_of
+from trex.reuse.transforms import consumer_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,18 +39,10 @@ def parameter_table(model: nn.Module, forms: Sequence[Form]) -> ParameterTable:
         ModelError: some part of the model is not understood.
     """
     adapter = adapter_of(model)
-    blocks = [
-        block
-        for name in adapter.containers(model)
-        for block in cast(nn.Sequential, model.get_submodule(name))
-    ]
     rows = []
-    for block in blocks:
+    for _, block in encoders_of(model, adapter):
         row = [_count(block)]
-        for tensor, transform in forms:
-            fresh = make_transform(transform, adapter.projection(block))
-            own_input = transform in OWN_INPUT
-            row.append(_count(adapter.make_consumer(block, tensor, fresh, own_input=own_input)))
+        row += [_count(consumer_of(block, form, adapter)) for form in forms]
         rows.append(row)
     by_form = np.array(rows, dtype=np.int64)
     return ParameterTable(fixed=_count(model) - int(by_form[:, 0].sum()), by_form=by_form)

@@ -7,16 +7,14 @@ projection then reads the reused tensor and the consumer's own normalised input 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.architecture import TRANSFORMS, Transform
-from trex.errors import PlanError
-from trex.plan import ReusePlan
+from trex.models.adapter import Adapter, Consumer
+from trex.plan import Form, Transform
 
 #: transforms after which the projection also reads the consumer's own normalised input
 OWN_INPUT: Final[frozenset[Transform]] = frozenset({"linear_own"})
@@ -55,28 +53,12 @@ def make_transform(transform: Transform, like: nn.Linear) -> nn.Module:
     return nn.Identity()
 
 
-def transforms_of(plan: ReusePlan, transforms: str | Mapping[int, str]) -> dict[int, Transform]:
-    """One transform for every consumer of `plan`, from one name for all or a name for each.
-
-    Raises:
-        PlanError: an unknown name, a consumer without one, or a name for a producer.
-    """
-    named = (
-        dict.fromkeys(plan.consumers, transforms) if isinstance(transforms, str) else transforms
+def consumer_of(block: nn.Module, form: Form, adapter: Adapter) -> Consumer:
+    """A consumer of a form, made from an original encoder's own children."""
+    tensor, transform = form
+    return adapter.make_consumer(
+        block,
+        tensor,
+        make_transform(transform, adapter.projection(block)),
+        own_input=transform in OWN_INPUT,
     )
-    for transform in (transforms,) if isinstance(transforms, str) else transforms.values():
-        if transform not in TRANSFORMS:
-            raise PlanError(
-                f"{transform!r} is not a transform", hint=f"choose one of {', '.join(TRANSFORMS)}"
-            )
-    for consumer in named:
-        if consumer not in plan.consumers:
-            raise PlanError(
-                f"encoder {consumer} has a transform but does not reuse",
-                hint="name transforms for consumers only",
-            )
-    if missing := sorted(set(plan.consumers) - named.keys()):
-        raise PlanError(
-            f"consumer {missing[0]} has no transform", hint="name one transform for each consumer"
-        )
-    return {consumer: cast(Transform, named[consumer]) for consumer in plan.consumers}

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, Encoder, Operation, vit_encoder
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, Consumer
+from trex.models.adapter import Adapter, Consumer, Wanted, stages_of
 from trex.models.bert.model import EncoderBlock, TextClassifier, keys_of, mask_of, masked
 from trex.models.vit import join_heads
-from trex.plan import ReusedTensor
+from trex.plan import Layout, ReusedTensor
 
 #: path in a layer -> child -> the class names understood there, behind the family's own prefix
 _CHILDREN: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -130,6 +130,15 @@ class BertAdapter(Adapter):
         """All encoders are in `encoders`."""
         return ("encoders",)
 
+    def layout(self, model: nn.Module) -> Layout:
+        """The first token is what the classifier reads; it is never merged."""
+        return Layout(
+            stages=stages_of(model, self.containers(model)),
+            tokens=cast(TextClassifier, model).tokens,
+            protected=1,
+            class_rows=1,
+        )
+
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Embeddings, from inputs (B, 2, N)."""
         return cast(TextClassifier, model).stem(images)
@@ -139,29 +148,47 @@ class BertAdapter(Adapter):
         return cast(TextClassifier, model).head(stream)
 
     def attend(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        self,
+        block: nn.Module,
+        stream: Tensor,
+        wanted: frozenset[Wanted],
+        *,
+        sizes: Tensor | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the layer's own children, fused unless the map itself is reused."""
         attention = _attention(block)
         query, key, value = (
-            part(stream).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-            for part in (attention.query, attention.key, attention.value)
+            part(tokens).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+            for part, tokens in (
+                (attention.query, stream[:, :rows]),
+                (attention.key, stream),
+                (attention.value, stream),
+            )
         )
         dropout = attention.dropout.p if attention.training else 0.0
-        scale, allowed = attention.attention_head_size**-0.5, keys_of(mask_of(stream))
-        kept: dict[ReusedTensor, Tensor] = {}
-        if "map" in tensors:
-            scores = (query * scale) @ key.mT
-            kept["map"] = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+        scale = attention.attention_head_size**-0.5
+        # padding stands for no token: the logarithm of its size masks it
+        known = mask_of(stream).float() if sizes is None else sizes
+        bias = keys_of(known).log().to(query.dtype)
+        kept: dict[Wanted, Tensor] = {}
+        if "map" in wanted:
+            kept["map"] = ((query * scale) @ key.mT + bias).softmax(dim=-1)
             context = F.dropout(kept["map"], dropout) @ value
         else:
             context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=allowed, dropout_p=dropout, scale=scale
+                query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
             )
         output = join_heads(context)
-        if "output" in tensors:
+        if "output" in wanted:
             kept["output"] = output
+        if "keys" in wanted:
+            kept["keys"] = key.mean(dim=1)
         return output, kept
+
+    def sizes(self, stream: Tensor) -> Tensor:
+        """One for words, zero for padding."""
+        return mask_of(stream).float()
 
     def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
         """Projection and residual; the norm behind it belongs to `after`."""
@@ -218,6 +245,7 @@ class BertAdapter(Adapter):
         return Architecture(
             model=name,
             body=(*stem, *encoders, *head),
+            layout=self.layout(model),
             uncounted=("looking up the embeddings of tokens and positions",),
         )
 

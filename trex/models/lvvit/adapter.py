@@ -50,6 +50,9 @@ class LvvitAdapter(VitAdapter):
         """TReX's own class."""
         return type(model) is LVViT
 
+    def _reads_patches(self, model: nn.Module) -> str:
+        return "LV-ViT's auxiliary head reads every patch"
+
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Convolutional stem, class token, positions."""
         lvvit = cast(LVViT, model)

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer, image_channels
+from trex.models.adapter import Consumer, Wanted, image_channels
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer
 from trex.models.uniform.attention import (
     SharedMapAttention,
@@ -125,18 +125,24 @@ class UniformAdapter(StagedAdapter):
         return cast(Tensor, parts.ffn0(parts.dw0(stream)))
 
     def attend(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
+        self,
+        block: nn.Module,
+        stream: Tensor,
+        wanted: frozenset[Wanted],
+        *,
+        sizes: Tensor | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention in each window by the attention's own steps."""
         attention = _attention(block)
         windows = to_windows(stream, attention.window)
         map_Bnn = attention.attention_map(windows)
         context = attention.context(attention.values(windows), map_Bnn)
         output = from_windows(context, *stream.shape[-2:])
-        kept: dict[ReusedTensor, Tensor] = {}
-        if "map" in tensors:
+        kept: dict[Wanted, Tensor] = {}
+        if "map" in wanted:
             kept["map"] = map_Bnn.reshape(stream.shape[0], -1, *map_Bnn.shape[1:])
-        if "output" in tensors:
+        if "output" in wanted:
             kept["output"] = output
         return output, kept
 

@@ -17,11 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trex.architecture import Transform
 from trex.config import Document, StrictModel, read_document
 from trex.errors import BundleError, PlanError, TrexError
 from trex.models.weights import state_hash
-from trex.plan import Reuse, ReusedTensor, ReusePlan
+from trex.plan import Plan, Reuse, ReusedTensor, Transform
 
 FORMAT: Final = "trex-uniform-reuse"
 VERSION: Final = 1
@@ -89,18 +88,13 @@ class UniformReuseConfig(StrictModel):
         return self
 
     @property
-    def plan(self) -> ReusePlan:
-        """Who reuses whom.
+    def plan(self) -> Plan:
+        """Who reuses whom, through what.
 
         Raises:
             PlanError: a source runs later or reuses itself, or an encoder is named twice.
         """
-        return ReusePlan(tuple(Reuse(r.encoder, r.source, r.tensor) for r in self.reuse))
-
-    @property
-    def transforms(self) -> dict[int, Transform]:
-        """The transform of every encoder that reuses."""
-        return {r.encoder: r.transform for r in self.reuse}
+        return Plan(tuple(Reuse(r.encoder, r.source, r.tensor, r.transform) for r in self.reuse))
 
 
 def read_config(path: str | Path) -> UniformReuseConfig:
@@ -165,7 +159,7 @@ def first_misfit(config: UniformReuseConfig, state: Mapping[str, Tensor]) -> str
 
 def _build(config: UniformReuseConfig) -> nn.Module:
     # trex.reuse builds on all models, this one included
-    from trex.reuse import apply_reuse
+    from trex.reuse import apply_plan
 
     model: nn.Module = timm.create_model(
         config.model,
@@ -173,7 +167,7 @@ def _build(config: UniformReuseConfig) -> nn.Module:
         in_chans=config.in_chans,
         img_size=config.img_size,
     )
-    return apply_reuse(model, config.plan, config.transforms, keep_originals=False)
+    return apply_plan(model, config.plan, keep_originals=False)
 
 
 def _file(path: Path) -> Path:

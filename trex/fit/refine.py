@@ -1,6 +1,6 @@
 """Closed-form refinement by what the output feels: one ridge regression for all projections.
 
-A fit in sequence (`reuse.fit`) makes every consumer imitate its original, all of its error alike.
+A fit in sequence (`fit.fitter`) makes every consumer imitate its original, all of its error alike.
 But most directions of that error leave the output as it is. Linearised around the variant as it
 stands, the logits change by J·d when all projections from the first consumer on change by d (the
 producers' too: on the chip that costs nothing), and to second order
@@ -25,11 +25,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from trex.fit.calibration import Progress
+from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter
-from trex.reuse.apply import consumers_of, reuse_of, reusing_containers
-from trex.reuse.fit import Progress
+from trex.plan import Plan
+from trex.reuse.apply import consumers_of, plan_of, planned_containers
 from trex.reuse.precision import Precision, forward_precision
-from trex.reuse.scratch import TensorFile
 
 #: what gradients are stored in: the equations they stand in are drawn at random anyway
 _GRADIENT: Final = torch.bfloat16
@@ -92,7 +93,7 @@ def refine(
     Where no consumer was fitted (all transforms are `none`) nothing is refined.
 
     Args:
-        variant: a fitted, reusing model.
+        variant: a fitted model that runs a plan.
         adapter: of its family.
         batches: makes the same batches anew at each call.
         settings: how far to go.
@@ -130,12 +131,11 @@ def refine(
 
 def _projections(variant: nn.Module, adapter: Adapter) -> list[nn.Linear]:
     """The projections from the first fitted consumer on, in order."""
-    _, transforms = reuse_of(variant) or (None, {})
-    consumers = consumers_of(variant)
-    fitted = [index for index, transform in transforms.items() if transform != "none"]
+    plan, consumers = plan_of(variant) or Plan(), consumers_of(variant)
+    fitted = [index for index, transform in plan.transforms.items() if transform != "none"]
     found = []
-    for _, blocks in reusing_containers(variant):
-        for index, block in enumerate(blocks, start=blocks.first):
+    for _, blocks in planned_containers(variant):
+        for index, block in enumerate(blocks.children(), start=blocks.first):
             if fitted and index >= min(fitted) and (index in fitted or index not in consumers):
                 consumer = consumers.get(index)
                 projection = consumer.projection if consumer else adapter.projection(block)

@@ -21,11 +21,11 @@ class TensorFile:
 
     Args:
         folder: where the file lies.
-        dtype: what is stored, float32 or bfloat16; it is read back as float32.
+        dtype: what is stored; bfloat16 is read back as float32, int32 as int64.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        assert dtype in (torch.float32, torch.bfloat16)
+        assert dtype in (torch.float32, torch.bfloat16, torch.int32)
         self._folder = folder
         self._dtype = dtype
         self._file: IO[bytes] | None = None
@@ -64,7 +64,7 @@ class TensorFile:
             count = os.preadv(self._file.fileno(), [view], offset)
             assert count > 0, "these images were not written"
             offset, view = offset + count, view[count:]
-        return rows.float()
+        return rows.float() if self._dtype.is_floating_point else rows.long()
 
     def close(self) -> None:
         """Give the disk space back."""

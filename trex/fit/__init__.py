@@ -1,0 +1,1 @@
+"""Fitting variants in closed form, on a few hundred unlabelled images."""

@@ -1,0 +1,130 @@
+"""What the original does with the calibration images: where all fits start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trex.errors import DataError
+from trex.fit.scratch import TensorFile
+from trex.models.adapter import Adapter
+from trex.plan import Plan
+from trex.reuse.precision import Precision, forward_precision
+from trex.reuse.route import Passed, Route, Step, encoders_of, run_encoders
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How projections are fitted; the defaults are those that measured best (docs/fitting.md)."""
+
+    #: how much more a class token's error counts than a patch token's
+    class_weight: float = 100.0
+    #: penalty on the weights, as a share of the features' mean square
+    ridge: float = 0.1
+    #: the share of the drift between the original's and the variant's stream that is corrected
+    drift: float = 1.0
+    #: the share of the solved map that is used: a small push in the right direction upsets later
+    #: encoders less than the whole one
+    shrink: float = 0.4
+    #: images in one forward
+    batch_size: int = 50
+    #: of forwards; what is solved is solved in double precision
+    precision: Precision = "float32"
+
+
+class Calibration:
+    """What the original does with the calibration images, and where variants start from.
+
+    One pass over the images; those fitted on are numbered first, those measured on follow.
+
+    Args:
+        model: the original, which stays as it is.
+        adapter: of its family.
+        fit_batches: images (B, C, H, W) to fit on.
+        measure_batches: images to measure on.
+        settings: of all fits that start here.
+        scratch: a folder on a disk with room for the fitted images' activations in every encoder.
+        progress: called with the number of images done.
+
+    Attributes:
+        layout: which plans the model can run.
+        encoders: with their names, in order.
+        entry: of every image, the stream that enters encoder 0.
+        targets: of every encoder and fitted image, what its attention branch should add to a
+            stream, of the original's tokens.
+        logits: the original's, of every image.
+
+    Raises:
+        DataError: there is no image to fit on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        fit_batches: Iterable[Tensor],
+        measure_batches: Iterable[Tensor] = (),
+        *,
+        settings: FitSettings,
+        scratch: Path,
+        progress: Progress = lambda images: None,
+    ) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.settings = settings
+        self.scratch = scratch
+        self.layout = adapter.layout(model)
+        self.encoders = list(encoders_of(model, adapter))
+        self.entry = TensorFile(scratch)
+        self.targets = [TensorFile(scratch) for _ in self.encoders]
+        self.n_fit = self.n_images = 0
+        route = Route.of(Plan(), self.layout)
+        logits = []
+        model.eval()
+        precision = forward_precision(settings.precision)
+        with torch.no_grad(), precision, closed_on_failure([self.entry, *self.targets]):
+            for fitted, batches in ((True, fit_batches), (False, measure_batches)):
+                for images in batches:
+                    logits.append(self._collect(route, images, fitted))
+                    self.n_images += len(images)
+                    self.n_fit += len(images) if fitted else 0
+                    progress(len(images))
+            if not self.n_fit:
+                raise DataError("there is no image to fit on", hint="give more calibration images")
+        self.logits = torch.cat(logits).float()
+
+    def _collect(self, route: Route, images: Tensor, fitted: bool) -> Tensor:
+        """Run one batch through the original; store its entry stream and the fit's targets."""
+        start, kept = self.n_images, 1.0 - self.settings.drift
+
+        def see(step: Step, passed: Passed) -> None:
+            if step.index and fitted:
+                target = passed.attended.stream - kept * passed.entered.stream
+                self.targets[step.index].write(start, target)
+
+        stream = self.adapter.stem(self.model, images)
+        self.entry.write(start, stream)
+        return run_encoders(self.model, self.adapter, route, stream, see=see)[1]
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        for file in (self.entry, *self.targets):
+            file.close()
+
+
+@contextmanager
+def closed_on_failure(files: Collection[TensorFile]) -> Iterator[None]:
+    """Give disk space back at once where what fills the files fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.close()
+        raise

@@ -1,0 +1,272 @@
+"""Closed-form fitting: every consumer's projection by weighted ridge regression, no training.
+
+Encoder after encoder, on the variant's own activations: a consumer's projection is solved so that
+from the reused tensor it puts out what the original's attention branch put out, plus a share of
+the drift that has built up between the two residual streams. So later consumers correct earlier
+ones' error. Where tokens were merged, the original's are averaged as the variant's were, and an
+error counts as often as the token it is made on. Activations pass through files (`fit.scratch`),
+only Gram matrices are kept in memory, and plans that begin alike share the work of their common
+beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from trex.fit.calibration import Calibration, Progress, closed_on_failure
+from trex.fit.ridge import RidgeSystem
+from trex.fit.scratch import TensorFile
+from trex.models.adapter import Adapter, Consumer
+from trex.plan import EncoderPlan, Plan
+from trex.reuse.apply import apply_plan
+from trex.reuse.precision import forward_precision
+from trex.reuse.route import Kept, Route, State, Step, advance, enter, features
+from trex.reuse.transforms import consumer_of
+
+#: chooses which of some plans to work on next; None for none of them
+Take = Callable[[Sequence[Plan]], "Plan | None"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedPlan:
+    """A fitted plan.
+
+    Attributes:
+        plan: what was fitted.
+        state: the parameters that differ from the original's, under the variant's names.
+        logits: of the measured images, (images, classes).
+    """
+
+    plan: Plan
+    state: dict[str, Tensor]
+    logits: Tensor
+
+
+def apply_fitted(model: nn.Module, fitted: FittedPlan) -> nn.Module:
+    """Make an original `model` run the fitted plan, in place, and return it."""
+    apply_plan(model, fitted.plan)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, value in fitted.state.items():
+            state[name].copy_(value)
+    return model
+
+
+@dataclass(slots=True)
+class _Node:
+    """The plans that agree up to some encoder; `children` differ in what the next encoder does."""
+
+    children: dict[EncoderPlan, _Node] = field(default_factory=dict)
+    #: what plans below reuse of the encoders up to this node's
+    live: set[Kept] = field(default_factory=set)
+    plan: Plan | None = None
+    #: all plans of this node and below, in order
+    below: list[Plan] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Aim:
+    """The plan that is worked towards; the next one is taken when a way has to be chosen."""
+
+    take: Take
+    plan: Plan | None = None
+
+    def leads_to(self, node: _Node) -> bool:
+        """Whether to go through a node; takes a plan below it where none is aimed at."""
+        if self.plan is None and node.below:
+            self.plan = self.take(node.below)
+        return any(plan is self.plan for plan in node.below)
+
+
+#: a part of a state: `stream`, `sizes`, `groups`, or what is kept of an encoder
+_Part = str | Kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A state of all images, a file a part; sizes without one are the adapter's of the stream."""
+
+    adapter: Adapter
+    files: Mapping[_Part, TensorFile]
+
+    def read(self, start: int, stop: int) -> State:
+        """The images from `start` to `stop`."""
+        parts: dict[_Part, Tensor] = {p: f.read(start, stop) for p, f in self.files.items()}
+        stream = parts.pop("stream")
+        sizes = parts.pop("sizes") if "sizes" in parts else self.adapter.sizes(stream)
+        groups = parts.pop("groups", None)
+        return State(stream, sizes, groups, cast("dict[Kept, Tensor]", parts))
+
+
+def _parts(state: State) -> dict[_Part, Tensor]:
+    named = {"stream": state.stream, "sizes": state.sizes, "groups": state.groups}
+    return {**{part: value for part, value in named.items() if value is not None}, **state.kept}
+
+
+class PlanFitter:
+    """Fits and runs many plans over the images of one calibration, sharing beginnings.
+
+    Args:
+        calibration: the original's pass.
+        fit_rows: the images that are fitted on, below `calibration.n_fit`.
+        measure_rows: the images whose logits are returned.
+        progress: called with every image that has passed through one encoder.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        *,
+        fit_rows: range | None = None,
+        measure_rows: range | None = None,
+        progress: Progress = lambda steps: None,
+    ) -> None:
+        self._calibration = calibration
+        self._adapter = calibration.adapter
+        self._fit_rows = fit_rows if fit_rows is not None else range(calibration.n_fit)
+        self._measure_rows = (
+            measure_rows
+            if measure_rows is not None
+            else range(calibration.n_fit, calibration.n_images)
+        )
+        self._progress = progress
+
+    def steps(self, plans: Sequence[Plan]) -> int:
+        """How many images have to pass through how many encoders, in all."""
+        return self._count(self._tree(plans)) * (len(self._fit_rows) + len(self._measure_rows))
+
+    def fit(
+        self, plans: Sequence[Plan], take: Take = lambda left: left[0]
+    ) -> Iterator[FittedPlan]:
+        """Fit plans and yield each as soon as it is done; the order is the tree's.
+
+        Args:
+            plans: what may be fitted.
+            take: asked before any work that only the given ones need; others may have taken them.
+
+        Raises:
+            PlanError: a plan does not fit the model; raised before any work.
+        """
+        for plan in plans:
+            plan.validate(self._calibration.layout)
+        entry = _Stored(self._adapter, {"stream": self._calibration.entry})
+        with torch.no_grad():
+            yield from self._visit(self._tree(plans), 0, entry, {}, _Aim(take))
+
+    def _tree(self, plans: Sequence[Plan]) -> _Node:
+        root = _Node()
+        for plan in plans:
+            node, path = root, []
+            for index in range(len(self._calibration.encoders)):
+                node = node.children.setdefault(plan.at(index), _Node())
+                node.below.append(plan)
+                path.append(node)
+            for reuse in plan.reuses:
+                for passed in path[reuse.source : reuse.consumer]:
+                    passed.live.add((reuse.source, reuse.tensor))
+            node.plan = plan
+        return root
+
+    def _count(self, node: _Node) -> int:
+        return sum(1 + self._count(child) for child in node.children.values())
+
+    def _visit(
+        self, node: _Node, index: int, before: _Stored, state: dict[str, Tensor], aim: _Aim
+    ) -> Iterator[FittedPlan]:
+        for decision, child in node.children.items():
+            if not aim.leads_to(child):
+                continue
+            step = Step.of(index, decision, frozenset(child.live), self._calibration.layout)
+            block, fitted = self._block(step, before)
+            after, made = self._advance(block, step, before)
+            try:
+                if child.plan is not None:
+                    aim.plan = None
+                    yield FittedPlan(
+                        plan=child.plan,
+                        state={**state, **fitted},
+                        logits=self._head(child.plan, after),
+                    )
+                yield from self._visit(child, index + 1, after, {**state, **fitted}, aim)
+            finally:
+                for file in made:
+                    file.close()
+
+    def _batches(self, *row_ranges: range) -> Iterator[tuple[int, int]]:
+        size = self._calibration.settings.batch_size
+        for rows in row_ranges:
+            for start in range(rows.start, rows.stop, size):
+                yield start, min(start + size, rows.stop)
+
+    def _block(self, step: Step, before: _Stored) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The encoder a step runs, fitted where it consumes; its own parameters by name."""
+        name, block = self._calibration.encoders[step.index]
+        if step.reuse is None:
+            return block, {}
+        consumer = consumer_of(block, step.reuse.form, self._adapter).eval()
+        if step.reuse.transform != "none":
+            self._solve(consumer, step, before)
+        originals = {id(p) for p in block.parameters()}
+        own = {n: p for n, p in consumer.named_parameters() if id(p) not in originals}
+        return consumer, {f"{name}.{key}": p.detach().clone() for key, p in own.items()}
+
+    def _advance(
+        self, block: nn.Module, step: Step, before: _Stored
+    ) -> tuple[_Stored, list[TensorFile]]:
+        """The state behind an encoder, and the files that were made for it."""
+        calibration, adapter = self._calibration, self._adapter
+        made: dict[_Part, TensorFile] = {}
+        parts: dict[_Part, Tensor] = {}
+        with self._precision(), closed_on_failure(made.values()):
+            for start, stop in self._batches(self._fit_rows, self._measure_rows):
+                state = before.read(start, stop)
+                left = advance(adapter, block, step, state).left
+                stream = adapter.between(calibration.model, step.index, left.stream)
+                known, parts = _parts(state), _parts(left._replace(stream=stream))
+                for part, value in parts.items():
+                    if part not in before.files or value is not known[part]:
+                        made.setdefault(part, self._file(value)).write(start, value)
+                self._progress(stop - start)
+        files = {part: made.get(part) or before.files[part] for part in parts}
+        return _Stored(adapter, files), list(made.values())
+
+    def _solve(self, consumer: Consumer, step: Step, before: _Stored) -> None:
+        calibration, settings = self._calibration, self._calibration.settings
+        adapter, projection = self._adapter, consumer.projection
+        system = RidgeSystem(projection.in_features, projection.out_features)
+        for start, stop in self._batches(self._fit_rows):
+            with self._precision():
+                state = enter(adapter, consumer, step, before.read(start, stop))
+                read = features(consumer, step, state)
+            wanted = state.tokens_of(calibration.targets[step.index].read(start, stop))
+            stream = state.stream if step.rows is None else state.stream[:, : step.rows]
+            target = wanted[:, : stream.shape[1]] - settings.drift * stream
+            weights = adapter.token_weights(calibration.model, stream, settings.class_weight)
+            if state.sizes is not None:
+                weights = weights * state.sizes[:, : stream.shape[1]]
+            system.add(adapter.vectors(read), adapter.vectors(target), weights)
+        weight, bias = system.solve(settings.ridge)
+        projection.weight.copy_(settings.shrink * weight)
+        projection.bias.copy_(settings.shrink * bias)
+
+    def _head(self, plan: Plan, after: _Stored) -> Tensor:
+        route = Route.of(plan, self._calibration.layout)
+        with self._precision():
+            logits = [
+                self._adapter.head(self._calibration.model, route.leave(after.read(start, stop)))
+                for start, stop in self._batches(self._measure_rows)
+            ]
+        return torch.cat(logits).float() if logits else torch.empty(0)
+
+    def _file(self, value: Tensor) -> TensorFile:
+        dtype = torch.float32 if value.is_floating_point() else torch.int32
+        return TensorFile(self._calibration.scratch, dtype)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return forward_precision(self._calibration.settings.precision)

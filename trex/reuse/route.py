@@ -1,0 +1,321 @@
+"""The executor: how a model runs a plan, one encoder after another.
+
+A route says of every encoder what it does; a state is what flows from one to the next. Running
+models, fits, bit densities, fine-tuning and comparisons all go through `encode`: nothing else
+loops over encoders.
+
+Letters: B images, N tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from torch import Tensor, nn
+
+from trex.models.adapter import Adapter, Consumer
+from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, check_pairs
+from trex.reuse.merge import Assignment, copies_of_groups, match, mean_of_groups
+
+#: a producer and what is reused of it
+Kept = tuple[int, ReusedTensor]
+ResultT = TypeVar("ResultT")
+
+
+class State(NamedTuple):
+    """What flows from encoder to encoder.
+
+    Attributes:
+        stream: the family's own; (B, N, D) where tokens can merge.
+        sizes: (B, N), how many of the model's first tokens each stands for, in float32; None
+            where that is one each.
+        groups: (B, N0), the token in which each of the first tokens is now; None where no token
+            was merged.
+        kept: what later encoders reuse of earlier ones.
+    """
+
+    stream: Tensor
+    sizes: Tensor | None = None
+    groups: Tensor | None = None
+    kept: Mapping[Kept, Tensor] = {}
+
+    def tokens_of(self, rows_BND: Tensor) -> Tensor:
+        """Rows of the model's first tokens, (B, N0, D), as this state's tokens, (B, N, D)."""
+        if self.groups is not None:
+            merged = int(self.stream.shape[1]) if self.sizes is None else self.sizes.shape[1]
+            rows_BND = mean_of_groups(rows_BND, self.groups, merged)
+        return rows_BND[:, : self.stream.shape[1]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one encoder does.
+
+    Attributes:
+        index: the encoder's.
+        reuse: what it reuses; None for a producer.
+        offers: what later encoders reuse of it.
+        live: what later encoders reuse of it and of those before it.
+        pairs: of tokens it merges.
+        rows: how many rows it computes, the first; None for all.
+        protected: the first so many tokens do not merge.
+    """
+
+    index: int
+    reuse: Reuse | None = None
+    offers: frozenset[ReusedTensor] = frozenset()
+    live: frozenset[Kept] = frozenset()
+    pairs: int = 0
+    rows: int | None = None
+    protected: int = 0
+
+    @classmethod
+    def of(cls, index: int, here: EncoderPlan, live: frozenset[Kept], layout: Layout) -> Step:
+        """An encoder's step.
+
+        Args:
+            index: the encoder's.
+            here: what is done there.
+            live: what later encoders reuse of it and of those before it.
+            layout: of the model.
+        """
+        return cls(
+            index=index,
+            reuse=here.reuse,
+            offers=frozenset(tensor for source, tensor in live if source == index),
+            live=live,
+            pairs=here.pairs,
+            rows=layout.class_rows if here.rows else None,
+            protected=layout.protected,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """A plan as steps of one model.
+
+    Attributes:
+        plan: what it is made of.
+        steps: one an encoder.
+        copies: whether tokens go back to all their places at the end, for a head that reads all.
+    """
+
+    plan: Plan
+    steps: tuple[Step, ...]
+    copies: bool
+
+    @classmethod
+    def of(cls, plan: Plan, layout: Layout) -> Route:
+        """The route of a plan.
+
+        Raises:
+            PlanError: a model of this layout cannot run it.
+        """
+        plan.validate(layout)
+        steps = []
+        for index in range(len(layout.stages)):
+            live = frozenset(
+                (r.source, r.tensor) for r in plan.reuses if r.source <= index < r.consumer
+            )
+            steps.append(Step.of(index, plan.at(index), live, layout))
+        copies = bool(plan.merges) and not layout.class_rows
+        return cls(plan=plan, steps=tuple(steps), copies=copies)
+
+    def enter(self, adapter: Adapter, stream: Tensor) -> State:
+        """The state before the first encoder of a container."""
+        return State(stream, adapter.sizes(stream))
+
+    def leave(self, state: State) -> Tensor:
+        """The stream as what follows the encoders reads it."""
+        if self.copies and state.groups is not None:
+            return copies_of_groups(state.stream, state.groups)
+        return state.stream
+
+
+class Passed(NamedTuple):
+    """One encoder's way.
+
+    Attributes:
+        entered: before its attention.
+        attended: behind its attention's projection and residual, before anything merges.
+        left: behind all of it.
+    """
+
+    entered: State
+    attended: State
+    left: State
+
+
+def enter(adapter: Adapter, block: nn.Module, step: Step, state: State) -> State:
+    """What an encoder does before its attention."""
+    before = block.before if isinstance(block, Consumer) else _of(adapter.before, block)
+    return state._replace(stream=before(state.stream))
+
+
+def attend(
+    adapter: Adapter, block: nn.Module, step: Step, state: State
+) -> tuple[State, Tensor | None]:
+    """Attention, projection and residual; also what tokens are matched by, where they merge.
+
+    Producers match by their keys. Consumers have none: they match by their stream.
+    """
+    stream, wanted = state.stream, set(step.offers)
+    keys: Tensor | None = None
+    kept = {of: tensor for of, tensor in state.kept.items() if of in step.live}
+    if step.reuse is None:
+        asked: Any = frozenset({*wanted, "keys"} if step.pairs else wanted)
+        output, found = adapter.attend(block, stream, asked, sizes=state.sizes, rows=step.rows)
+        keys = found.get("keys")
+        kept |= {(step.index, tensor): found[tensor] for tensor in step.offers}
+        merged = adapter.merge(block, _first(stream, step.rows), output)
+    else:
+        consumer = cast(Consumer, block)
+        merged = consumer.merge(_first(stream, step.rows), features(block, step, state))
+        keys = stream if step.pairs else None
+    return State(merged, state.sizes, state.groups, kept), keys
+
+
+def features(block: nn.Module, step: Step, state: State) -> Tensor:
+    """What a consumer's projection reads, from the state before its attention."""
+    assert step.reuse is not None
+    reused = state.kept[step.reuse.source, step.reuse.tensor]
+    stream = _first(state.stream, step.rows)
+    return cast(Consumer, block).features(stream, _first(reused, step.rows))
+
+
+def leave(
+    adapter: Adapter, block: nn.Module, step: Step, state: State, keys: Tensor | None
+) -> State:
+    """Merging, then the rest of the encoder."""
+    if step.pairs:
+        assert keys is not None
+        state = merge(state, _matched(step, state, keys))
+    after = block.after if isinstance(block, Consumer) else _of(adapter.after, block)
+    return state._replace(stream=after(state.stream))
+
+
+def merge(state: State, assignment: Assignment) -> State:
+    """A state whose tokens become others: stream, sizes and all that is kept with them."""
+    kept = {
+        of: assignment.mean_map(value) if of[1] == "map" else assignment.mean(value)
+        for of, value in state.kept.items()
+    }
+    return State(
+        assignment.mean(state.stream), assignment.sizes, assignment.follow(state.groups), kept
+    )
+
+
+def advance(adapter: Adapter, block: nn.Module, step: Step, state: State) -> Passed:
+    """One encoder."""
+    entered = enter(adapter, block, step, state)
+    attended, keys = attend(adapter, block, step, entered)
+    return Passed(entered, attended, leave(adapter, block, step, attended, keys))
+
+
+def _call(function: Callable[..., ResultT], *args: Any) -> ResultT:
+    return function(*args)
+
+
+#: runs `advance`, or something in its place
+Run = Callable[..., Passed]
+#: sees what every encoder did
+See = Callable[[Step, Passed], object]
+_DIRECT: Final[Run] = _call
+
+
+def encode(
+    adapter: Adapter,
+    blocks: Sequence[nn.Module],
+    steps: Sequence[Step],
+    state: State,
+    *,
+    run: Run = _DIRECT,
+    see: See | None = None,
+    between: Callable[[int, Tensor], Tensor] | None = None,
+) -> State:
+    """Encoder after encoder.
+
+    Args:
+        adapter: of the model's family.
+        blocks: encoders, some of them consumers.
+        steps: theirs.
+        state: before the first of them.
+        run: is given `advance` and its arguments.
+        see: is shown every encoder's way.
+        between: from an encoder's output stream to the next one's input.
+    """
+    for block, step in zip(blocks, steps, strict=True):
+        passed = run(advance, adapter, block, step, state)
+        if see is not None:
+            see(step, passed)
+        state = passed.left
+        if between is not None:
+            state = state._replace(stream=between(step.index, state.stream))
+    return state
+
+
+def run_model(
+    model: nn.Module,
+    adapter: Adapter,
+    route: Route,
+    images: Tensor,
+    *,
+    run: Run = _DIRECT,
+    see: See | None = None,
+) -> tuple[State, Tensor]:
+    """A whole model by its adapter's steps: the state behind the last encoder, and the logits.
+
+    Args:
+        model: an original, or one whose encoders run the route's plan.
+        adapter: of its family.
+        route: what its encoders do.
+        images: (B, C, H, W), or what the family reads.
+        run: as in `encode`.
+        see: as in `encode`.
+    """
+    return run_encoders(model, adapter, route, adapter.stem(model, images), run=run, see=see)
+
+
+def run_encoders(
+    model: nn.Module,
+    adapter: Adapter,
+    route: Route,
+    stream: Tensor,
+    *,
+    run: Run = _DIRECT,
+    see: See | None = None,
+) -> tuple[State, Tensor]:
+    """The same, from the stream that enters encoder 0."""
+    state = encode(
+        adapter,
+        [block for _, block in encoders_of(model, adapter)],
+        route.steps,
+        route.enter(adapter, stream),
+        run=run,
+        see=see,
+        between=lambda index, stream: adapter.between(model, index, stream),
+    )
+    return state, adapter.head(model, route.leave(state))
+
+
+def encoders_of(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, nn.Module]]:
+    """Every encoder with its name in the model, in order."""
+    for container in adapter.containers(model):
+        for position, block in enumerate(model.get_submodule(container).children()):
+            yield f"{container}.{position}", block
+
+
+def _matched(step: Step, state: State, keys: Tensor) -> Assignment:
+    tokens = keys.shape[1]
+    check_pairs(step.index, step.pairs, tokens, max(0, tokens - step.protected) // 2)
+    return match(keys, step.pairs, protected=step.protected, sizes_BN=state.sizes)
+
+
+def _first(rows: Tensor, count: int | None) -> Tensor:
+    return rows if count is None else rows[:, :count]
+
+
+def _of(function: Callable[[nn.Module, Tensor], Tensor], block: nn.Module) -> Any:
+    return lambda stream: function(block, stream)
