@@ -6,17 +6,11 @@ Models make an `Architecture` of themselves; the cost model prices it. No torch 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
-from trex.plan import ReusedTensor
+from trex.plan import Layout, ReusedTensor
 
 OperationKind = Literal["static_matmul", "dynamic_matmul", "softmax", "elementwise"]
-
-#: What stands between the reused tensor and the consumer's projection: nothing, a linear map
-#: folded into the projection, the paper's LayerNorm → d×d → GELU, or a linear term of the
-#: consumer's own normalised input.
-Transform = Literal["none", "linear", "block", "linear_own"]
-TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
 
 #: What each reused tensor spares its consumer, by `Operation.part` (TReX §III; PSViT).
 #: `map_input`: what else only the map needs, such as a convolution of the queries.
@@ -24,6 +18,15 @@ PARTS_SPARED: Final[dict[ReusedTensor, frozenset[str]]] = {
     "output": frozenset({"norm1", "q", "k", "v", "map_input", "scores", "softmax", "context"}),
     "map": frozenset({"q", "k", "map_input", "scores", "softmax"}),
 }
+
+#: Parts that an encoder computes for all tokens of its attention, and for its rows only; the
+#: others come behind the place where tokens merge.
+_OF_KEYS: Final = frozenset({"norm1", "k", "v"})
+_OF_ROWS: Final = frozenset(
+    {"q", "map_input", "scores", "softmax", "context", "transform", "proj", "residual1"}
+)
+
+_NO_ENCODERS: Final = Layout(stages=(), tokens=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class Operation:
     name: str
     kind: OperationKind
     #: what it is in its encoder or around: norm1 q k v scores softmax context proj residual1
-    #: norm2 fc1 activation fc2 residual2 transform stem head ...
+    #: norm2 fc1 activation fc2 residual2 transform matching merging proportional stem head ...
     part: str
     vectors: int
     out_features: int
@@ -51,6 +54,9 @@ class Operation:
     #: for elementwise: layer_norm, batch_norm, gelu, relu, add, scale, pool ...
     function: str = ""
     bias: bool = False
+    #: for elementwise: values of a second operand that it fetches, such as one a row; None where
+    #: these are as many as it puts out (of add and multiply), or none (of others)
+    operand: int | None = None
 
     @property
     def macs(self) -> int:
@@ -80,6 +86,22 @@ class Encoder:
     operations: tuple[Operation, ...]
     stage: int = 0
 
+    def at(self, attention: int, mlp: int, rows: int | None = None) -> Encoder:
+        """The same encoder at other token counts; itself at its own.
+
+        Only for encoders whose operations all work on whole tokens (ViTs, text encoders).
+
+        Args:
+            attention: tokens that enter: keys and values.
+            mlp: tokens behind the attention's residual.
+            rows: queries; as many as keys unless given.
+        """
+        rows = attention if rows is None else rows
+        if attention == mlp == rows == self.tokens:
+            return self
+        operations = tuple(_at(op, attention, mlp, rows) for op in self.operations)
+        return replace(self, tokens=attention, operations=operations)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
@@ -87,6 +109,8 @@ class Architecture:
 
     model: str
     body: tuple[Operation | Encoder, ...]
+    #: what decides which plans it can run; by default one of a model without encoders
+    layout: Layout = _NO_ENCODERS
     #: what the model also computes that is no operation here, a line each, for reports
     uncounted: tuple[str, ...] = ()
 
@@ -107,6 +131,23 @@ class Architecture:
     def macs(self) -> int:
         """Multiply-accumulates of one image through the original model."""
         return sum(op.macs for op in self.operations)
+
+    def leaving(self, tokens: int) -> Architecture:
+        """The model with so many tokens behind its last encoder, for a head of class tokens.
+
+        A head that reads all tokens stays as it is: merged ones are copied back to their places.
+        """
+        layout, encoders = self.layout, self.encoders
+        if not (layout.class_rows and encoders) or tokens == layout.tokens:
+            return self
+        end = self.body.index(encoders[-1]) + 1
+        after = (
+            replace(item, vectors=tokens)
+            if isinstance(item, Operation) and item.vectors == layout.tokens
+            else item
+            for item in self.body[end:]
+        )
+        return replace(self, body=(*self.body[:end], *after))
 
 
 def vit_encoder(
@@ -166,6 +207,15 @@ def with_encoders(
         item for item in traced.body[inside[0] :] if not item_name(item).startswith(prefix)
     )
     return replace(traced, body=(*before, *encoders, *after))
+
+
+def _at(op: Operation, attention: int, mlp: int, rows: int) -> Operation:
+    vectors = attention if op.part in _OF_KEYS else rows if op.part in _OF_ROWS else mlp
+    if op.part in ("scores", "softmax"):
+        return replace(op, vectors=vectors, out_features=attention)
+    if op.part == "context":
+        return replace(op, vectors=vectors, in_features=attention)
+    return replace(op, vectors=vectors)
 
 
 def item_name(item: Operation | Encoder) -> str:

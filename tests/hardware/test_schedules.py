@@ -66,7 +66,7 @@ def test_a_pipeline_by_hand():
     assert total(pipelined_times([PRODUCER], [False], double_buffered=True)) == pytest.approx(
         (3 + 4) + (9 - 7) + (6 + 8)
     )
-    assert flow(PRODUCER, double_buffered=True).write_s == pytest.approx(2)
+    assert flow(PRODUCER, double_buffered=True).within_s == pytest.approx(2)
 
 
 def test_a_consumer_continues_its_predecessors_chain():

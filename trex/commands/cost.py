@@ -6,12 +6,12 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from trex.architecture import TRANSFORMS
 from trex.commands import _arguments, _densities
 from trex.commands._arguments import ACCOUNTINGS
 from trex.commands._price_lines import caveats, plain, short
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
+from trex.plan import TRANSFORMS
 
 if TYPE_CHECKING:
     from trex.architecture import Operation
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.add_model(parser)
     parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
     parser.add_argument("--plan", default="", help='a reuse plan: "5<-4 7<-6"')
-    parser.add_argument("--transform", default="none", choices=TRANSFORMS)
+    parser.add_argument("--transform", default="linear", choices=TRANSFORMS)
     parser.add_argument(
         "--accounting",
         default="paper",
@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> int:
     """Price the plan, and the model without reuse beside it."""
     from trex.hardware import compare_schedules, load_chip, price, workload
     from trex.models.registry import architecture
-    from trex.plan import ReusePlan
+    from trex.plan import Plan
 
     if args.schedules and (args.accounting != "full" or args.schedule):
         raise ChipError(
             "--schedules compares all of them under full accounting",
             hint="add --accounting full and leave out --schedule",
         )
-    plan = ReusePlan.parse(args.plan)
+    plan = Plan.parse(args.plan, args.transform)
     chip = load_chip(args.hw, _arguments.set_values(args.set, _SET_EXAMPLE, ChipError))
     model = architecture(
         args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     measured = _densities.of_arguments(args, chip)
     densities = measured.planes if measured else None
 
-    work, base = (workload(model, p, args.transform) for p in (plan, ReusePlan()))
+    work, base = (workload(model, p) for p in (plan, None))
     if args.schedules:
         compared = compare_schedules(work, base, chip, densities=densities)
         cost, result = compared[0].cost, schedules_json(compared)

@@ -7,8 +7,8 @@ from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
 from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
-from trex.hardware.table import AdditiveCosts, CostTable, Form, PlanCosts
-from trex.hardware.workload import EncoderWork, Transforms, Workload, encoder_work, workload
+from trex.hardware.table import AdditiveCosts, CostTable, PlanCosts
+from trex.hardware.workload import EncoderWork, Workload, encoder_work, workload
 
 __all__ = [
     "ACCOUNTINGS",
@@ -22,14 +22,12 @@ __all__ = [
     "CostTable",
     "Densities",
     "EncoderWork",
-    "Form",
     "LayerCosts",
     "PlanCosts",
     "Schedule",
     "ScheduleCosts",
     "Share",
     "Sums",
-    "Transforms",
     "Workload",
     "check_chip",
     "compare_schedules",

@@ -63,7 +63,7 @@ class Cost:
 
     `interval_s` is the time after which the next image can follow; it equals the latency unless
     the schedule is pipelined. `macs` counts what the accounting prices, `original_macs` the same
-    for the model without reuse; 1 MAC is 1 operation, as in the TReX paper.
+    for the model without a plan; 1 MAC is 1 operation, as in the TReX paper.
     """
 
     model: str
@@ -73,6 +73,8 @@ class Cost:
     plan: str
     n_reuse: int
     transform: str | None
+    #: for every encoder, tokens in its attention (keys) and in its MLP
+    tokens: tuple[tuple[int, int], ...]
     #: what was priced, in order
     operations: tuple[Operation, ...]
     shares: tuple[Share, ...]
@@ -174,7 +176,8 @@ def price(
     `paper` accounting is the published equations: Q, K, V, scores, softmax, context, projection
     and MLP of every encoder, one after another; no transform, buffer, norm, stem or head. For a
     consumer that reuses a `map` the paper has no equation; it is priced by the same ones, its V,
-    the write of V and the product with V kept.
+    the write of V and the product with V kept. So are fewer tokens and rows, by their numbers; the
+    equations have no term for matching and merging.
 
     Args:
         work: what is done.
@@ -205,7 +208,8 @@ def price(
         schedule=pricer.options.schedule,
         plan=str(work.plan),
         n_reuse=work.plan.n_reuse,
-        transform=work.transform,
+        transform=work.plan.transform,
+        tokens=work.tokens,
         operations=tuple(p.operation for item in items for p in item),
         shares=tuple(shares),
         interval_s=interval_s,

@@ -16,6 +16,10 @@ _PAPER = (
     "leakage",
     "layer norms, GELU, residual adds",
 )
+#: parts that put out scores, or probabilities
+_SCORES = ("scores", "proportional", "softmax")
+#: parts that say how tokens merge
+_MERGING = ("matching", "merging", "proportional")
 _FULL = (
     "loading weights onto the chip, off-chip memory",
     "clock tree, control, input and output pins",
@@ -35,15 +39,31 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             for name in unknown
         )
         signs = _second_columns(pricer)
-        return (*work.architecture.uncounted, *named, *_overflow(work, pricer), *signs, *_FULL)
-    outside = [op for op in missing if op.kind != "elementwise" and op.part != "transform"]
-    transforms = [op for op in missing if op.kind != "elementwise" and op.part == "transform"]
-    lines = [
+        lines = (*named, *_copies(work), *_overflow(work, pricer), *signs)
+        return (*work.architecture.uncounted, *lines, *_FULL)
+    merging = [op for op in missing if op.part in _MERGING]
+    products = [op for op in missing if op.kind != "elementwise" and op.part not in _MERGING]
+    outside = [op for op in products if op.part != "transform"]
+    transforms = [op for op in products if op.part == "transform"]
+    grouped = (
+        ("operations outside the encoders", outside),
+        ("transforms", transforms),
+        ("matching and merging tokens, and attention by their sizes", merging),
+    )
+    lines = tuple(
         f"{what}: {_named(ops)}, {sum(op.macs for op in ops) / macs:.1%} of the MACs"
-        for what, ops in (("operations outside the encoders", outside), ("transforms", transforms))
+        for what, ops in grouped
         if ops
-    ]
-    return (*work.architecture.uncounted, *lines, *_second_columns(pricer), *_PAPER)
+    )
+    signs = _second_columns(pricer)
+    return (*work.architecture.uncounted, *lines, *_copies(work), *signs, *_PAPER)
+
+
+def _copies(work: Workload) -> tuple[str, ...]:
+    """A line if a head that reads all tokens is given merged ones."""
+    if not work.plan.merges or work.architecture.layout.class_rows:
+        return ()
+    return ("copying merged tokens back to all their places for the head",)
 
 
 def _second_columns(pricer: Pricer) -> tuple[str, ...]:
@@ -61,9 +81,7 @@ def _second_columns(pricer: Pricer) -> tuple[str, ...]:
 def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:
     """A line if some operation puts out more than the global buffer holds."""
     chip = pricer.chip
-    kept = [
-        op for op in work if not (op.part in ("scores", "softmax") and chip.softmax.depth_first)
-    ]
+    kept = [op for op in work if not (op.part in _SCORES and chip.softmax.depth_first)]
     largest = max(kept, key=lambda op: op.elements)
     bits = largest.elements * chip.static_array.input_bits
     if bits <= chip.periphery.buffer_bits:

@@ -17,7 +17,7 @@ def price_matmul(
     accounting: Accounting,
     *,
     densities: Densities | None = None,
-    reused_map: bool = False,
+    map_values: int = 0,
 ) -> MatmulPrice:
     """Price a matrix product, or many shapes at once (see `trex.hardware.layers`)."""
     full, dynamic = accounting == "full", op.kind == "dynamic_matmul"
@@ -53,7 +53,7 @@ def price_matmul(
         leakage_w += buffer_area_m2 * chip.periphery.leakage_w_per_m2
         sums = (mapping.row_blocks - 1) * op.elements
         energy.append(("accumulate", sums * array.accumulate_energy_j))
-        reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, reused_map)
+        reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, map_values)
         moved_energy, moved_busy = move(op.vectors, chip, reads_bits, writes_bits)
         energy += moved_energy
         busy += moved_busy
@@ -93,17 +93,17 @@ def _planes(op: MatmulShape, array: ArrayModel, densities: Densities) -> Sequenc
     return planes
 
 
-def _traffic_bits(op: MatmulShape, chip: Chip, bits: int, reused_map: bool) -> tuple[Any, Any]:
+def _traffic_bits(op: MatmulShape, chip: Chip, bits: int, map_values: int) -> tuple[Any, Any]:
     """Bits a matrix product reads from the buffer and writes to it.
 
     A depth-first softmax takes scores from the array and hands probabilities on, so neither
     crosses the buffer, except for a map that later encoders reuse: every consumer is charged for
-    writing and reading it, whichever encoder does the writing.
+    writing its `map_values` and for reading it, whichever encoder does the writing.
     """
     inputs = op.groups * op.vectors * op.in_features * bits
     outputs = op.elements * bits
     if op.part == "scores" and chip.softmax.depth_first:
         outputs = 0
     if op.part == "context" and chip.softmax.depth_first:
-        return (inputs, outputs + inputs) if reused_map else (0, outputs)
+        return (inputs, outputs + map_values * bits) if map_values else (0, outputs)
     return inputs, outputs

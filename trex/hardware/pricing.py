@@ -21,7 +21,7 @@ def is_priced(op: Operation, accounting: Accounting, *, in_encoder: bool) -> boo
     """Whether an accounting has a term for this operation."""
     if accounting == "full":
         return True
-    if not in_encoder or op.kind == "elementwise":
+    if not in_encoder or op.kind == "elementwise" or op.part == "matching":
         return False
     return op.part != "transform" or accounting == "paper_transform"
 
@@ -41,7 +41,7 @@ def price_operation(
     accounting: Accounting,
     *,
     densities: Densities | None = None,
-    reused_map: bool = False,
+    map_values: int = 0,
 ) -> OperationPrice:
     """Price an operation that `is_priced` and `is_known`.
 
@@ -50,8 +50,8 @@ def price_operation(
         chip: the chip.
         accounting: what has a term.
         densities: measured input bit densities; the array's assumed one elsewhere.
-        reused_map: the operation multiplies an attention map that an earlier encoder left in
-            the buffer.
+        map_values: of the attention map that an earlier encoder left in the buffer, where the
+            operation multiplies one.
 
     Raises:
         ChipError: an operation's densities do not fit the array's input bits.
@@ -60,7 +60,7 @@ def price_operation(
         return _softmax(op, chip, accounting)
     if op.kind == "elementwise":
         return _elementwise(op, chip)
-    matmul = price_matmul(op, chip, accounting, densities=densities, reused_map=reused_map)
+    matmul = price_matmul(op, chip, accounting, densities=densities, map_values=map_values)
     return OperationPrice(
         operation=op,
         energy_j=matmul.energy_j,
@@ -107,7 +107,8 @@ def _softmax(op: Operation, chip: Chip, accounting: Accounting) -> OperationPric
 def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
     """Functions work on values as they stream by; `add` and `multiply` fetch a second operand.
 
-    Where values are combined (pooling, sums), each of them is worked on.
+    Where values are combined (pooling, sums), each of them is worked on. An operation may say how
+    many values its second operand has, such as one for each of its rows.
     """
     if op.function in FREE_FUNCTIONS:
         return OperationPrice(operation=op)
@@ -123,8 +124,11 @@ def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
             fill_s=seconds / op.vectors,
         )
     ]
-    if op.function in ("add", "multiply"):
-        bits = float(op.elements * chip.static_array.input_bits)
+    operand = op.operand
+    if operand is None:
+        operand = op.elements if op.function in ("add", "multiply") else 0
+    if operand:
+        bits = float(operand * chip.static_array.input_bits)
         moved_energy, moved_busy = move(op.vectors, chip, bits, 0.0)
         energy += moved_energy
         busy += moved_busy

@@ -18,7 +18,7 @@ from trex.hardware.load import CHIP_FILE, load_chip
 from trex.hardware.prices import Accounting
 from trex.hardware.quantities import Count
 from trex.hardware.workload import workload
-from trex.plan import ReusePlan
+from trex.plan import Layout, Plan
 
 PUBLISHED_FILE: Final = "published.yaml"
 
@@ -58,7 +58,8 @@ class EncodersSpec(StrictModel):
             )
             for i in range(self.depth)
         )
-        return Architecture(model=name, body=tuple(encoders))
+        layout = Layout(stages=(0,) * self.depth, tokens=self.tokens)
+        return Architecture(model=name, body=tuple(encoders), layout=layout)
 
 
 class LayerSpec(StrictModel):
@@ -211,7 +212,7 @@ def _compare(document: Document, spec: PublishedSpec, index: int, chip: Chip) ->
             f"{result.n_reuse} encoders cannot reuse in {result.of!r}",
             f"at most {encoders - 1}: the first has none before it",
         )
-    plan = ReusePlan.nearest(range(1, result.n_reuse + 1))
+    plan = Plan.nearest(range(1, result.n_reuse + 1))
     accounting: Accounting = "full" if layer else result.accounting or "paper"
     cost = price(workload(described.architecture(result.of), plan), chip, accounting)
     return Comparison(

@@ -5,14 +5,16 @@
 `pipelined`: vectors stream from operation to operation. A chain of operations takes one vector's
 way through all of them plus the rest of the vectors at the pace of the busiest resource. Kᵀ and V
 must be written before the first score, so every encoder that computes attention ends a chain; one
-that reuses an `output` does not. Several images are in flight, each resource working on one.
+that reuses an `output` does not. Tokens merge once all of them are matched and through the
+attention, so merging ends another. Several images are in flight, each resource working on one.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from trex.hardware.chip import Schedule
 from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
@@ -22,6 +24,7 @@ _AT_ONCE: Final = frozenset({"q", "k", "v"})
 
 #: (component, seconds) an operation adds to the latency
 Exposed = list[tuple[str, float]]
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +38,14 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flow:
-    """An encoder in a pipeline: what joins the chain before it, and, after a barrier, the rest."""
+    """An encoder in a pipeline: what joins the chain before it, and, after a barrier, the rest.
+
+    `within_s`: writes at the barrier, and what lies between it and a second one.
+    """
 
     before: Stretch
     barrier: bool
-    write_s: float
+    within_s: float
     after: Stretch
     #: longest time one image occupies a resource of this encoder's own
     occupied_s: float
@@ -96,14 +102,14 @@ def pipelined_times(
         if not joined:
             _stream(flat, chain, times)
             chain = []
-        cut = barrier_at(item)
-        chain += here[:cut]
-        if cut < len(item):
+        joining, *others = pieces(here, barriers(item))
+        chain += joining
+        for piece in others:
             _stream(flat, chain, times)
-            chain = list(here[cut:])
-            for i, write_s in zip(here, _streamed_writes(item, double_buffered), strict=True):
-                if write_s:
-                    times[i].append(("array_write", write_s))
+            chain = list(piece)
+        for i, write_s in zip(here, _streamed_writes(item, double_buffered), strict=True):
+            if write_s:
+                times[i].append(("array_write", write_s))
     _stream(flat, chain, times)
     return times
 
@@ -142,26 +148,43 @@ def _stream(flat: Sequence[OperationPrice], chain: Sequence[int], times: list[Ex
             times[i].append((busy.component, busy.total_s if at_pace else busy.fill_s))
 
 
-def barrier_at(prices: Sequence[OperationPrice]) -> int:
-    """Index of the first operation that waits for a whole matrix; the length if none does."""
+def barriers(prices: Sequence[OperationPrice]) -> list[int]:
+    """Indices of the operations that wait for all vectors before them.
+
+    The first that multiplies by a matrix computed on the way, and the first that merges tokens
+    once they are matched.
+    """
+    found: list[int] = []
+    matched = False
     for i, price in enumerate(prices):
-        if price.operation.kind == "dynamic_matmul":
-            return i
-    return len(prices)
+        op = price.operation
+        matched |= op.part == "matching"
+        if op.kind == "dynamic_matmul" and not found:
+            found.append(i)
+        elif op.part == "merging" and matched:
+            return [*found, i]
+    return found
+
+
+def pieces(items: Sequence[ItemT], cuts: Sequence[int]) -> list[Sequence[ItemT]]:
+    """A sequence cut before each of these indices."""
+    ends = [0, *cuts, len(items)]
+    return [items[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def flow(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Flow:
     """One encoder, or one operation, as the numbers a pipeline is put together from."""
-    cut = barrier_at(prices)
+    first, *others = (_stretch(piece) for piece in pieces(prices, barriers(prices)))
+    between_s = sum(s.fill_s + max(s.own_s, *s.shared_s) for s in others[:-1])
     occupied_s = 0.0
     for price in prices:
         reads, write_s = _own(price), price.write_s
         occupied_s = max(occupied_s, max(reads, write_s) if double_buffered else reads + write_s)
     return Flow(
-        before=_stretch(prices[:cut]),
-        barrier=cut < len(prices),
-        write_s=sum(_streamed_writes(prices, double_buffered)),
-        after=_stretch(prices[cut:]),
+        before=first,
+        barrier=bool(others),
+        within_s=sum(_streamed_writes(prices, double_buffered)) + between_s,
+        after=others[-1] if others else _stretch(()),
         occupied_s=occupied_s,
         shared_s=tuple(
             sum(b.total_s for p in prices for b in p.busy if b.resource == name)

@@ -69,7 +69,7 @@ class Pricer:
                 self.chip,
                 self.accounting,
                 densities=self.densities,
-                reused_map=work.tensor == "map",
+                map_values=_map_values(work),
             )
             for op in operations
             if self._has_price(op, in_encoder=True)
@@ -106,24 +106,31 @@ def most_heads(operations: Iterator[Operation]) -> int:
     return max((op.groups for op in operations if op.kind == "softmax"), default=0)
 
 
+def _map_values(work: EncoderWork) -> int:
+    """Values of the map that an encoder reuses, as its source put it out; 0 without one."""
+    return work.encoder.heads * work.source_tokens**2 if work.tensor == "map" else 0
+
+
 def streams_on(earlier: Operation | EncoderWork | None, item: Operation | EncoderWork) -> bool:
     """Whether an encoder's vectors can enter it as they leave the encoder before it."""
     if not isinstance(earlier, EncoderWork) or not isinstance(item, EncoderWork):
         return False
-    before, here = earlier.encoder, item.encoder
-    return (before.stage, before.tokens) == (here.stage, here.tokens)
+    leaving, entering = earlier.tokens[1], item.tokens[0]
+    return (earlier.encoder.stage, leaving) == (item.encoder.stage, entering)
 
 
 def _fuse_qk(work: EncoderWork) -> tuple[Operation, ...]:
     """Scores as X·(W_q W_kᵀ)·Xᵀ: a d×d product a head instead of Q and K, and Xᵀ written for Kᵀ.
 
     It saves a product only where there is one head; with more, each head needs its own d×d
-    matrix. Biases add a term to the scores that is not counted.
+    matrix. Biases add a term to the scores that is not counted. An encoder that matches its tokens
+    by their keys computes them all the same.
     """
     encoder: Encoder = work.encoder
+    matches = work.plan.pairs > 0
     fused: list[Operation] = []
     for op in work.operations:
-        if op.part == "k":
+        if op.part == "k" and not matches:
             continue
         if op.part == "q":
             op = replace(op, out_features=encoder.dim * encoder.heads)

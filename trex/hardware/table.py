@@ -9,18 +9,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trex.architecture import Architecture, Operation, Transform
+from trex.architecture import Architecture, Operation
 from trex.errors import ChipError, PlanError
 from trex.hardware.chip import Chip, Schedule
 from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
 from trex.hardware.schedule import exposed_times, flow
 from trex.hardware.system import Pricer, most_heads, streams_on
-from trex.hardware.workload import EncoderWork, Transforms, encoder_work, workload
-from trex.plan import ReusedTensor, ReusePlan
+from trex.hardware.workload import AS_IT_IS, EncoderWork, encoder_work
+from trex.plan import EncoderPlan, Form, Plan, Reuse
 from trex.units import EDAP_MJ_MS_MM2
 
-#: What a consumer reuses, and through which transform.
-Form = tuple[ReusedTensor, Transform]
 Floats = NDArray[np.float64]
 
 #: Plans priced in one go: few enough that their columns stay in the processor's cache.
@@ -106,23 +104,21 @@ class CostTable:
         self._schedule = self._pricer.options.schedule
         self._build()
 
-    def forms_of(self, plan: ReusePlan, transforms: Transforms = "none") -> list[int]:
+    def forms_of(self, plan: Plan) -> list[int]:
         """A plan as a row of form numbers.
 
         Raises:
             PlanError: the plan does not fit the model or uses a form that is not in the table.
         """
+        plan.validate(self.architecture.layout)
         row = [0] * len(self.architecture.encoders)
-        for item in workload(self.architecture, plan, transforms).body:
-            if isinstance(item, EncoderWork) and item.tensor is not None:
-                assert item.transform is not None
-                form = (item.tensor, item.transform)
-                if form not in self.forms:
-                    raise PlanError(
-                        f"encoder {item.encoder.index} uses the form {form}",
-                        hint=f"the table was built for {list(self.forms)}",
-                    )
-                row[item.encoder.index] = self.forms.index(form) + 1
+        for reuse in plan.reuses:
+            if reuse.form not in self.forms:
+                raise PlanError(
+                    f"encoder {reuse.consumer} uses the form {reuse.form}",
+                    hint=f"the table was built for {list(self.forms)}",
+                )
+            row[reuse.consumer] = self.forms.index(reuse.form) + 1
         return row
 
     def price(self, forms: Any) -> PlanCosts:
@@ -175,9 +171,12 @@ class CostTable:
         pricer, arch = self._pricer, self.architecture
         outside = [pricer.outside(item) for item in arch.body if isinstance(item, Operation)]
         works = [
-            encoder_work(encoder, *form)
+            encoder_work(encoder, here)
             for encoder in arch.encoders
-            for form in ((None, "none"), *self.forms)
+            for here in (
+                AS_IT_IS,
+                *(EncoderPlan(Reuse(encoder.index, 0, *form), 0, None) for form in self.forms),
+            )
         ]
         priced = [pricer.encoder(work) for work in works]
         self._additive = self._by_form([self._additive_row(prices) for prices in priced])
@@ -194,7 +193,7 @@ class CostTable:
         doubled = options.double_buffered_writes
         if self._schedule == "pipelined":
             parts = flow(prices, double_buffered=doubled)
-            seconds = parts.before.fill_s + parts.after.fill_s + parts.write_s
+            seconds = parts.before.fill_s + parts.after.fill_s + parts.within_s
         else:
             times = exposed_times(prices, self._schedule, double_buffered=doubled)
             seconds = sum(s for time in times for _, s in time)

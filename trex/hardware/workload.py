@@ -1,26 +1,40 @@
-"""What a model does for one image once a plan reuses some of its attention."""
+"""What a model does for one image under a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
 
-from trex.architecture import PARTS_SPARED, TRANSFORMS, Architecture, Encoder, Operation, Transform
-from trex.errors import PlanError
-from trex.plan import ReusedTensor, ReusePlan
+from trex.architecture import PARTS_SPARED, Architecture, Encoder, Operation
+from trex.hardware.merging import matching, merging, proportional, reused_merging
+from trex.plan import EncoderPlan, Plan, Reuse, ReusedTensor, Transform
 
-#: A transform for all consumers, or one for each of them by its encoder's index.
-Transforms = Transform | Mapping[int, Transform]
+#: A plan's say in an encoder that stays as it is.
+AS_IT_IS: Final = EncoderPlan(reuse=None, pairs=0, rows=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderWork:
-    """One encoder's operations under a plan; `tensor` is None for a producer."""
+    """One encoder's operations under a plan.
+
+    Attributes:
+        encoder: as it is in the original.
+        plan: what is done in it.
+        tokens: in its attention (keys), and in its MLP.
+        source_tokens: in the attention of the encoder it reuses; of a producer, its own.
+    """
 
     encoder: Encoder
+    plan: EncoderPlan
+    tokens: tuple[int, int]
+    source_tokens: int
     operations: tuple[Operation, ...]
-    tensor: ReusedTensor | None = None
-    transform: Transform | None = None
+
+    @property
+    def tensor(self) -> ReusedTensor | None:
+        """What it reuses; None for a producer."""
+        return self.plan.reuse.tensor if self.plan.reuse else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +42,7 @@ class Workload:
     """A model's operations under a plan, and what the original needs, for comparison."""
 
     architecture: Architecture
-    plan: ReusePlan
+    plan: Plan
     body: tuple[Operation | EncoderWork, ...]
 
     def __iter__(self) -> Iterator[Operation]:
@@ -44,77 +58,102 @@ class Workload:
         return sum(op.macs for op in self)
 
     @property
-    def transform(self) -> str | None:
-        """The consumers' transform; None without consumers, `mixed` where they differ."""
-        used = {item.transform for item in self.body if isinstance(item, EncoderWork)} - {None}
-        if len(used) > 1:
-            return "mixed"
-        return used.pop() if used else None
+    def tokens(self) -> tuple[tuple[int, int], ...]:
+        """For every encoder, tokens in its attention (keys) and in its MLP."""
+        return tuple(item.tokens for item in self.body if isinstance(item, EncoderWork))
 
 
-def workload(
-    architecture: Architecture, plan: ReusePlan | None = None, transforms: Transforms = "none"
-) -> Workload:
-    """The operations of a model whose encoders reuse attention as `plan` says.
+def workload(architecture: Architecture, plan: Plan | None = None) -> Workload:
+    """The operations of a model that runs a plan.
 
-    A consumer drops what the reused tensor spares it and gains its transform's operations.
+    A consumer drops what the reused tensor spares it and gains its transform's operations. Where
+    tokens merge, encoders gain what that takes, and everything behind works on what is left.
+    Operations behind the encoders do so if the head reads class tokens only; else merged tokens
+    are copied back to all their places, which is no arithmetic, and these stay as they are.
 
     Raises:
-        PlanError: the plan does not fit the model, crosses its stages, or a transform is unknown.
+        PlanError: the model cannot run the plan.
     """
-    plan = plan or ReusePlan()
-    encoders = architecture.encoders
-    plan.validate(len(encoders))
-    for reuse in plan:
-        consumer, source = encoders[reuse.consumer], encoders[reuse.source]
-        if _shape(consumer) != _shape(source):
-            raise PlanError(
-                f"encoder {reuse.consumer} cannot reuse encoder {reuse.source}: they lie in "
-                "different stages of the model or differ in tokens, width or heads",
-                hint="choose a source of the same stage",
-            )
+    plan = plan or Plan()
+    plan.validate(architecture.layout)
+    tokens = _tokens(architecture, plan)
     body: list[Operation | EncoderWork] = []
-    for item in architecture.body:
-        if isinstance(item, Operation):
-            body.append(item)
-            continue
-        reuse_here = plan.reuse_of(item.index)
-        if reuse_here is None:
-            body.append(encoder_work(item))
+    whole = architecture.leaving(tokens[-1][1]) if plan.merges or plan.rows else architecture
+    for item in whole.body:
+        if isinstance(item, Encoder):
+            here = plan.at(item.index)
+            source = here.reuse.source if here.reuse else item.index
+            body.append(encoder_work(item, here, tokens[item.index], tokens[source][0]))
         else:
-            body.append(encoder_work(item, reuse_here.tensor, _chosen(transforms, item.index)))
+            body.append(item)
     return Workload(architecture=architecture, plan=plan, body=tuple(body))
 
 
 def encoder_work(
-    encoder: Encoder, tensor: ReusedTensor | None = None, transform: Transform = "none"
+    encoder: Encoder,
+    here: EncoderPlan = AS_IT_IS,
+    tokens: tuple[int, int] | None = None,
+    source_tokens: int | None = None,
 ) -> EncoderWork:
-    """One encoder as a producer (`tensor` None) or as a consumer."""
-    if tensor is None:
-        return EncoderWork(encoder=encoder, operations=encoder.operations)
-    spared = set(PARTS_SPARED[tensor])
-    if transform == "linear_own":
+    """One encoder under a plan.
+
+    Args:
+        encoder: of the original.
+        here: what is done in it.
+        tokens: in its attention and in its MLP; the original's unless given.
+        source_tokens: in the attention of its source; as in its own unless given.
+    """
+    keys, left = tokens or (encoder.tokens, encoder.tokens)
+    rows, source_tokens = left if here.rows else keys, source_tokens or keys
+    operations = encoder.at(keys, left, rows).operations
+    if here.reuse is not None:
+        operations = _consumer(encoder, here.reuse, operations, rows)
+        if source_tokens > keys and not here.rows:  # class tokens never merge
+            reused = reused_merging(encoder, source_tokens, keys, here.reuse.tensor)
+            operations = _before(operations, reused, "context", "transform", "proj")
+    elif keys < encoder.tokens:
+        operations = _before(operations, proportional(encoder, keys, rows), "softmax")
+    if here.pairs:
+        found = matching(encoder, keys, by_keys=here.reuse is None)
+        operations = _before(operations, found, "scores", "context", "transform", "proj")
+        operations = _before(operations, merging(encoder, here.pairs), "norm2")
+    return EncoderWork(
+        encoder=encoder,
+        plan=here,
+        tokens=(keys, left),
+        source_tokens=source_tokens,
+        operations=operations,
+    )
+
+
+def _consumer(
+    encoder: Encoder, reuse: Reuse, operations: tuple[Operation, ...], rows: int
+) -> tuple[Operation, ...]:
+    """What of an encoder's operations a consumer keeps, and its transform."""
+    spared = set(PARTS_SPARED[reuse.tensor])
+    if reuse.transform == "linear_own":
         spared.discard("norm1")
-    kept = [op for op in encoder.operations if op.part not in spared]
-    added = _transform_operations(encoder, transform)
-    at = next((i for i, op in enumerate(kept) if op.part == "proj"), len(kept))
-    operations = (*kept[:at], *added, *kept[at:])
-    return EncoderWork(encoder=encoder, operations=operations, tensor=tensor, transform=transform)
+    kept = tuple(op for op in operations if op.part not in spared)
+    if reuse.tensor == "output":  # what is normalised is read by the transform alone
+        kept = tuple(replace(op, vectors=rows) if op.part == "norm1" else op for op in kept)
+    return _before(kept, _transform_operations(encoder, reuse.transform, rows), "proj")
 
 
-def _transform_operations(encoder: Encoder, transform: Transform) -> tuple[Operation, ...]:
+def _transform_operations(
+    encoder: Encoder, transform: Transform, rows: int
+) -> tuple[Operation, ...]:
     """What a transform adds: `none` and `linear`, folded into the projection, add nothing."""
-    name, tokens, dim = f"blocks.{encoder.index}.transform", encoder.tokens, encoder.dim
+    name, dim = f"blocks.{encoder.index}.transform", encoder.dim
 
     def pointwise(where: str, function: str) -> Operation:
         return Operation(
             name=f"{name}.{where}", kind="elementwise", part="transform",
-            vectors=tokens, out_features=dim, function=function,
+            vectors=rows, out_features=dim, function=function,
         )  # fmt: skip
 
     linear = Operation(
         name=f"{name}.linear", kind="static_matmul", part="transform",
-        vectors=tokens, in_features=dim, out_features=dim, bias=True,
+        vectors=rows, in_features=dim, out_features=dim, bias=True,
     )  # fmt: skip
     if transform == "block":
         return (pointwise("norm", "layer_norm"), linear, pointwise("activation", "gelu"))
@@ -123,14 +162,17 @@ def _transform_operations(encoder: Encoder, transform: Transform) -> tuple[Opera
     return ()
 
 
-def _chosen(transforms: Transforms, consumer: int) -> Transform:
-    transform = transforms if isinstance(transforms, str) else transforms.get(consumer, "none")
-    if transform not in TRANSFORMS:
-        raise PlanError(
-            f"unknown transform {transform!r}", hint=f"choose one of {', '.join(TRANSFORMS)}"
-        )
-    return transform
+def _before(
+    operations: tuple[Operation, ...], added: tuple[Operation, ...], *parts: str
+) -> tuple[Operation, ...]:
+    """Operations with others in front of the first of these parts; at the end without one."""
+    at = (i for i, op in enumerate(operations) if op.part in parts)
+    cut = next(at, len(operations))
+    return (*operations[:cut], *added, *operations[cut:])
 
 
-def _shape(encoder: Encoder) -> tuple[int, int, int, int]:
-    return encoder.stage, encoder.tokens, encoder.dim, encoder.heads
+def _tokens(architecture: Architecture, plan: Plan) -> list[tuple[int, int]]:
+    """As `Plan.tokens`, also of models whose stages have unlike tokens, which never merge."""
+    if plan.merges or plan.rows:
+        return list(plan.tokens(architecture.layout))
+    return [(encoder.tokens, encoder.tokens) for encoder in architecture.encoders]
