@@ -10,7 +10,7 @@ from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import shipped
 from trex.hardware import SCHEDULES, Chip, load_chip
 from trex.hardware.chip import ArrayModel, Options
-from trex.plan import Reuse, ReusePlan
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Layout, Merge, Plan, Reuse, Rows
 
 SHIPPED = {name: load_chip(name) for name in shipped("hw_models", "chip.yaml")}
 
@@ -22,7 +22,9 @@ def vit(
     heads: int = 4,
     tokens: int = 17,
     mlp: int = 256,
+    class_rows: int = 1,
 ) -> Architecture:
+    """A vision transformer with one class token; `class_rows` 0: its head reads all tokens."""
     stem = Operation(
         name="patch_embed.proj", kind="static_matmul", part="stem",
         vectors=tokens - 1, in_features=768, out_features=dim, bias=True,
@@ -38,7 +40,14 @@ def vit(
     encoders = (
         vit_encoder(i, tokens=tokens, dim=dim, heads=heads, mlp_hidden=mlp) for i in range(depth)
     )
-    return Architecture(model=name, body=(stem, *encoders, norm, head))
+    layout = Layout(
+        stages=(0,) * depth,
+        tokens=tokens,
+        protected=1,
+        class_rows=class_rows,
+        no_class_rows="" if class_rows else "the head pools the patches too",
+    )
+    return Architecture(model=name, body=(stem, *encoders, norm, head), layout=layout)
 
 
 DEIT_S = vit("deit_small_patch16_224", depth=12, dim=384, heads=6, tokens=197, mlp=1536)
@@ -54,20 +63,37 @@ def architectures(draw: st.DrawFn) -> Architecture:
         heads=heads,
         tokens=draw(st.integers(2, 90)),
         mlp=draw(st.integers(1, 300)),
+        class_rows=draw(st.integers(0, 1)),
     )
 
 
 @st.composite
-def plans(draw: st.DrawFn, depth: int) -> ReusePlan:
-    """Any valid plan, not only those that reuse the nearest producer."""
+def plans(draw: st.DrawFn, depth: int) -> Plan:
+    """Any valid plan of reuse, not only those that reuse the nearest producer."""
     reuses, producers = [], [0]
     for encoder in range(1, depth):
         if draw(st.booleans()):
-            tensor = draw(st.sampled_from(["output", "map"]))
-            reuses.append(Reuse(encoder, draw(st.sampled_from(producers)), tensor))
+            form = draw(st.sampled_from(REUSED_TENSORS)), draw(st.sampled_from(TRANSFORMS))
+            reuses.append(Reuse(encoder, draw(st.sampled_from(producers)), *form))
         else:
             producers.append(encoder)
-    return ReusePlan(tuple(reuses))
+    return Plan(tuple(reuses))
+
+
+@st.composite
+def joint_plans(draw: st.DrawFn, layout: Layout) -> Plan:
+    """Any plan that a model can run: reuse, merges, class rows."""
+    last = len(layout.stages) - 1
+    plan = draw(plans(last + 1))
+    reuse = plan.reuse_of(last)
+    own_map = reuse is None or reuse.tensor == "output"
+    rows = (Rows(last),) if layout.class_rows and own_map and draw(st.booleans()) else ()
+    merges, left = [], layout.tokens
+    for encoder in range(last + 1 - len(rows)):
+        pairs = draw(st.integers(0, layout.most_pairs(left)) | st.just(0))
+        merges.append(Merge(encoder, pairs))
+        left -= pairs
+    return Plan(plan.reuses, tuple(merges), rows)
 
 
 @st.composite

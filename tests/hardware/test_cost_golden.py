@@ -11,7 +11,7 @@ from hardware_models import DEIT_S, LVVIT_S
 
 from trex.cli import main
 from trex.hardware import Cost, load_chip, price, workload
-from trex.plan import ReusePlan
+from trex.plan import Plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -29,8 +29,8 @@ CASES = [
 
 
 def cost_of(model, row, accounting="paper", transform="none") -> Cost:
-    plan = ReusePlan.nearest(range(1, int(row["n_reuse"]) + 1))
-    return price(workload(model, plan, transform), load_chip("trex_fefet_32nm"), accounting)
+    plan = Plan.nearest(range(1, int(row["n_reuse"]) + 1), transform=transform)
+    return price(workload(model, plan), load_chip("trex_fefet_32nm"), accounting)
 
 
 def last_digit(text: str) -> float:
@@ -109,7 +109,7 @@ def test_one_encoder_by_hand():
 def test_published_rows_from_the_command_line(capsys, model, file):
     pytest.importorskip("trex.models.registry")
     for row in rows(file):
-        plan = str(ReusePlan.nearest(range(1, int(row["n_reuse"]) + 1)))
+        plan = str(Plan.nearest(range(1, int(row["n_reuse"]) + 1)))
         flags = ["--model", model, "--hw", "trex_fefet_32nm", "--plan", plan, "--json"]
         assert main(["cost", *flags]) == 0
         result = json.loads(capsys.readouterr().out)

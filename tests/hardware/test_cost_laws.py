@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DEIT_S, SHIPPED, any_chips, architectures, plans, vit
+from hardware_models import DEIT_S, SHIPPED, any_chips, architectures, joint_plans, plans, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trex.architecture import TRANSFORMS, Operation
+from trex.architecture import Operation
 from trex.errors import ChipError
 from trex.hardware import ACCOUNTINGS, SCHEDULES, CostTable, load_chip, price, workload
-from trex.plan import REUSED_TENSORS, ReusePlan
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan
 
 FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
 
@@ -28,15 +28,19 @@ accountings = st.sampled_from(
 @st.composite
 def works(draw):
     model = draw(architectures())
-    plan = draw(plans(len(model.encoders)))
-    transforms = {r.consumer: draw(st.sampled_from(TRANSFORMS)) for r in plan}
-    return workload(model, plan, transforms), transforms
+    return workload(model, draw(plans(len(model.encoders))))
 
 
-@given(works(), chips, accountings)
+@st.composite
+def joint_works(draw):
+    model = draw(architectures())
+    return workload(model, draw(joint_plans(model.layout)))
+
+
+@given(joint_works(), chips, accountings)
 @settings(max_examples=60, deadline=None)
 def test_totals_are_the_sums_of_every_grouping(work, chip, accounting):
-    cost = price(work[0], chip, accounting[0], schedule=accounting[1])
+    cost = price(work, chip, accounting[0], schedule=accounting[1])
     for groups in (cost.by_layer(), cost.by_component(), cost.by_stage()):
         for field in ("energy_j", "latency_s", "area_m2"):
             total = math.fsum(getattr(s, field) for s in groups.values())
@@ -46,10 +50,9 @@ def test_totals_are_the_sums_of_every_grouping(work, chip, accounting):
 @given(works(), chips, accountings)
 @settings(max_examples=60, deadline=None)
 def test_the_table_agrees_with_the_single_price(work, chip, accounting):
-    work, transforms = work
     cost = price(work, chip, accounting[0], schedule=accounting[1])
     table = CostTable(work.architecture, chip, accounting[0], FORMS, schedule=accounting[1])
-    costs = table.price([table.forms_of(work.plan, transforms)])
+    costs = table.price([table.forms_of(work.plan)])
     for field in ("energy_j", "latency_s", "area_m2", "interval_s", "edap_j_s_m2"):
         assert getattr(costs, field)[0] == pytest.approx(getattr(cost, field), rel=1e-9)
 
@@ -57,11 +60,10 @@ def test_the_table_agrees_with_the_single_price(work, chip, accounting):
 @given(works(), chips)
 @settings(max_examples=60, deadline=None)
 def test_more_reuse_never_costs_more_under_paper(work, chip):
-    work = work[0]
     original = price(workload(work.architecture), chip)
     cost = price(work, chip)
     for consumer in work.plan.consumers:
-        fewer = ReusePlan(tuple(r for r in work.plan if r.consumer != consumer))
+        fewer = Plan(tuple(r for r in work.plan.reuses if r.consumer != consumer))
         before = price(workload(work.architecture, fewer), chip)
         for field in ("energy_j", "latency_s", "area_m2"):
             assert getattr(cost, field) < getattr(before, field)
@@ -71,7 +73,7 @@ def test_more_reuse_never_costs_more_under_paper(work, chip):
 @given(works(), chips, accountings, st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
 def test_twice_the_images_twice_the_energy(work, chip, accounting, images):
-    cost = price(work[0], chip, accounting[0], schedule=accounting[1])
+    cost = price(work, chip, accounting[0], schedule=accounting[1])
     seconds, joules = cost.of_images(images)
     twice_s, twice_j = cost.of_images(2 * images)
     assert twice_j == pytest.approx(2 * joules)
@@ -82,7 +84,7 @@ def test_twice_the_images_twice_the_energy(work, chip, accounting, images):
 @settings(max_examples=30, deadline=None)
 def test_schedules_only_ever_help(work, chip):
     sequential, parallel, pipelined = (
-        price(work[0], chip, "full", schedule=schedule) for schedule in SCHEDULES
+        price(work, chip, "full", schedule=schedule) for schedule in SCHEDULES
     )
     assert parallel.latency_s <= sequential.latency_s * (1 + 1e-12)
     assert pipelined.latency_s <= sequential.latency_s * (1 + 1e-12)
@@ -92,14 +94,14 @@ def test_schedules_only_ever_help(work, chip):
 @pytest.mark.parametrize("transform", ["none", "linear"])
 def test_folded_transforms_cost_nothing(transform):
     chip = SHIPPED["trex_fefet_32nm"]
-    plan = ReusePlan.parse("5<-4 7<-6:map")
-    assert price(workload(DEIT_S, plan, transform), chip, "full").shares == (
-        price(workload(DEIT_S, plan), chip, "full").shares
+    plan = Plan.parse("5<-4 7<-6:map", transform)
+    assert price(workload(DEIT_S, plan), chip, "full").shares == (
+        price(workload(DEIT_S, plan.with_transforms("none")), chip, "full").shares
     )
 
 
 def test_a_plan_is_priced_by_its_forms_not_by_its_sources():
-    near, far = ReusePlan.parse("3<-2 4<-2"), ReusePlan.parse("3<-0 4<-1")
+    near, far = Plan.parse("3<-2 4<-2"), Plan.parse("3<-0 4<-1")
     chip = SHIPPED["trex_hybrid_32nm"]
     assert price(workload(DEIT_S, near), chip).edap_j_s_m2 == pytest.approx(
         price(workload(DEIT_S, far), chip).edap_j_s_m2

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hardware_models import DEIT_S
 
-from trex.architecture import TRANSFORMS
 from trex.hardware import SCHEDULES, CostTable, load_chip, price, workload
-from trex.plan import REUSED_TENSORS, ReusePlan
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan
 
 CHIP = load_chip("trex_fefet_32nm")
 FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
@@ -21,7 +20,7 @@ def shares(plan: str, transform: str, accounting: str = "full") -> dict[tuple[st
 
     So is leakage, which grows with everybody's latency.
     """
-    cost = price(workload(DEIT_S, ReusePlan.parse(plan), transform), CHIP, accounting)
+    cost = price(workload(DEIT_S, Plan.parse(plan, transform)), CHIP, accounting)
     found: dict[tuple[str, str], list[float]] = {}
     for share in cost.shares:
         if share.layer.startswith("blocks.3.") and share.component != "leakage":

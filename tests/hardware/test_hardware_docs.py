@@ -11,7 +11,7 @@ import pytest
 from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import data_folder, shipped
 from trex.hardware import compare_schedules, load_chip, price, workload
-from trex.plan import ReusePlan
+from trex.plan import Plan
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "hardware.md").read_text()
@@ -66,7 +66,7 @@ def test_the_layer_by_hand():
 def test_the_schedules_table():
     architecture = pytest.importorskip("trex.models.registry").architecture
     model = architecture("deit_small_patch16_224")
-    plan = ReusePlan.parse("3<-2 5<-4 7<-6 9<-8 11<-10")
+    plan = Plan.parse("3<-2 5<-4 7<-6 9<-8 11<-10")
     rows = table_after(PAGE, "| chip | schedule |")
     compared = {
         (chip, c.schedule): c

@@ -9,7 +9,7 @@ from trex.architecture import Operation
 from trex.hardware import SCHEDULES, load_chip, price, workload
 from trex.hardware.prices import Busy, OperationPrice
 from trex.hardware.schedule import exposed_times, flow, pipelined_times
-from trex.plan import ReusePlan
+from trex.plan import Plan
 
 
 def step(part, seconds, kind="static_matmul", vectors=3, write_s=0.0, resource=""):
@@ -91,7 +91,7 @@ def test_the_interval_is_the_busiest_resources_time():
     assert flow(slow_write, double_buffered=True).occupied_s == 11
 
 
-PLAN = ReusePlan.parse("3<-2 5<-4 6<-4")
+PLAN = Plan.parse("3<-2 5<-4 6<-4")
 
 
 def cost_with(schedule="sequential", model=DEIT_S, accounting="full", **fields):
@@ -164,7 +164,9 @@ def test_options_do_not_touch_the_papers_equations():
 def test_reuse_saves_under_every_schedule(schedule):
     chip = load_chip("trex_fefet_32nm")
     original = price(workload(DEIT_S), chip, "full", schedule=schedule)
-    reused = price(workload(DEIT_S, PLAN, "block"), chip, "full", schedule=schedule)
+    reused = price(
+        workload(DEIT_S, PLAN.with_transforms("block")), chip, "full", schedule=schedule
+    )
     for quantity in ("latency_s", "interval_s", "energy_j", "area_m2"):
         assert getattr(reused, quantity) < getattr(original, quantity)
 
@@ -172,7 +174,7 @@ def test_reuse_saves_under_every_schedule(schedule):
 def test_a_map_kept_for_a_consumer_is_written_and_read():
     """Depth-first softmax leaves no map behind; keeping one costs the consumer a write."""
     chip = load_chip("trex_fefet_32nm", {"softmax.depth_first": True})
-    plan = ReusePlan.parse("3<-2:map")
+    plan = Plan.parse("3<-2:map")
     layers = price(workload(DEIT_S, plan), chip, "full").shares
     moved = {
         s.layer: s.energy_j for s in layers if s.component == "bus" and s.layer.endswith("context")
