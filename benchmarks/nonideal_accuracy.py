@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trex.hardware import load_chip
-from trex.hardware.noise import (
+from trex.models.registry import load
+from trex.noise import (
     ENCODINGS,
     MODES,
     NoiseSettings,
@@ -40,8 +41,7 @@ from trex.hardware.noise import (
     remove_non_ideal,
     set_noise,
 )
-from trex.hardware.noise.linear import NonIdealLinear
-from trex.models.registry import load
+from trex.noise.linear import NonIdealLinear
 from trex.training.data import ImageSet, batches, open_dataset
 from trex.training.measure import RANGE_IMAGES
 from trex.training.transforms import DataConfig, eval_transform

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from trex.hardware import load_chip
-from trex.hardware.noise import make_non_ideal, set_noise
 from trex.models.registry import create
+from trex.noise import make_non_ideal, set_noise
 
 CHIPS = ("trex_fefet_32nm", "trex_sram_32nm", "trex_hybrid_32nm")
 REPEATS = 7

@@ -54,7 +54,7 @@ def measure(loaded: LoadedModel, chip: Chip, images: ImageSet, n_images: int) ->
     Raises:
         DataError: none can be read, or the model's activations are not finite.
     """
-    from trex.hardware.densities import measure_densities
+    from trex.noise.densities import measure_densities
     from trex.training.data import batches
 
     chosen = images.subset(min(n_images, len(images)), seed=0)
@@ -133,7 +133,7 @@ def settings(chip: Chip) -> dict[str, Any] | None:
     """What decides a search's densities, beside model and images; None where it needs none."""
     if not chip.depends_on_density:
         return None
-    from trex.hardware.densities import PRICED_ENCODING
+    from trex.noise.densities import PRICED_ENCODING
 
     return {"images": N_IMAGES, "encoding": PRICED_ENCODING}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from trex.hardware import Chip
-from trex.hardware.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
+from trex.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
 from trex.text.metrics import matthews
 from trex.text.sources import Texts
 from trex.training.data import ImageSet, batches, dataset_fingerprint

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from trex.errors import ModelError, RunError, TrainingError
 from trex.export.bundle import load_bundle
 from trex.hardware import load_chip
-from trex.hardware.noise import is_non_ideal
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
+from trex.noise import is_non_ideal
 from trex.reuse.precision import fastest_precision
 from trex.training.data import ImageSet, dataset_fingerprint
 from trex.training.finetune import RecipeError, finetune, loop

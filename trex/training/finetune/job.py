@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from trex.export.bundle import load_bundle, save_bundle
 from trex.hardware import Chip
-from trex.hardware.noise import make_non_ideal, remove_non_ideal
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
+from trex.noise import make_non_ideal, remove_non_ideal
 from trex.report.versions import versions
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.folder import FinetuneFolder
@@ -49,7 +49,7 @@ class Job:
     data_config: InputConfig
     #: the variant as it was fitted
     fitted: nn.Module
-    #: of the variant, from the search's record: plan, transforms, estimate, ...
+    #: of the variant, from the search's record: plan, estimate, ...
     candidate: dict[str, Any]
     #: with the model's own preprocessing
     images: ImageSet

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trex.errors import TrainingError
-from trex.hardware.noise import is_non_ideal, set_noise
+from trex.noise import is_non_ideal, set_noise
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.curve import Curve
 from trex.training.finetune.losses import Loss

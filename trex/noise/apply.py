@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from trex.errors import DataError, ModelError
 from trex.hardware.chip import Chip
-from trex.hardware.noise.attention import NonIdealAttention, NonIdealProduct, NonIdealProducts
-from trex.hardware.noise.linear import Instance, NonIdealLinear
-from trex.hardware.noise.physics import MODES, Mode, NoiseSettings, Physics
 from trex.models.bert.adapter import BertConsumer
 from trex.models.bert.model import EncoderBlock
 from trex.models.registry import adapter_of
 from trex.models.vit import ReusedAttention
+from trex.noise.attention import NonIdealAttention, NonIdealProduct, NonIdealProducts
+from trex.noise.linear import Instance, NonIdealLinear
+from trex.noise.physics import MODES, Mode, NoiseSettings, Physics
 from trex.reuse.apply import reusing_containers
 
 _STATE = "_non_ideal"
@@ -77,7 +77,7 @@ def make_non_ideal(
     if hasattr(model, _STATE):
         raise ModelError(
             "the model is on a non-ideal chip already",
-            hint="call trex.hardware.noise.remove_non_ideal first, or set_noise for another draw",
+            hint="call trex.noise.remove_non_ideal first, or set_noise for another draw",
         )
     settings = settings or NoiseSettings()
     static = Physics.of(chip.static_array, settings, static=True)
@@ -122,7 +122,7 @@ def set_noise(model: nn.Module, *, seed: int | None = None, mode: Mode | None = 
     if state is None:
         raise ModelError(
             "the model is not on a non-ideal chip",
-            hint="call trex.hardware.noise.make_non_ideal first",
+            hint="call trex.noise.make_non_ideal first",
         )
     if mode is not None:
         _check_mode(mode)

@@ -1,6 +1,6 @@
 """Reads of a crossbar, bit by bit: the reference that the fast model is measured against.
 
-Letters in tensor names as in `trex.hardware.noise.coding`; R row tiles.
+Letters in tensor names as in `trex.noise.coding`; R row tiles.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from trex.hardware.noise.coding import InputCode, WeightCode, to_tiles
-from trex.hardware.noise.physics import Physics
-from trex.hardware.noise.source import NoiseSource
+from trex.noise.coding import InputCode, WeightCode, to_tiles
+from trex.noise.physics import Physics
+from trex.noise.source import NoiseSource
 
 #: bf16 holds every whole number up to this.
 _WHOLE_IN_BF16: Final = 256

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.hardware.noise.array import exact_product, store
-from trex.hardware.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
-from trex.hardware.noise.coding import WeightCode, to_tiles
-from trex.hardware.noise.linear import Instance, fake_quantise
-from trex.hardware.noise.moments import WriteTables
-from trex.hardware.noise.physics import Physics
-from trex.hardware.noise.source import NoiseSource
 from trex.models.vit import Products, attention_output
+from trex.noise.array import exact_product, store
+from trex.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
+from trex.noise.coding import WeightCode, to_tiles
+from trex.noise.linear import Instance, fake_quantise
+from trex.noise.moments import WriteTables
+from trex.noise.physics import Physics
+from trex.noise.source import NoiseSource
 
 
 class NonIdealProduct(nn.Module):

@@ -1,13 +1,13 @@
 """A model's accuracy on a chip that errs: few bits, converters, noisy cells. Needs torch."""
 
-from trex.hardware.noise.apply import (
+from trex.noise.apply import (
     is_non_ideal,
     make_non_ideal,
     non_ideal_layers,
     remove_non_ideal,
     set_noise,
 )
-from trex.hardware.noise.physics import (
+from trex.noise.physics import (
     ADC_RANGES,
     ENCODINGS,
     MODES,

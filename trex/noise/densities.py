@@ -1,6 +1,6 @@
 """How many of the bits that a model feeds to a chip's arrays are ones, measured on images.
 
-Values become integers as in `trex.hardware.noise`: one step for a whole tensor, such that its
+Values become integers as in `trex.noise`: one step for a whole tensor, such that its
 greatest magnitude on these images is the greatest integer; tensors that are never negative
 (softmax) use all codes. Negative integers are fed in two's complement. That is how NeuroSim's
 traces feed them, from whose figures the component chips are made, and it fits the arrays that are
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from trex.architecture import Operation
 from trex.errors import DataError
-from trex.hardware.noise.calibrate import Extremes, signed_scale
-from trex.hardware.noise.coding import InputCode
-from trex.hardware.noise.physics import Encoding
 from trex.models.adapter import Adapter
 from trex.models.vit import Products
+from trex.noise.calibrate import Extremes, signed_scale
+from trex.noise.coding import InputCode
+from trex.noise.physics import Encoding
 
-#: Two's complement, in the words of `trex.hardware.noise`.
+#: Two's complement, in the words of `trex.noise`.
 PRICED_ENCODING: Final[Encoding] = "offset"
 
 #: An attention's child that computes Q, K and V at once, where they have no modules of their own.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trex.errors import DataError
-from trex.hardware.noise.array import Cells, Converter, code_limits, reads, worst_case
-from trex.hardware.noise.coding import InputCode, WeightCode
-from trex.hardware.noise.moments import Moments, estimate
-from trex.hardware.noise.physics import Physics
-from trex.hardware.noise.source import NoiseSource
+from trex.noise.array import Cells, Converter, code_limits, reads, worst_case
+from trex.noise.coding import InputCode, WeightCode
+from trex.noise.moments import Moments, estimate
+from trex.noise.physics import Physics
+from trex.noise.source import NoiseSource
 
 #: Input vectors of a layer that are read bit by bit for its ADC ranges and noise moments.
 SAMPLED_VECTORS: Final = 256

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.hardware.noise.array import Cells, exact_product, store
-from trex.hardware.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
-from trex.hardware.noise.coding import WeightCode, to_tiles
-from trex.hardware.noise.moments import power_of, value_of
-from trex.hardware.noise.physics import Mode, Physics
-from trex.hardware.noise.source import NoiseSource
+from trex.noise.array import Cells, exact_product, store
+from trex.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
+from trex.noise.coding import WeightCode, to_tiles
+from trex.noise.moments import power_of, value_of
+from trex.noise.physics import Mode, Physics
+from trex.noise.source import NoiseSource
 
 
 @dataclass(kw_only=True, slots=True)

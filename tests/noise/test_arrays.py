@@ -7,12 +7,12 @@ import torch
 
 from trex.errors import ChipError
 from trex.hardware import load_chip
-from trex.hardware.noise import ENCODINGS, NoiseSettings
-from trex.hardware.noise.array import Converter, exact_product, reads, store
-from trex.hardware.noise.coding import InputCode, WeightCode, to_tiles
-from trex.hardware.noise.moments import estimate, power_of, value_of
-from trex.hardware.noise.physics import Physics
-from trex.hardware.noise.source import NoiseSource
+from trex.noise import ENCODINGS, NoiseSettings
+from trex.noise.array import Converter, exact_product, reads, store
+from trex.noise.coding import InputCode, WeightCode, to_tiles
+from trex.noise.moments import estimate, power_of, value_of
+from trex.noise.physics import Physics
+from trex.noise.source import NoiseSource
 
 IDEAL = Physics(
     rows=64,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trex.hardware.noise.physics import Encoding, Physics
+from trex.noise.physics import Encoding, Physics
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from torch import nn
 
 from trex.errors import ChipError, DataError, ModelError
 from trex.hardware import load_chip
-from trex.hardware.noise import (
+from trex.models.lvvit.model import LVViT
+from trex.noise import (
     NoiseSettings,
     is_non_ideal,
     make_non_ideal,
@@ -18,7 +19,6 @@ from trex.hardware.noise import (
     remove_non_ideal,
     set_noise,
 )
-from trex.models.lvvit.model import LVViT
 from trex.reuse import apply_reuse
 
 FEFET = load_chip("trex_fefet_32nm")

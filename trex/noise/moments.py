@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trex.hardware.noise.array import Cells, Converter, excess_each, reads, store
-from trex.hardware.noise.coding import InputCode, WeightCode, to_tiles
-from trex.hardware.noise.physics import Physics
-from trex.hardware.noise.source import NoiseSource
+from trex.noise.array import Cells, Converter, excess_each, reads, store
+from trex.noise.coding import InputCode, WeightCode, to_tiles
+from trex.noise.physics import Physics
+from trex.noise.source import NoiseSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-import trex.hardware.densities
+import trex.noise.densities
 from trex.cli import build_parser, main
 from trex.commands import search
 from trex.errors import RunError
@@ -45,7 +45,7 @@ def never_measured(monkeypatch):
     def measure(*args, **kwargs):
         raise AssertionError("measured although there is no need")
 
-    monkeypatch.setattr(trex.hardware.densities, "measure_densities", measure)
+    monkeypatch.setattr(trex.noise.densities, "measure_densities", measure)
 
 
 def cost_flags(files, chip, *flags, accounting="full"):
@@ -199,14 +199,14 @@ def test_a_search_costs_plans_with_what_it_measured(files, tmp_path):
 
 def test_a_search_goes_on_with_its_own_densities(files, tmp_path, monkeypatch):
     first = prepare(files, tmp_path / "run", SRAM.name)
-    measure = trex.hardware.densities.measure_densities
+    measure = trex.noise.densities.measure_densities
     calls = []
 
     def counted(*args, **kwargs):
         calls.append(args)
         return measure(*args, **kwargs)
 
-    monkeypatch.setattr(trex.hardware.densities, "measure_densities", counted)
+    monkeypatch.setattr(trex.noise.densities, "measure_densities", counted)
     again = prepare(files, tmp_path / "run", SRAM.name)
     assert not calls
     assert np.array_equal(again.priced.baseline.energy_j, first.priced.baseline.energy_j)

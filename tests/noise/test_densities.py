@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from trex.errors import DataError
-from trex.hardware.densities import measure_densities
 from trex.models import registry
 from trex.models.digits import DIGITS_MODEL
 from trex.models.vit import Products
+from trex.noise.densities import measure_densities
 from trex.training.data import batches, open_dataset
 from trex.training.transforms import DataConfig, eval_transform
 
