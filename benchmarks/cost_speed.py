@@ -2,7 +2,8 @@
 
     python benchmarks/cost_speed.py
 
-(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model;
+(a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model, and
+every plan of 5 merge levels in 8 encoders, alone and with every second encoder a consumer;
 (c) a model's forward on a chip that errs (`nonideal_speed.py`, which takes flags of its own).
 
 (a) and (b) are the process's CPU time, which other processes lengthen little; their ratios, to the
@@ -26,13 +27,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture, Operation, vit_encoder
-from trex.hardware import SCHEDULES, Chip, CostTable, load_chip, price, price_layers, workload
-from trex.plan import ReusePlan
+from trex.hardware import (
+    SCHEDULES,
+    Chip,
+    CostTable,
+    PlanArrays,
+    load_chip,
+    price,
+    price_layers,
+    workload,
+)
+from trex.plan import Layout, Merge, Plan, Reuse, Rows
 
 LAYERS = 200_000
 REPEATS = 5
 #: Layers, and plans, that are priced one by one for the ratios.
 SINGLES = 20
+#: Pairs that each of eight encoders of DeiT-S may merge: 390,625 plans.
+LEVELS = (0, 4, 8, 12, 16)
+MERGING = range(3, 11)
 
 
 def vit(name: str, depth: int, mlp_hidden: int) -> Architecture:
@@ -48,7 +61,8 @@ def vit(name: str, depth: int, mlp_hidden: int) -> Architecture:
     encoders = (
         vit_encoder(i, tokens=197, dim=384, heads=6, mlp_hidden=mlp_hidden) for i in range(depth)
     )
-    return Architecture(model=name, body=(stem, *encoders, head))
+    layout = Layout(stages=(0,) * depth, tokens=197, protected=1, class_rows=1)
+    return Architecture(model=name, body=(stem, *encoders, head), layout=layout)
 
 
 def best_s(run: Callable[[], object]) -> float:
@@ -90,7 +104,7 @@ def all_plans() -> None:
         plans = np.array([(0, *rest) for rest in itertools.product((0, 1), repeat=depth - 1)])
         random = np.random.default_rng(0)
         works = [
-            workload(model, ReusePlan.nearest(np.flatnonzero(row).tolist()), "block")
+            workload(model, Plan.nearest(np.flatnonzero(row).tolist(), transform="block"))
             for row in random.choice(plans, SINGLES)
         ]
         forms = [("output", "block")]
@@ -108,6 +122,58 @@ def all_plans() -> None:
                 )
 
 
+def merge_schedules() -> None:
+    """(b), goes on: every plan of some merge levels, the last encoder of class rows only."""
+    head = f"{'    all plans of 5 merge levels, 8 encoders':<44} {'plans':>12}"
+    print(f"{head} {'first (ms)':>11} {'plans (ms)':>11} {'plans/s':>11} {'one by one':>11}")
+    model, chip = vit("deit_s", 12, 1536), load_chip("trex_fefet_32nm")
+    form = ("output", "linear")
+    for consumers in ((), (5, 7, 9)):
+        plans = merging_arrays(len(model.encoders), consumers)
+        random = np.random.default_rng(0)
+        works = [
+            workload(model, plan_of(plans, row))
+            for row in random.integers(len(plans), size=SINGLES).tolist()
+        ]
+        for accounting, schedules in (("paper", SCHEDULES[:1]), ("full", SCHEDULES)):
+            for schedule in schedules:
+                table = CostTable(model, chip, accounting, [form], schedule=schedule)
+                start = time.process_time()
+                table.price_plans(plans)  # prices every situation once
+                first_s = time.process_time() - start
+                all_s = best_s(partial(table.price_plans, plans))
+                one = partial(price, chip=chip, accounting=accounting, schedule=schedule)
+                single_s = best_s(lambda one=one, works=works: list(map(one, works))) / SINGLES
+                label = f"    {accounting}, {schedule}" + (", 3 consume" if consumers else "")
+                print(
+                    f"{label:<44} {len(plans):>12,} {first_s * 1e3:>11.0f} {all_s * 1e3:>11.0f} "
+                    f"{len(plans) / all_s:>11,.0f} {single_s * len(plans) / all_s:>10,.0f}x"
+                )
+
+
+def merging_arrays(encoders: int, consumers: tuple[int, ...]) -> PlanArrays:
+    """Every choice of pairs; each consumer reuses the encoder before it."""
+    count = len(LEVELS) ** len(MERGING)
+    pairs = np.zeros((count, encoders), dtype=np.int16)
+    choices = np.indices((len(LEVELS),) * len(MERGING)).reshape(len(MERGING), -1)
+    pairs[:, MERGING.start : MERGING.stop] = np.array(LEVELS)[choices.T]
+    sources, forms = np.tile(np.arange(encoders, dtype=np.int8), (count, 1)), np.zeros_like(pairs)
+    sources[:, consumers] = [encoder - 1 for encoder in consumers]
+    forms[:, consumers] = 1
+    class_rows = np.ones(count, dtype=np.bool_)
+    return PlanArrays(forms=forms, sources=sources, pairs=pairs, class_rows=class_rows)
+
+
+def plan_of(plans: PlanArrays, row: int) -> Plan:
+    """One of them."""
+    consumers = np.flatnonzero(plans.forms[row]).tolist()
+    return Plan(
+        tuple(Reuse(consumer, consumer - 1) for consumer in consumers),
+        tuple(Merge(encoder, int(pairs)) for encoder, pairs in enumerate(plans.pairs[row])),
+        (Rows(len(plans.pairs[row]) - 1),),
+    )
+
+
 def main() -> None:
     """Measure and print."""
     print(
@@ -117,6 +183,7 @@ def main() -> None:
     distinct_layers()
     print()
     all_plans()
+    merge_schedules()
     print("\n(c) fast non-ideal forward")
     nonideal_speed.main()
 

@@ -47,14 +47,37 @@ def test_totals_are_the_sums_of_every_grouping(work, chip, accounting):
             assert total == pytest.approx(getattr(cost, field), rel=1e-12)
 
 
+COSTS = ("energy_j", "latency_s", "area_m2", "interval_s", "edap_j_s_m2")
+
+
+@st.composite
+def joint_tasks(draw):
+    model = draw(architectures())
+    return model, draw(st.lists(joint_plans(model.layout), min_size=1, max_size=4))
+
+
+@given(joint_tasks(), chips, accountings)
+@settings(max_examples=100, deadline=None)
+def test_the_table_agrees_with_the_single_price(task, chip, accounting):
+    model, plans = task
+    table = CostTable(model, chip, accounting[0], FORMS, schedule=accounting[1])
+    costs = table.price_plans(table.arrays_of(plans))
+    for row, plan in enumerate(plans):
+        work = workload(model, plan)
+        cost = price(work, chip, accounting[0], schedule=accounting[1])
+        assert costs.macs[row] == work.macs
+        for field in COSTS:
+            assert getattr(costs, field)[row] == pytest.approx(getattr(cost, field), rel=1e-9)
+
+
 @given(works(), chips, accountings)
-@settings(max_examples=60, deadline=None)
-def test_the_table_agrees_with_the_single_price(work, chip, accounting):
-    cost = price(work, chip, accounting[0], schedule=accounting[1])
+@settings(max_examples=30, deadline=None)
+def test_plans_of_reuse_alone_are_rows_of_forms(work, chip, accounting):
     table = CostTable(work.architecture, chip, accounting[0], FORMS, schedule=accounting[1])
-    costs = table.price([table.forms_of(work.plan)])
-    for field in ("energy_j", "latency_s", "area_m2", "interval_s", "edap_j_s_m2"):
-        assert getattr(costs, field)[0] == pytest.approx(getattr(cost, field), rel=1e-9)
+    arrays = table.arrays_of([work.plan])
+    by_forms, whole = table.price(arrays.forms), table.price_plans(arrays)
+    for field in (*COSTS, "macs"):
+        assert getattr(by_forms, field) == getattr(whole, field)
 
 
 @given(works(), chips)

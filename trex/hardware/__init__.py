@@ -7,7 +7,7 @@ from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
 from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
-from trex.hardware.table import AdditiveCosts, CostTable, PlanCosts
+from trex.hardware.table import AdditiveCosts, CostTable, PlanArrays, PlanCosts
 from trex.hardware.workload import EncoderWork, Workload, encoder_work, workload
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Densities",
     "EncoderWork",
     "LayerCosts",
+    "PlanArrays",
     "PlanCosts",
     "Schedule",
     "ScheduleCosts",

@@ -1,8 +1,8 @@
-"""Costs of many plans at once, from one small table of what each encoder costs in each form."""
+"""Costs of many plans at once, looked up in a table of what encoders cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -12,27 +12,46 @@ from numpy.typing import NDArray
 from trex.architecture import Architecture, Operation
 from trex.errors import ChipError, PlanError
 from trex.hardware.chip import Chip, Schedule
-from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
-from trex.hardware.schedule import exposed_times, flow
-from trex.hardware.system import Pricer, most_heads, streams_on
-from trex.hardware.workload import AS_IT_IS, EncoderWork, encoder_work
-from trex.plan import EncoderPlan, Form, Plan, Reuse
+from trex.hardware.entries import (
+    AFTER,
+    AREA,
+    BARRIER,
+    BEFORE,
+    ENERGY,
+    LATENCY,
+    LEAKAGE,
+    MACS,
+    OCCUPIED,
+    SHARED,
+    SUMS,
+    Entries,
+    Floats,
+    Whole,
+)
+from trex.hardware.prices import Accounting, Densities
+from trex.hardware.system import Pricer, streams_on
+from trex.hardware.workload import EncoderWork, encoder_work
+from trex.plan import Form, Plan
 from trex.units import EDAP_MJ_MS_MM2
-
-Floats = NDArray[np.float64]
 
 #: Plans priced in one go: few enough that their columns stay in the processor's cache.
 _CHUNK: Final = 1 << 13
+#: Rows of `AdditiveCosts.by_form`, in order.
+_ADDITIVE: Final = [ENERGY, AREA, LEAKAGE, LATENCY]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanCosts:
-    """Costs of many plans, one entry a plan."""
+    """Costs of many plans, one entry a plan.
+
+    `macs` are multiply-accumulates an image of the whole model, whatever the accounting.
+    """
 
     latency_s: Floats
     energy_j: Floats
     area_m2: Floats
     interval_s: Floats
+    macs: Floats
 
     @property
     def edap_j_s_m2(self) -> Floats:
@@ -47,7 +66,7 @@ class PlanCosts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdditiveCosts:
-    """What adds up over a plan's encoders, for those who look for plans by their cost.
+    """What adds up over the encoders of plans that only reuse, for those who look for plans by it.
 
     Rows are energy without leakage (J), area (m²), leakage (W) and latency (s). A plan's energy is
     its first row's sum plus leakage × latency.
@@ -55,16 +74,52 @@ class AdditiveCosts:
     Attributes:
         by_form: (4, encoders, 1 + forms).
         fixed: (4,), outside the encoders and shared by them.
+        macs: (encoders, 1 + forms), multiply-accumulates.
+        fixed_macs: those outside the encoders.
         whole_latency: whether the latency is all there; pipelines add the time of their chains.
     """
 
     by_form: Floats
     fixed: Floats
+    macs: Floats
+    fixed_macs: float
     whole_latency: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanArrays:
+    """Plans as whole numbers of any width, (plans, encoders) each but for the last.
+
+    What a model cannot run must not be in them; too many pairs are found out.
+
+    Attributes:
+        forms: as a table numbers them; 0 for producers.
+        sources: of consumers; a producer's is itself.
+        pairs: of tokens that merge.
+        class_rows: (plans,), whether the last encoder computes class rows only.
+    """
+
+    forms: NDArray[Any]
+    sources: NDArray[Any]
+    pairs: NDArray[Any]
+    class_rows: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+    def some(self, rows: slice) -> PlanArrays:
+        """Some of the plans."""
+        return PlanArrays(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
 
 
 class CostTable:
     """Prices plans of one model on one chip by adding up encoders.
+
+    What an encoder costs depends on its form, on the tokens that enter it and its MLP, on its
+    rows, and, for a consumer, on the tokens in its source's attention; which source it is does not
+    matter. Each such situation is priced once, when the first plan puts an encoder in it.
 
     Args:
         architecture: the model.
@@ -74,9 +129,6 @@ class CostTable:
             `forms[k]`, form 0 a producer.
         schedule: as in `price`.
         densities: as in `price`.
-
-    Which producer a consumer reuses does not change what it costs, so a plan is one row of form
-    numbers, one for each encoder.
 
     Raises:
         ChipError: as `price`.
@@ -100,41 +152,120 @@ class CostTable:
         self.architecture = architecture
         self.accounting = accounting
         self.forms = tuple(forms)
-        self._pricer = Pricer.of(chip, accounting, schedule, densities)
-        self._schedule = self._pricer.options.schedule
-        self._build()
+        pricer = Pricer.of(chip, accounting, schedule, densities)
+        self._pipelined = pricer.options.schedule == "pipelined"
+        self._entries = Entries(architecture, pricer, self.forms)
+        self._joins = _joins(architecture)
 
-    def forms_of(self, plan: Plan) -> list[int]:
-        """A plan as a row of form numbers.
+    def arrays_of(self, plans: Sequence[Plan]) -> PlanArrays:
+        """Plans as `price_plans` takes them.
 
         Raises:
-            PlanError: the plan does not fit the model or uses a form that is not in the table.
+            PlanError: the model cannot run one, or it has a form that is not in the table.
         """
-        plan.validate(self.architecture.layout)
-        row = [0] * len(self.architecture.encoders)
-        for reuse in plan.reuses:
-            if reuse.form not in self.forms:
-                raise PlanError(
-                    f"encoder {reuse.consumer} uses the form {reuse.form}",
-                    hint=f"the table was built for {list(self.forms)}",
-                )
-            row[reuse.consumer] = self.forms.index(reuse.form) + 1
-        return row
+        shape = len(plans), len(self.architecture.encoders)
+        numbers = {form: number for number, form in enumerate(self.forms, start=1)}
+        forms, pairs = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=np.intp)
+        sources = np.tile(np.arange(shape[1]), (shape[0], 1))
+        for row, plan in enumerate(plans):
+            plan.validate(self.architecture.layout)
+            for reuse in plan.reuses:
+                if reuse.form not in numbers:
+                    raise PlanError(
+                        f"encoder {reuse.consumer} uses the form {reuse.form}",
+                        hint=f"the table was built for {list(self.forms)}",
+                    )
+                forms[row, reuse.consumer] = numbers[reuse.form]
+                sources[row, reuse.consumer] = reuse.source
+            for merge in plan.merges:
+                pairs[row, merge.encoder] = merge.pairs
+        class_rows = np.array([bool(plan.rows) for plan in plans], dtype=np.bool_)
+        return PlanArrays(forms=forms, sources=sources, pairs=pairs, class_rows=class_rows)
 
     def price(self, forms: Any) -> PlanCosts:
-        """Costs of plans given as an integer matrix, plans × encoders, of form numbers.
+        """Costs of plans that only reuse, as an integer matrix, plans × encoders, of form numbers.
 
         Raises:
             ValueError: the matrix has another width, or holds a number that is no form.
         """
-        index = np.asarray(forms, dtype=np.intp)
-        if index.ndim != 2 or index.shape[1] != len(self.architecture.encoders):
-            raise ValueError(
-                f"plans × {len(self.architecture.encoders)} expected, {index.shape} given"
+        index = self._checked(np.asarray(forms), len(self.forms), "form numbers")
+        entries = self._entries
+        outside = entries.outside(np.array([self.architecture.layout.tokens]))
+
+        def located(rows: slice) -> Whole:
+            # Encoders × plans: one encoder's entries in all plans lie side by side.
+            some = np.ascontiguousarray(index[rows].T, dtype=np.intp)
+            found = [of.take(at) for of, at in zip(entries.plain, some, strict=True)]
+            return np.stack([*found, np.broadcast_to(outside, some.shape[1])])
+
+        return self._priced(len(index), located)
+
+    def price_plans(self, plans: PlanArrays) -> PlanCosts:
+        """Costs of plans.
+
+        Raises:
+            ValueError: an array has another shape, or a number means nothing.
+            PlanError: an encoder cannot merge so many pairs.
+        """
+        layout, encoders = self.architecture.layout, len(self.architecture.encoders)
+        self._checked(plans.forms, len(self.forms), "form numbers")
+        self._checked(plans.pairs, self._entries.most_pairs, "pairs")
+        self._checked(plans.sources, encoders - 1, "sources")
+        if plans.class_rows.any() and (layout.no_class_rows or not layout.class_rows):
+            raise ValueError(f"no class rows alone: {layout.no_class_rows or 'none are read'}")
+        return self._priced(len(plans), lambda rows: self._located(plans.some(rows)))
+
+    def additive(self) -> AdditiveCosts:
+        """What `price` adds up."""
+        entries = self._entries
+        outside = entries.values[:, entries.outside(np.array([self.architecture.layout.tokens]))]
+        by_form = entries.values[:, entries.plain]
+        return AdditiveCosts(
+            by_form=by_form[_ADDITIVE],
+            fixed=outside[_ADDITIVE, 0],
+            macs=by_form[MACS],
+            fixed_macs=float(outside[MACS, 0]),
+            whole_latency=not self._pipelined,
+        )
+
+    def _checked(self, numbers: NDArray[Any], most: int, name: str) -> NDArray[Any]:
+        encoders = len(self.architecture.encoders)
+        if numbers.ndim != 2 or numbers.shape[1] != encoders:
+            raise ValueError(f"plans × {encoders} expected, {numbers.shape} given")
+        if numbers.size and (numbers.min() < 0 or numbers.max() > most):
+            raise ValueError(f"{name} run from 0 to {most}")
+        return numbers
+
+    def _located(self, plans: PlanArrays) -> Whole:
+        """(1 + encoders, plans): every encoder's entry, and that of everything outside."""
+        entries, layout = self._entries, self.architecture.layout
+        forms, sources, pairs = (
+            np.ascontiguousarray(numbers.T, dtype=np.intp)
+            for numbers in (plans.forms, plans.sources, plans.pairs)
+        )
+        last, class_rows = len(forms) - 1, plans.class_rows.astype(np.bool_)
+        found = np.empty((len(forms) + 1, len(plans)), dtype=np.intp)
+        gone = np.zeros((len(forms) + 1, len(plans)), dtype=np.intp)
+        places = np.arange(len(plans))
+        for encoder, merged in enumerate(pairs):
+            np.add(gone[encoder], merged, out=gone[encoder + 1])
+            at = (
+                np.where(class_rows, entries.most_pairs + 1, merged) if encoder == last else merged
             )
-        if index.size and (index.min() < 0 or index.max() > len(self.forms)):
-            raise ValueError(f"form numbers run from 0 to {len(self.forms)}")
-        parts = [self._price(index[i : i + _CHUNK]) for i in range(0, max(len(index), 1), _CHUNK)]
+            found[encoder] = entries.find(encoder, forms[encoder], gone[encoder], at)
+            if forms[encoder].any():
+                since = gone[encoder] - gone.take(sources[encoder] * len(plans) + places)
+                moved = np.flatnonzero((since > 0) & (forms[encoder] > 0))
+                found[encoder, moved] = entries.moved(encoder, found[encoder, moved], since[moved])
+        left = np.where(class_rows, layout.class_rows, layout.tokens - gone[-1])
+        found[-1] = entries.outside(left if layout.class_rows else left * 0 + layout.tokens)
+        return found
+
+    def _priced(self, plans: int, located: Callable[[slice], Whole]) -> PlanCosts:
+        parts = [
+            self._costs(located(slice(start, start + _CHUNK)))
+            for start in range(0, max(plans, 1), _CHUNK)
+        ]
         return PlanCosts(
             **{
                 field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -142,132 +273,56 @@ class CostTable:
             }
         )
 
-    def additive(self) -> AdditiveCosts:
-        """The tables that `price` adds up."""
-        return AdditiveCosts(
-            by_form=self._additive.copy(),
-            fixed=self._fixed.copy(),
-            whole_latency=self._schedule != "pipelined",
-        )
-
-    def _price(self, index: NDArray[np.intp]) -> PlanCosts:
-        # Encoders × plans: one encoder's forms in all plans lie side by side.
-        forms = np.ascontiguousarray(index.T)
-        energy_j, area_m2, leakage_w, additive_s = (
-            _gather_sum(self._additive, forms) + self._fixed[:, None]
-        )
-        if self._schedule == "pipelined":
-            latency_s, interval_s = self._pipelined(forms, additive_s)
-        else:
-            latency_s = interval_s = additive_s
+    def _costs(self, found: Whole) -> PlanCosts:
+        values = self._entries.values
+        sums = np.zeros((SUMS if self._pipelined else SHARED.start, found.shape[1]))
+        for at in found:
+            sums += values[: len(sums)].take(at, axis=1)
+        latency_s = interval_s = sums[LATENCY]
+        if self._pipelined:
+            latency_s = latency_s + self._chains(found)
+            busiest = values[OCCUPIED].take(found).max(axis=0)
+            interval_s = np.maximum(busiest, sums[SHARED].max(axis=0))
         return PlanCosts(
             latency_s=latency_s,
-            energy_j=energy_j + leakage_w * latency_s,
-            area_m2=area_m2,
+            energy_j=sums[ENERGY] + sums[LEAKAGE] * latency_s,
+            area_m2=sums[AREA],
             interval_s=interval_s,
+            macs=sums[MACS],
         )
 
-    def _build(self) -> None:
-        pricer, arch = self._pricer, self.architecture
-        outside = [pricer.outside(item) for item in arch.body if isinstance(item, Operation)]
-        works = [
-            encoder_work(encoder, here)
-            for encoder in arch.encoders
-            for here in (
-                AS_IT_IS,
-                *(EncoderPlan(Reuse(encoder.index, 0, *form), 0, None) for form in self.forms),
-            )
-        ]
-        priced = [pricer.encoder(work) for work in works]
-        self._additive = self._by_form([self._additive_row(prices) for prices in priced])
-        leakage = pricer.chip.periphery.leakage_w_per_m2
-        shared = sum(area for _, area in pricer.shared_area_m2(most_heads(iter(arch.operations))))
-        fixed = np.sum([self._additive_row(p) for p in outside], axis=0) if outside else 0.0
-        self._fixed = fixed + np.array([0.0, shared, shared * leakage, 0.0])
-        if self._schedule == "pipelined":
-            self._build_flows(priced, outside)
-
-    def _additive_row(self, prices: Sequence[OperationPrice]) -> list[float]:
-        """Energy, area, leakage power, and the part of the latency that adds up."""
-        options = self._pricer.options
-        doubled = options.double_buffered_writes
-        if self._schedule == "pipelined":
-            parts = flow(prices, double_buffered=doubled)
-            seconds = parts.before.fill_s + parts.after.fill_s + parts.within_s
-        else:
-            times = exposed_times(prices, self._schedule, double_buffered=doubled)
-            seconds = sum(s for time in times for _, s in time)
-        return [
-            sum(joules for p in prices for _, joules in p.energy_j),
-            sum(area for p in prices for _, area in p.area_m2),
-            sum(p.leakage_w for p in prices),
-            seconds,
-        ]
-
-    def _build_flows(
-        self, priced: list[tuple[OperationPrice, ...]], outside: list[tuple[OperationPrice, ...]]
-    ) -> None:
-        doubled = self._pricer.options.double_buffered_writes
-        flows = [flow(prices, double_buffered=doubled) for prices in priced]
-        self._before = self._by_form([(f.before.own_s, *f.before.shared_s) for f in flows])
-        self._after = self._by_form([(f.after.own_s, *f.after.shared_s) for f in flows])
-        self._barrier = self._by_form([(float(f.barrier),) for f in flows])
-        self._occupied = self._by_form([(f.occupied_s,) for f in flows])
-        self._shared = self._by_form([f.shared_s for f in flows])
-        around = [flow(prices, double_buffered=doubled) for prices in outside]
-        # An operation outside the encoders is a chain of its own.
-        self._fixed[3] += sum(
-            max(s.own_s, *s.shared_s) for f in around for s in (f.before, f.after)
-        )
-        self._outside_occupied = max((f.occupied_s for f in around), default=0.0)
-        self._outside_shared = np.array(
-            [sum(f.shared_s[i] for f in around) for i in range(len(SHARED_RESOURCES))]
-        )
-        body: list[Operation | EncoderWork | None] = [
-            item if isinstance(item, Operation) else encoder_work(item)
-            for item in self.architecture.body
-        ]
-        self._joins = [
-            streams_on(earlier, item)
-            for earlier, item in zip([None, *body], body, strict=False)
-            if isinstance(item, EncoderWork)
-        ]
-
-    def _by_form(self, rows: Sequence[Sequence[float]]) -> Floats:
-        """One row of numbers for each encoder and form as (numbers, encoders, 1 + forms)."""
-        encoders = len(self.architecture.encoders)
-        table = np.array(rows).T.reshape(len(rows[0]), encoders, -1)
-        contiguous: Floats = np.ascontiguousarray(table)
-        return contiguous
-
-    def _pipelined(self, forms: NDArray[np.intp], additive_s: Floats) -> tuple[Floats, Floats]:
-        """Latency and interval: chains put together encoder by encoder, for all plans at once."""
-        latency_s = additive_s.copy()
+    def _chains(self, found: Whole) -> Floats:
+        """The time of a pipeline's chains, put together encoder by encoder."""
+        values = self._entries.values
+        seconds = np.zeros(found.shape[1])
         # The open chain's pace: at the slowest of its own arrays, then at each shared resource.
-        pace = np.zeros((1 + len(SHARED_RESOURCES), forms.shape[1]))
-        busiest = np.full(forms.shape[1], self._outside_occupied)
-        for encoder, joined in enumerate(self._joins):
-            at = forms[encoder]
+        pace = np.zeros((AFTER.stop - AFTER.start, found.shape[1]))
+        for at, joined in zip(found, self._joins, strict=False):
             if not joined:
-                latency_s += pace.max(axis=0)
+                seconds += pace.max(axis=0)
                 pace[:] = 0.0
-            before = self._before[:, encoder].take(at, axis=1)
+            before = values[BEFORE].take(at, axis=1)
             np.maximum(pace[0], before[0], out=pace[0])
             pace[1:] += before[1:]
-            barrier = self._barrier[0, encoder].take(at)
-            latency_s += barrier * pace.max(axis=0)
+            barrier = values[BARRIER].take(at)
+            seconds += barrier * pace.max(axis=0)
             # A barrier ends the chain; nothing comes after one that is not there.
             pace *= 1 - barrier
-            pace += self._after[:, encoder].take(at, axis=1)
-            np.maximum(busiest, self._occupied[0, encoder].take(at), out=busiest)
-        latency_s += pace.max(axis=0)
-        shared_s = _gather_sum(self._shared, forms) + self._outside_shared[:, None]
-        return latency_s, np.maximum(busiest, shared_s.max(axis=0))
+            pace += values[AFTER].take(at, axis=1)
+        whole: Floats = seconds + pace.max(axis=0)
+        return whole
 
 
-def _gather_sum(table: Floats, forms: NDArray[np.intp]) -> Floats:
-    """Sum over encoders of (numbers, encoders, forms) at each plan's forms: numbers × plans."""
-    sums = np.zeros((len(table), forms.shape[1]))
-    for encoder, at in enumerate(forms):
-        sums += table[:, encoder].take(at, axis=1)
-    return sums
+def _joins(architecture: Architecture) -> list[bool]:
+    """For every encoder, whether vectors stream on into it from the encoder before it.
+
+    Merging does not change that: as many tokens enter an encoder as leave the one before it.
+    """
+    body: list[Operation | EncoderWork | None] = [
+        item if isinstance(item, Operation) else encoder_work(item) for item in architecture.body
+    ]
+    return [
+        streams_on(earlier, item)
+        for earlier, item in zip([None, *body], body, strict=False)
+        if isinstance(item, EncoderWork)
+    ]
