@@ -9,6 +9,7 @@ import numpy as np
 
 from trex.architecture import Architecture, vit_encoder
 from trex.hardware import Chip, load_chip
+from trex.plan import Layout
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
@@ -36,6 +37,7 @@ def priced_space(
             vit_encoder(i, tokens=17, dim=64, heads=2, mlp_hidden=int(width))
             for i, width in enumerate(widths)
         ),
+        layout=Layout(stages=(0,) * num_encoders, tokens=17, protected=1, class_rows=1),
     )
     space = space or SearchSpace.load("any", model)
     # Here a consumer may have more parameters than a producer, which the solver must not mind.

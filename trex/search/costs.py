@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from trex.architecture import Architecture, Operation
-from trex.hardware import Accounting, Chip, CostTable, Densities, Form, PlanCosts, encoder_work
+from trex.architecture import Architecture
+from trex.hardware import Accounting, Chip, CostTable, Densities, PlanCosts
+from trex.plan import Form, Plan
 from trex.reuse.sizes import ParameterTable
 from trex.search.terms import Floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantCosts(PlanCosts):
-    """Costs of many plans, one entry a plan; `macs` are multiply-accumulates an image."""
+    """Costs of many plans, one entry a plan."""
 
     parameters: Floats
-    macs: Floats
 
     def of(self, rows: Any) -> VariantCosts:
         """Some of the plans."""
@@ -46,7 +46,7 @@ ENERGY, AREA, LEAKAGE, LATENCY, PARAMETERS, MACS = range(6)
 
 
 class PlanPricer:
-    """Prices plans of one model on one chip, given as rows of form numbers.
+    """Prices plans of one model on one chip.
 
     Args:
         architecture: the model.
@@ -58,7 +58,8 @@ class PlanPricer:
 
     Attributes:
         by_form: (6, encoders, 1 + forms): energy without leakage (J), area (m²), leakage (W),
-            latency (s), parameters, multiply-accumulates, of every encoder in every form.
+            latency (s), parameters, multiply-accumulates, of every encoder in every form at the
+            original's tokens.
         fixed: (6,), the same outside the encoders.
         whole_latency: whether the latency adds up; else its row is a lower bound.
         baseline: what the original costs; one entry.
@@ -75,35 +76,36 @@ class PlanPricer:
     ) -> None:
         self._table = CostTable(architecture, chip, accounting, forms, densities=densities)
         additive = self._table.additive()
-        macs = np.array(
-            [
-                [sum(op.macs for op in encoder_work(encoder, *form).operations) for form in row]
-                for encoder in architecture.encoders
-                for row in [((None, "none"), *forms)]
-            ],
-            dtype=np.float64,
-        )
-        outside = sum(item.macs for item in architecture.body if isinstance(item, Operation))
-        if parameters.by_form.shape != macs.shape:
+        if parameters.by_form.shape != additive.macs.shape:
             raise ValueError("parameters of another model, or of other forms")
-        self.by_form = np.concatenate(
-            [additive.by_form, parameters.by_form[None].astype(np.float64), macs[None]]
-        )
-        self.fixed = np.array([*additive.fixed, parameters.fixed, outside])
+        counts = np.stack([parameters.by_form.astype(np.float64), additive.macs])
+        self.by_form = np.concatenate([additive.by_form, counts])
+        self.fixed = np.array([*additive.fixed, parameters.fixed, additive.fixed_macs])
         self.whole_latency = additive.whole_latency
-        self.baseline = self.price(np.zeros((1, len(macs)), dtype=np.intp))
+        self.baseline = self.price_plans([Plan()])
 
     def price(self, forms: Any) -> VariantCosts:
-        """Costs of plans given as an integer matrix, plans × encoders, of form numbers."""
-        costs = self._table.price(forms)
-        rows = np.asarray(forms, dtype=np.intp)
-        encoders = np.arange(rows.shape[1])
-        counts = [
-            self.by_form[row][encoders, rows].sum(axis=1) + self.fixed[row]
-            for row in (PARAMETERS, MACS)
-        ]
+        """Costs of plans that only reuse, as an integer matrix, plans × encoders, of form numbers.
+
+        Raises:
+            ValueError: the matrix has another width, or holds a number that is no form.
+        """
+        return self._with_parameters(self._table.price(forms), np.asarray(forms, dtype=np.intp))
+
+    def price_plans(self, plans: Sequence[Plan]) -> VariantCosts:
+        """Costs of any plans.
+
+        Raises:
+            PlanError: the model cannot run one, or it has another form.
+        """
+        arrays = self._table.arrays_of(plans)
+        return self._with_parameters(self._table.price_plans(arrays), arrays.forms)
+
+    def _with_parameters(self, costs: PlanCosts, forms: Any) -> VariantCosts:
+        """Merging and class rows leave every parameter where it is: forms decide alone."""
+        encoders = np.arange(forms.shape[1])
+        counts = self.by_form[PARAMETERS][encoders, forms].sum(axis=1) + self.fixed[PARAMETERS]
         return VariantCosts(
             **{field.name: getattr(costs, field.name) for field in fields(PlanCosts)},
-            parameters=counts[0],
-            macs=counts[1],
+            parameters=counts,
         )
