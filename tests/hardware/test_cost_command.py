@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from hardware_models import DEIT_S
+from hardware_models import DEIT_S, vit
 
 from trex.cli import main
 from trex.commands import cost as command
@@ -17,7 +17,8 @@ from trex.hardware import ACCOUNTINGS, SCHEDULES
 def _registry(monkeypatch):
     """The command prices any architecture; where it comes from is not its business."""
     registry = ModuleType("trex.models.registry")
-    registry.architecture = lambda name, **_: DEIT_S
+    pooled = vit("pooled", depth=12, class_rows=0)
+    registry.architecture = lambda name, **_: pooled if name == "pooled" else DEIT_S
     monkeypatch.setitem(sys.modules, "trex.models.registry", registry)
 
 
@@ -47,7 +48,8 @@ def test_text_fits_a_terminal_and_says_what_it_leaves_out(capsys, by, accounting
     assert "latency (ms)" in out
     assert "not modelled:" in out
     assert "assumptions:" in out
-    assert "without reuse" in out
+    assert "\noriginal " in out
+    assert "\nwithout dead rows " in out
 
 
 def test_layers_are_shown_with_their_shapes(capsys):
@@ -85,6 +87,10 @@ def test_a_field_of_the_chip_can_be_set(capsys):
     [
         (["--plan", "2<-5"], "runs later"),
         (["--plan", "13<-5"], "12 encoders"),
+        (["--plan", "3~120"], "encoder 3 merges 120 pairs of 197 tokens; at most 98"),
+        (["--plan", "2~90 5~60"], "encoder 5 merges 60 pairs of 107 tokens; at most 53"),
+        (["--plan", "4=class"], "encoder 4 cannot compute its class rows only"),
+        (["--plan", "11=6"], "encoder 11 cannot compute the rows '6'"),
         (["--set", "arrays.fefet"], "FIELD=VALUE"),
         (["--set", "arrays.fefet.rows=-1"], "rows"),
         (
@@ -114,6 +120,65 @@ def test_bad_flags_are_one_clear_error(capsys, flags, message):
     assert "hint:" in captured.err
 
 
+def test_a_joint_plan_says_its_tokens_and_both_gains(capsys):
+    plan = "5<-4:map 3~40 6~40 9~40 11=class"
+    flags = [*COST, "--plan", plan, "--accounting", "full"]
+    assert main([*flags, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["plan"] == "5<-4:map/linear 3~40 6~40 9~40 11=class"
+    assert (result["n_reuse"], result["transform"]) == (1, "linear")
+    counts = [(197, 197)] * 3 + [(197, 157)] + [(157, 157)] * 2 + [(157, 117)]
+    counts += [(117, 117)] * 2 + [(117, 77), (77, 77), (77, 1)]
+    assert result["tokens"] == [list(pair) for pair in counts]
+    assert main([*COST, "--plan", "11=class", "--accounting", "full", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    for key, value in result["original_without_dead_rows"].items():
+        assert value == alone[key]
+    for gain, of in (
+        ("edap_gain", "original"),
+        ("edap_gain_without_dead_rows", "original_without_dead_rows"),
+    ):
+        edap = result[of]["edap_mj_ms_mm2"]
+        assert result[gain] == pytest.approx(edap / result["edap_mj_ms_mm2"])
+    assert 1 < result["edap_gain_without_dead_rows"] < result["edap_gain"]
+    assert alone["edap_gain_without_dead_rows"] == 1.0
+    assert {"matching", "merging", "proportional"} <= result["by_stage"].keys()
+
+    assert main(flags) == 0
+    out = capsys.readouterr().out
+    assert "tokens in attention/MLP: 0-2 197/197, 3 197/157, 4-5 157/157, 6 157/117" in out
+    assert "11 77/1" in out
+    assert f"{result['edap_gain_without_dead_rows']:.3g} times without dead rows" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_plan_of_reuse_alone_names_no_tokens(capsys):
+    assert main([*COST, "--plan", "5<-4"]) == 0
+    assert "tokens in" not in capsys.readouterr().out
+
+
+def test_a_head_that_reads_all_tokens_has_no_dead_rows(capsys):
+    flags = ["cost", "--model", "pooled", "--hw", "trex_fefet_32nm", "--accounting", "full"]
+    assert main([*flags, "--plan", "2~3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["edap_gain_without_dead_rows"] is None
+    assert result["original_without_dead_rows"] is None
+    assert any(line.startswith("copying merged tokens back") for line in result["not_modelled"])
+    assert main([*flags, "--plan", "2~3"]) == 0
+    assert "dead rows" not in capsys.readouterr().out
+    assert main([*flags, "--plan", "11=class"]) == 2
+    assert "the head pools the patches too" in capsys.readouterr().err
+
+
+def test_papers_equations_have_no_term_for_matching(capsys):
+    assert main([*COST, "--plan", "3~40 11=class", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (line,) = [text for text in result["not_modelled"] if text.startswith("matching and merging")]
+    assert "blocks.3.matching.metric" in line
+    assert "% of the MACs" in line
+    assert "matching" not in result["by_stage"]
+
+
 def test_help_offers_what_the_library_knows():
     assert command.ACCOUNTINGS == ACCOUNTINGS
     assert command.SCHEDULES == SCHEDULES
@@ -136,6 +201,11 @@ def test_schedules_side_by_side(capsys):
     assert all(0 < row["latency_ratio"] < 1 for row in rows)
     assert rows[0]["interval_s"] == rows[0]["latency_s"]
     assert rows[2]["interval_s"] < rows[2]["latency_s"]
+    for row in rows:
+        edap = row["original_without_dead_rows"]["edap_mj_ms_mm2"]
+        gain = row["edap_gain_without_dead_rows"]
+        assert gain == pytest.approx(edap / row["edap_mj_ms_mm2"])
+        assert any(line.startswith("EDAP gain over") and f"{gain:.3f}" in line for line in lines)
 
 
 def test_the_stages_of_every_schedule_add_up_and_show_what_reuse_saves(capsys):

@@ -71,7 +71,7 @@ def test_the_schedules_table():
     compared = {
         (chip, c.schedule): c
         for chip in {row[0] for row in rows}
-        for c in compare_schedules(workload(model, plan), workload(model), load_chip(chip))
+        for c in compare_schedules(workload(model, plan), load_chip(chip))
     }
     for chip, schedule, latency, ratio, interval, interval_ratio, gain, stages in rows:
         ours = compared[chip, schedule]

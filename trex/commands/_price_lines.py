@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trex.hardware import Cost, Sums
 
 
@@ -30,6 +32,43 @@ def _wrapped(text: str) -> list[str]:
 def short(name: str, width: int) -> str:
     """The end of a name tells more than its beginning."""
     return name if len(name) <= width else "..." + name[3 - width :]
+
+
+def plan_lines(cost: Cost) -> list[str]:
+    """The plan, and the tokens of the encoders where it changes them."""
+    reuse = f" ({cost.n_reuse} of the encoders reuse, transform {cost.transform})"
+    plan = f"plan: {cost.plan or 'none, the original'}{reuse if cost.n_reuse else ''}"
+    texts = [plan, f"tokens in attention/MLP: {_tokens(cost.tokens)}"]
+    changed = len({tokens for pair in cost.tokens for tokens in pair}) > 1
+    shown = texts if cost.plan and changed else texts[:1]
+    return [line for text in shown for line in _filled(text, "  ")]
+
+
+def _tokens(tokens: Sequence[tuple[int, int]]) -> str:
+    """`0-2 197/197, 3 197/157`: encoders, tokens in their attention and in their MLP."""
+    from itertools import groupby
+
+    runs = [list(run) for _, run in groupby(enumerate(tokens), key=lambda item: item[1])]
+    return ", ".join(
+        f"{run[0][0]}{f'-{run[-1][0]}' if len(run) > 1 else ''} {run[0][1][0]}/{run[0][1][1]}"
+        for run in runs
+    )
+
+
+def _filled(text: str, indent: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 97, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def figures(cost: Cost) -> dict[str, float]:
+    """A price's four figures, as plain values."""
+    return {
+        "latency_s": cost.latency_s,
+        "energy_j": cost.energy_j,
+        "area_m2": cost.area_m2,
+        "edap_mj_ms_mm2": cost.edap_mj_ms_mm2,
+    }
 
 
 def plain(sums: Sums) -> dict[str, float]:

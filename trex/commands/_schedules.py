@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trex.commands._price_lines import caveats, plain, short
+from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
 
 if TYPE_CHECKING:
     from trex.hardware import ScheduleCosts
@@ -20,17 +20,18 @@ def schedules_json(compared: list[ScheduleCosts]) -> dict[str, Any]:
         "plan": cost.plan,
         "n_reuse": cost.n_reuse,
         "transform": cost.transform,
+        "tokens": [list(pair) for pair in cost.tokens],
         "schedules": [
             {
                 "schedule": c.schedule,
-                "latency_s": c.cost.latency_s,
+                **figures(c.cost),
                 "latency_ratio": c.latency_ratio,
                 "interval_s": c.cost.interval_s,
                 "interval_ratio": c.interval_ratio,
-                "energy_j": c.cost.energy_j,
-                "area_m2": c.cost.area_m2,
-                "edap_mj_ms_mm2": c.cost.edap_mj_ms_mm2,
                 "edap_gain": c.edap_gain,
+                "edap_gain_without_dead_rows": c.edap_gain_without_dead_rows,
+                "original": figures(c.original),
+                "original_without_dead_rows": figures(c.trimmed) if c.trimmed else None,
                 "by_stage": {name: plain(s) for name, s in c.cost.by_stage().items()},
                 "original_by_stage": {name: plain(s) for name, s in c.original.by_stage().items()},
             }
@@ -50,8 +51,9 @@ def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
         f"{'EDAP gain':>9}  most of the latency"
     )
     lines = [
-        f"{cost.model} on {cost.chip}, full accounting; plan: {cost.plan or 'no reuse'}",
-        "ratio: to the model without reuse; every: time between two images",
+        f"{cost.model} on {cost.chip}, full accounting",
+        *plan_lines(cost),
+        "ratio: to the original; every: time between two images",
         "",
         head,
         "-" * 97,
@@ -63,11 +65,18 @@ def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
             f"{c.cost.interval_s * 1e3:>11.4f} {c.interval_ratio:>6.3f} {c.edap_gain:>9.3f}  "
             f"{stages}"
         )
+    gains = [
+        f"{c.schedule} {c.edap_gain_without_dead_rows:.3f}"
+        for c in compared
+        if c.edap_gain_without_dead_rows is not None
+    ]
+    if gains:
+        lines.append(f"EDAP gain over the original without dead rows: {', '.join(gains)}")
     return [*lines, "", *_stages_text(compared), *caveats(cost)]
 
 
 def _stages_text(compared: list[ScheduleCosts]) -> list[str]:
-    """Where the time goes under each schedule, and what the reuse takes away there."""
+    """Where the time goes under each schedule, and what the plan takes away there."""
     heads = "".join(f"{c.schedule:>15}{'saved':>10}" for c in compared)
     lines = [f"{'latency (ms)':<16}{heads}", "-" * 97]
     latencies = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _densities
 from trex.commands._arguments import ACCOUNTINGS
-from trex.commands._price_lines import caveats, plain, short
+from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
 from trex.plan import TRANSFORMS
@@ -26,8 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     _arguments.add_model(parser)
     parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
-    parser.add_argument("--plan", default="", help='a reuse plan: "5<-4 7<-6"')
-    parser.add_argument("--transform", default="linear", choices=TRANSFORMS)
+    parser.add_argument("--plan", default="", help='"5<-4 7<-6:map/linear 3~40 11=class"')
+    parser.add_argument(
+        "--transform",
+        default="linear",
+        choices=TRANSFORMS,
+        help="of the consumers whose transform the plan leaves out",
+    )
     parser.add_argument(
         "--accounting",
         default="paper",
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedules",
         action="store_true",
-        help="compare the schedules: where the time goes, and what reuse saves",
+        help="compare the schedules: where the time goes, and what the plan saves",
     )
     _arguments.add_set(parser, "the chip file", _SET_EXAMPLE)
     parser.add_argument(
@@ -52,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Price the plan, and the model without reuse beside it."""
-    from trex.hardware import compare_schedules, load_chip, price, workload
+    """Price the plan, and beside it the original, as loaded and without dead rows."""
+    from trex.hardware import compare_schedules, load_chip, price, without_dead_rows, workload
     from trex.models.registry import architecture
     from trex.plan import Plan
 
@@ -70,29 +75,33 @@ def run(args: argparse.Namespace) -> int:
     measured = _densities.of_arguments(args, chip)
     densities = measured.planes if measured else None
 
-    work, base = (workload(model, p) for p in (plan, None))
     if args.schedules:
-        compared = compare_schedules(work, base, chip, densities=densities)
+        compared = compare_schedules(workload(model, plan), chip, densities=densities)
         cost, result = compared[0].cost, schedules_json(compared)
         lines = schedules_text(compared)
     else:
-        cost, original = (
-            price(w, chip, args.accounting, schedule=args.schedule, densities=densities)
-            for w in (work, base)
-        )
-        result = as_json(cost, original)
-        lines = as_text(cost, original, args.by)
+        trimmed = without_dead_rows(model)
+        cost, *originals = (
+            price(
+                workload(model, p), chip, args.accounting, schedule=args.schedule,
+                densities=densities,
+            )
+            for p in (plan, None, *([trimmed] if trimmed else ()))
+        )  # fmt: skip
+        result = as_json(cost, *originals)
+        lines = as_text(cost, args.by, *originals)
     if args.json:
         result["densities"] = _densities.as_json(measured, cost, chip)
         print(json.dumps(result, ensure_ascii=False))
     else:
-        lines[2:2] = _densities.as_text(measured, cost, chip)
+        head = lines.index("")
+        lines[head:head] = _densities.as_text(measured, cost, chip)
         print("\n".join(lines))
     return 0
 
 
-def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
-    """Everything about a cost, as plain values."""
+def as_json(cost: Cost, original: Cost, trimmed: Cost | None = None) -> dict[str, Any]:
+    """Everything about a cost, as plain values; `trimmed` is the original without dead rows."""
     operations = {op.name: op for op in cost.operations}
     return {
         "model": cost.model,
@@ -102,12 +111,15 @@ def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
         "plan": cost.plan,
         "n_reuse": cost.n_reuse,
         "transform": cost.transform,
-        "latency_s": cost.latency_s,
+        "tokens": [list(pair) for pair in cost.tokens],
+        **figures(cost),
         "interval_s": cost.interval_s,
-        "energy_j": cost.energy_j,
-        "area_m2": cost.area_m2,
-        "edap_mj_ms_mm2": cost.edap_mj_ms_mm2,
         "edap_gain": original.edap_j_s_m2 / cost.edap_j_s_m2,
+        "edap_gain_without_dead_rows": (
+            trimmed.edap_j_s_m2 / cost.edap_j_s_m2 if trimmed else None
+        ),
+        "original": figures(original),
+        "original_without_dead_rows": figures(trimmed) if trimmed else None,
         "macs": cost.macs,
         "original_macs": cost.original_macs,
         "tops_per_w": cost.tops_per_w,
@@ -125,8 +137,8 @@ def as_json(cost: Cost, original: Cost) -> dict[str, Any]:
     }
 
 
-def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
-    """The lines of the table for people."""
+def as_text(cost: Cost, by: str, original: Cost, trimmed: Cost | None = None) -> list[str]:
+    """The lines of the table for people; `trimmed` is the original without dead rows."""
     sums = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}[by]()
     groups = sums
     if by == "layer":
@@ -138,25 +150,24 @@ def as_text(cost: Cost, original: Cost, by: str) -> list[str]:
         }
     lines = [
         f"{cost.model} on {cost.chip}, {cost.accounting} accounting, {cost.schedule}",
-        f"plan: {cost.plan or 'no reuse'} ({cost.n_reuse} of the encoders reuse"
-        + (f", transform {cost.transform})" if cost.transform else ")"),
+        *plan_lines(cost),
         "",
     ]
-    width = min(58, max(13, *map(len, groups)))
+    width = min(58, max(17, *map(len, groups)))
     head = f"{by:<{width}} {'latency (ms)':>14} {'energy (mJ)':>13} {'area (mm2)':>12}"
     lines += [head, "-" * len(head)]
     lines += [_row(name, sums, width) for name, sums in groups.items()]
     lines += ["-" * len(head), _row("total", cost, width)]
-    if cost.n_reuse:
-        lines += [_row("without reuse", original, width)]
+    gains = ""
+    if cost.plan:
+        lines += [_row("original", original, width)]
+        gains = f", {original.edap_j_s_m2 / cost.edap_j_s_m2:.3g} times lower than the original"
+    if cost.plan and trimmed:
+        lines += [_row("without dead rows", trimmed, width)]
+        gains += f", {trimmed.edap_j_s_m2 / cost.edap_j_s_m2:.3g} times without dead rows"
     lines += [
         "",
-        f"EDAP {cost.edap_mj_ms_mm2:.6g} mJ*ms*mm2"
-        + (
-            f", {original.edap_j_s_m2 / cost.edap_j_s_m2:.3g} times lower than without reuse"
-            if cost.n_reuse
-            else ""
-        ),
+        f"EDAP {cost.edap_mj_ms_mm2:.6g} mJ*ms*mm2{gains}",
         f"{cost.macs / 1e9:.4g} GMAC, {cost.tops_per_w:.4g} TOPS/W (1 MAC = 1 operation)",
         f"TOPS/mm2: {cost.tops_per_mm2:.2g} by the original's operations, as the paper counts; "
         f"{cost.actual_tops_per_mm2:.2g} by actual ones",

@@ -8,7 +8,7 @@ from trex.hardware.load import load_chip
 from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
 from trex.hardware.table import AdditiveCosts, CostTable, PlanArrays, PlanCosts
-from trex.hardware.workload import EncoderWork, Workload, encoder_work, workload
+from trex.hardware.workload import EncoderWork, Workload, encoder_work, without_dead_rows, workload
 
 __all__ = [
     "ACCOUNTINGS",
@@ -36,5 +36,6 @@ __all__ = [
     "load_chip",
     "price",
     "price_layers",
+    "without_dead_rows",
     "workload",
 ]

@@ -1,4 +1,4 @@
-"""Schedules side by side: where an image's time goes, and what reuse saves under each."""
+"""Schedules side by side: where an image's time goes, and what a plan saves under each."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from trex.hardware.chip import SCHEDULES, Chip, Schedule
 from trex.hardware.cost import Cost, price
 from trex.hardware.prices import Densities
-from trex.hardware.workload import Workload
+from trex.hardware.workload import Workload, without_dead_rows, workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleCosts:
-    """A plan's cost under one schedule, and the same model's without reuse."""
+    """A plan's cost under one schedule, and the original's.
+
+    `trimmed` is the original without dead rows; None where its head reads all tokens.
+    """
 
     schedule: Schedule
     cost: Cost
     original: Cost
+    trimmed: Cost | None
 
     @property
     def latency_ratio(self) -> float:
@@ -34,6 +38,11 @@ class ScheduleCosts:
         """The original's EDAP over the plan's."""
         return self.original.edap_j_s_m2 / self.cost.edap_j_s_m2
 
+    @property
+    def edap_gain_without_dead_rows(self) -> float | None:
+        """The EDAP of the original without dead rows over the plan's."""
+        return self.trimmed.edap_j_s_m2 / self.cost.edap_j_s_m2 if self.trimmed else None
+
     def largest_stages(self, count: int = 3) -> list[tuple[str, float]]:
         """The stages that add most to the plan's latency, each with its share."""
         stages = [
@@ -44,18 +53,23 @@ class ScheduleCosts:
 
 def compare_schedules(
     work: Workload,
-    original: Workload,
     chip: Chip,
     schedules: Sequence[Schedule] = SCHEDULES,
     *,
     densities: Densities | None = None,
 ) -> list[ScheduleCosts]:
     """Price a plan and its original under each schedule, `full` accounting."""
+    model, trimmed = work.architecture, without_dead_rows(work.architecture)
+
+    def priced(what: Workload, schedule: Schedule) -> Cost:
+        return price(what, chip, "full", schedule=schedule, densities=densities)
+
     return [
         ScheduleCosts(
             schedule=schedule,
-            cost=price(work, chip, "full", schedule=schedule, densities=densities),
-            original=price(original, chip, "full", schedule=schedule, densities=densities),
+            cost=priced(work, schedule),
+            original=priced(workload(model), schedule),
+            trimmed=priced(workload(model, trimmed), schedule) if trimmed else None,
         )
         for schedule in schedules
     ]

@@ -8,7 +8,7 @@ from typing import Final
 
 from trex.architecture import PARTS_SPARED, Architecture, Encoder, Operation
 from trex.hardware.merging import matching, merging, proportional, reused_merging
-from trex.plan import EncoderPlan, Plan, Reuse, ReusedTensor, Transform
+from trex.plan import EncoderPlan, Plan, Reuse, ReusedTensor, Rows, Transform
 
 #: A plan's say in an encoder that stays as it is.
 AS_IT_IS: Final = EncoderPlan(reuse=None, pairs=0, rows=None)
@@ -87,6 +87,17 @@ def workload(architecture: Architecture, plan: Plan | None = None) -> Workload:
         else:
             body.append(item)
     return Workload(architecture=architecture, plan=plan, body=tuple(body))
+
+
+def without_dead_rows(architecture: Architecture) -> Plan | None:
+    """The plan that leaves out what the head does not read, and changes no answer.
+
+    None where the head reads all tokens.
+    """
+    layout = architecture.layout
+    if not layout.class_rows or layout.no_class_rows:
+        return None
+    return Plan(rows=(Rows(len(layout.stages) - 1),))
 
 
 def encoder_work(
