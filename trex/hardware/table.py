@@ -218,7 +218,8 @@ class CostTable:
     def additive(self) -> AdditiveCosts:
         """What `price` adds up."""
         entries = self._entries
-        outside = entries.values[:, entries.outside(np.array([self.architecture.layout.tokens]))]
+        around = entries.outside(np.array([self.architecture.layout.tokens]))  # `values` may grow
+        outside = entries.values[:, around]
         by_form = entries.values[:, entries.plain]
         return AdditiveCosts(
             by_form=by_form[_ADDITIVE],
