@@ -8,7 +8,7 @@ from hardware_models import DEIT_S, vit
 from trex.architecture import Operation
 from trex.hardware import SCHEDULES, load_chip, price, workload
 from trex.hardware.prices import Busy, OperationPrice
-from trex.hardware.schedule import exposed_times, flow, pipelined_times
+from trex.hardware.schedule import barriers, exposed_times, flow, pipelined_times
 from trex.plan import Plan
 
 
@@ -75,6 +75,30 @@ def test_a_consumer_continues_its_predecessors_chain():
     assert total(times) == pytest.approx((3 + 4) + 9 + (6 + 10 + 12))
     apart = pipelined_times([PRODUCER, CONSUMER], [False, False], double_buffered=False)
     assert total(apart) == pytest.approx((3 + 4) + 9 + (6 + 8) + (10 + 12))
+
+
+def test_merging_waits_for_all_tokens():
+    """Chains: q and k; matching beside attention; what is merged, and on."""
+    matched = (
+        *PRODUCER[:2],
+        step("matching", 1.0, "dynamic_matmul", write_s=2.0),
+        step("scores", 1.0, "dynamic_matmul", write_s=5.0),
+        step("proj", 4.0),
+    )
+    behind = (step("merging", 0.5, "elementwise"), step("fc1", 6.0))
+    merging = (*matched, *behind)
+    assert barriers(merging) == [2, 5]
+    by_hand = [(3 + 4), 7, (6 + 8), (6.5 + 12)]
+    times = pipelined_times([merging], [False], double_buffered=False)
+    assert total(times) == pytest.approx(sum(by_hand))
+    parts = flow(merging, double_buffered=False)
+    assert parts.within_s == pytest.approx(by_hand[1] + by_hand[2])
+    assert (parts.before.fill_s, parts.after.fill_s) == (3, 6.5)
+    # what comes next streams on
+    times = pipelined_times([merging, CONSUMER], [False, True], double_buffered=False)
+    assert total(times) == pytest.approx(sum(by_hand[:3]) + (6.5 + 10 + 12))
+    # a reused tensor is merged where it lies; nothing waits for it
+    assert barriers((step("merging", 1.0, "elementwise"), *CONSUMER)) == []
 
 
 def test_a_shared_unit_takes_turns():
