@@ -1,49 +1,78 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trex.errors import PlanError
-from trex.plan import REUSED_TENSORS, Reuse, ReusePlan, uniform_plans
+from trex.plan import (
+    REUSED_TENSORS,
+    TRANSFORMS,
+    Layout,
+    Merge,
+    Plan,
+    Reuse,
+    Rows,
+    uniform_plans,
+)
 
 MOST_ENCODERS = 24
 
 
+def layout(encoders: int, **more: Any) -> Layout:
+    """Of a plain vision transformer: 197 tokens, of which the first is a class token."""
+    usual: dict[str, Any] = {"tokens": 197, "protected": 1, "class_rows": 1}
+    return Layout(stages=(0,) * encoders, **{**usual, **more})
+
+
 @st.composite
-def plans(draw: st.DrawFn) -> ReusePlan:
-    """Any valid plan of up to 24 encoders; consumers reuse any earlier producer."""
+def reuses(draw: st.DrawFn) -> tuple[Reuse, ...]:
+    """Consumers of up to 24 encoders; they reuse any earlier producer in any form."""
     consumers = draw(st.sets(st.integers(1, MOST_ENCODERS - 1)))
-    reuses = []
+    found = []
     for consumer in consumers:
         producers = [i for i in range(consumer) if i not in consumers]
-        reuses.append(
+        found.append(
             Reuse(
                 consumer,
                 draw(st.sampled_from(producers)),
                 draw(st.sampled_from(REUSED_TENSORS)),
+                draw(st.sampled_from(TRANSFORMS)),
             )
         )
-    return ReusePlan(tuple(draw(st.permutations(reuses))))
+    return tuple(draw(st.permutations(found)))
 
 
-def consumers_of(plan: ReusePlan) -> tuple[int, ...]:
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any plan that a plain vision transformer of 24 encoders can run."""
+    last = MOST_ENCODERS - 1
+    of = draw(reuses())
+    merging = draw(st.lists(st.integers(0, last - 1), unique=True, max_size=6))
+    merges = tuple(Merge(encoder, draw(st.integers(0, 12))) for encoder in merging)
+    maps = {r.consumer for r in of if r.tensor == "map"}
+    rows = (Rows(last),) if last not in maps and draw(st.booleans()) else ()
+    return Plan(of, tuple(draw(st.permutations(merges))), rows)
+
+
+def consumers_of(plan: Plan) -> tuple[int, ...]:
     return plan.consumers
 
 
 @given(plans())
-def test_text_and_plan_are_one_to_one(plan: ReusePlan) -> None:
-    assert ReusePlan.parse(str(plan)) == plan
-    assert str(ReusePlan.parse(str(plan))) == str(plan)
+def test_text_and_plan_are_one_to_one(plan: Plan) -> None:
+    assert Plan.parse(str(plan)) == plan
+    assert str(Plan.parse(str(plan))) == str(plan)
 
 
 @given(plans(), st.randoms())
-def test_the_order_of_items_does_not_matter(plan: ReusePlan, random) -> None:
+def test_the_order_of_items_does_not_matter(plan: Plan, random) -> None:
     items = str(plan).split()
     random.shuffle(items)
-    again = ReusePlan.parse(", ".join(items))
+    again = Plan.parse(", ".join(items))
     assert again == plan
     assert hash(again) == hash(plan)
     assert again.key == plan.key
@@ -51,53 +80,88 @@ def test_the_order_of_items_does_not_matter(plan: ReusePlan, random) -> None:
 
 
 @given(plans(), plans())
-def test_plans_are_equal_where_their_texts_are(one: ReusePlan, other: ReusePlan) -> None:
+def test_plans_are_equal_where_their_texts_are(one: Plan, other: Plan) -> None:
     assert (one == other) == (str(one) == str(other)) == (one.key == other.key)
 
 
 @given(plans())
-def test_sources_are_producers_that_run_before(plan: ReusePlan) -> None:
+def test_sources_are_producers_that_run_before(plan: Plan) -> None:
     assert not set(plan.sources) & set(plan.consumers)
-    for reuse in plan:
+    for reuse in plan.reuses:
         assert reuse.source < reuse.consumer
         assert plan.reuse_of(reuse.consumer) == reuse
-    assert plan.n_reuse == len(plan.consumers) == len(list(plan))
+    assert plan.n_reuse == len(plan.consumers) == len(plan.reuses)
     assert all(plan.reuse_of(source) is None for source in plan.sources)
-    plan.validate(MOST_ENCODERS)
+    plan.validate(layout(MOST_ENCODERS))
+
+
+@given(plans())
+def test_an_encoder_tells_all_that_is_done_there(plan: Plan) -> None:
+    told = [plan.at(encoder) for encoder in range(plan.named_encoders)]
+    assert all(plan.at(e) == (None, 0, None) for e in range(plan.named_encoders, MOST_ENCODERS))
+    assert Plan(
+        tuple(here.reuse for here in told if here.reuse),
+        tuple(Merge(encoder, here.pairs) for encoder, here in enumerate(told)),
+        tuple(Rows(encoder, here.rows) for encoder, here in enumerate(told) if here.rows),
+    ) == plan  # fmt: skip
+
+
+@given(plans())
+def test_tokens_fall_by_the_pairs_that_merge(plan: Plan) -> None:
+    counts = plan.tokens(layout(MOST_ENCODERS))
+    pairs = [plan.at(encoder).pairs for encoder in range(MOST_ENCODERS)]
+    for encoder, (attention, mlp) in enumerate(counts):
+        assert attention == 197 - sum(pairs[:encoder])
+        assert mlp == (1 if plan.at(encoder).rows else attention - pairs[encoder])
+
+
+@given(reuses(), st.sampled_from(TRANSFORMS))
+def test_transforms_are_of_the_plan(of: tuple[Reuse, ...], transform) -> None:
+    plan = Plan(of)
+    assert plan.transforms == {reuse.consumer: reuse.transform for reuse in of}
+    assert plan.with_transforms(plan.transforms) == plan
+    same = plan.with_transforms(transform)
+    assert set(same.transforms.values()) <= {transform}
+    assert (same.transform or transform) == transform
+    bare = " ".join(f"{r.consumer}<-{r.source}:{r.tensor}" for r in of)
+    assert Plan.parse(bare, transform) == same
 
 
 @given(st.sets(st.integers(1, MOST_ENCODERS - 1)), st.sampled_from(REUSED_TENSORS))
 def test_nearest_takes_the_last_producer_before(consumers: set[int], tensor) -> None:
-    plan = ReusePlan.nearest(consumers, tensor)
+    plan = Plan.nearest(consumers, tensor)
     assert set(plan.consumers) == consumers
-    for reuse in plan:
-        assert reuse.tensor == tensor
+    for reuse in plan.reuses:
+        assert reuse.form == (tensor, "linear")
         assert reuse.source not in consumers
         assert all(i in consumers for i in range(reuse.source + 1, reuse.consumer))
 
 
 @given(plans())
-def test_plans_travel_between_processes(plan: ReusePlan) -> None:
+def test_plans_travel_between_processes(plan: Plan) -> None:
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
 def test_the_empty_plan() -> None:
-    assert ReusePlan.parse("") == ReusePlan.parse(" , ") == ReusePlan() == ReusePlan.nearest([])
-    assert str(ReusePlan()) == ""
-    assert ReusePlan().sources == ReusePlan().consumers == ()
+    assert Plan.parse("") == Plan.parse(" , ") == Plan() == Plan.nearest([])
+    assert str(Plan()) == ""
+    assert Plan().sources == Plan().consumers == ()
 
 
 def test_text_is_canonical() -> None:
-    plan = ReusePlan.parse("9<-6:map,7<-6:output  5<-4")
-    assert str(plan) == "5<-4 7<-6 9<-6:map"
-    assert plan.sources == (4, 6)
+    plan = Plan.parse("11=class 9<-6:map,7<-6:output/linear 6~40 2<-1:output/none  5<-4 3~0 2~8")
+    assert str(plan) == "2<-1:output/none 5<-4 7<-6 9<-6:map/linear 2~8 6~40 11=class"
+    assert plan.sources == (1, 4, 6)
+    assert plan.transform == "linear+none"
+    assert plan.named_encoders == 12
 
 
 def test_keys_name_files_and_never_change() -> None:
-    # Run folders of earlier versions hold these: a change makes them unreadable.
-    assert ReusePlan().key == "e3b0c44298fc"
-    assert ReusePlan.parse("5<-4 7<-6").key == "7e42b04804fa"
-    assert ReusePlan.parse("5<-4:map").key == "28ad2d3a788a"
+    # Run folders hold these (more of them in tests/data/v0_1): a change makes them unreadable.
+    assert Plan().key == "e3b0c44298fc1c14"
+    assert Plan.parse("5<-4 7<-6").key == "95c38c26052871ff"
+    assert Plan.parse("3~40 11=class").key == "a932c5eacba6590f"
+    assert Plan.parse("5<-4 3~40 6~40 11=class").key == "42bb61b5e9fbaa0a"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +175,16 @@ def test_keys_name_files_and_never_change() -> None:
         ("5<-4 5<-3", "encoder 5 has two sources", "once"),
         ("5<-4 5<-4", "encoder 5 has two sources", "once"),
         ("5<-4:maps", "encoder 5 reuses an unknown tensor 'maps'", "output, map"),
-        ("5<4", "'5<4' is not part of a reuse plan", '"5<-4 7<-6"'),
+        ("5<4", "'5<4' is not part of a plan", '"5<-4 7<-6"'),
+        ("5<-4/none", "'5<-4/none' is not part of a plan", '"7<-6:map/linear"'),
+        ("5<-4:map/liner", "'liner' is not a transform", "none, linear, block, linear_own"),
+        ("3~4 3~5", "encoder 3 merges twice", "once"),
+        ("3~-4", "'3~-4' is not part", "encoder~pairs"),
+        ("3~", "'3~' is not part", "encoder~pairs"),
+        ("~3", "'~3' is not part", "encoder~pairs"),
+        ("11=class 11=class", "encoder 11 has its rows named twice", "once"),
+        ("11=patch", "encoder 11 cannot compute the rows 'patch'", "11=class"),
+        ("11=", "'11=' is not part", "11=class"),
         ("5<-", "'5<-' is not part", "consumer<-source"),
         ("<-4", "'<-4' is not part", "consumer<-source"),
         ("-1<-0", "'-1<-0' is not part", "consumer<-source"),
@@ -123,44 +196,95 @@ def test_keys_name_files_and_never_change() -> None:
 )
 def test_invalid_plans_say_what_is_wrong(text: str, message: str, hint: str) -> None:
     with pytest.raises(PlanError) as caught:
-        ReusePlan.parse(text)
+        Plan.parse(text)
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
 def test_a_negative_source_is_refused() -> None:
     with pytest.raises(PlanError, match="cannot reuse encoder -1"):
-        ReusePlan((Reuse(1, -1),))
+        Plan((Reuse(1, -1),))
 
 
 def test_a_plan_beyond_the_model_is_refused() -> None:
-    plan = ReusePlan.parse("5<-4 11<-4")
-    plan.validate(12)
-    with pytest.raises(PlanError, match="names encoder 11, but the model has 11 encoders") as e:
-        plan.validate(11)
-    assert "0 to 10" in e.value.hint
-    ReusePlan().validate(0)
+    plan = Plan.parse("5<-4 11<-4")
+    plan.validate(layout(12))
+    for beyond in (plan, Plan.parse("11~4"), Plan.parse("11=class")):
+        with pytest.raises(PlanError, match="names encoder 11, but the model has 11 enc") as e:
+            beyond.validate(layout(11))
+        assert "0 to 10" in e.value.hint
+    Plan().validate(layout(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "message", "hint"),
+    [
+        ("3~120", {}, "encoder 3 merges 120 pairs of 197 tokens; at most 98", "fewer"),
+        ("2~90 3~54", {}, "encoder 3 merges 54 pairs of 107 tokens; at most 53", "before it"),
+        ("3~98", {"protected": 3}, "merges 98 pairs of 197 tokens; at most 97", "fewer"),
+        ("3~4", {"no_merging": "its tokens lie on a grid"},
+         "encoder 3 cannot merge tokens: its tokens lie on a grid", "leave 3~4 out"),
+        ("3=class", {}, "encoder 3 cannot compute its class rows only: encoder 4 reads all",
+         "11=class"),
+        ("11=class", {"no_class_rows": "its head reads the patches"},
+         "encoder 11 cannot compute its class rows only: its head reads the patches",
+         "leave 11=class out"),
+        ("11<-4:map 11=class", {}, "encoder 11 cannot compute its class rows only: it reuses a m",
+         "leave 11=class out"),
+        ("11~4 11=class", {}, "encoder 11 computes its class rows only, which do not merge",
+         "leave 11~4 out"),
+    ],
+)  # fmt: skip
+def test_what_a_model_cannot_run_says_why(
+    text: str, more: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        Plan.parse(text).validate(layout(12, **more))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_reuse_stays_within_a_stage() -> None:
+    staged = Layout(stages=(0, 0, 1, 1), tokens=49)
+    Plan.parse("1<-0 3<-2").validate(staged)
+    with pytest.raises(PlanError, match="encoder 2 cannot reuse encoder 1: they lie in diff"):
+        Plan.parse("2<-1").validate(staged)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ("square", "'square' is not a transform"),
+        ({5: "none", 6: "none"}, "encoder 6 has a transform but does not reuse"),
+        ({}, "consumer 5 has no transform"),
+    ],
+)
+def test_transforms_that_do_not_fit_say_why(transforms, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        Plan.parse("5<-4 3~4").with_transforms(transforms)
+    with pytest.raises(PlanError, match="'square' is not a transform"):
+        Plan.parse("5<-4", "square")
 
 
 def test_the_three_families() -> None:
-    strided = ReusePlan.strided(stride=2, start=3, n_reuse=4)
+    strided = Plan.strided(stride=2, start=3, n_reuse=4)
     assert str(strided) == "3<-2 5<-4 7<-6 9<-8"
-    continuous = ReusePlan.continuous(start=3, n_reuse=4)
+    continuous = Plan.continuous(start=3, n_reuse=4)
     assert str(continuous) == "3<-2 4<-2 5<-2 6<-2"
-    pyramid = ReusePlan.pyramid(stride=3, run=2, start=1, n_reuse=4)
+    pyramid = Plan.pyramid(stride=3, run=2, start=1, n_reuse=4)
     assert str(pyramid) == "1<-0 4<-3 5<-3 8<-7"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ReusePlan.strided(stride=1, start=1, n_reuse=2), "stride is too small"),
-        (lambda: ReusePlan.strided(stride=2, start=0, n_reuse=2), "start is too small"),
-        (lambda: ReusePlan.strided(stride=2, start=1, n_reuse=0), "n_reuse is too small"),
-        (lambda: ReusePlan.continuous(start=0, n_reuse=2), "start is too small"),
-        (lambda: ReusePlan.pyramid(stride=2, run=1, start=1, n_reuse=4), "run is too small"),
-        (lambda: ReusePlan.pyramid(stride=2, run=3, start=1, n_reuse=4), "cannot have a run of 3"),
-        (lambda: ReusePlan.pyramid(stride=2, run=4, start=1, n_reuse=4), "cannot have a run of 4"),
+        (lambda: Plan.strided(stride=1, start=1, n_reuse=2), "stride is too small"),
+        (lambda: Plan.strided(stride=2, start=0, n_reuse=2), "start is too small"),
+        (lambda: Plan.strided(stride=2, start=1, n_reuse=0), "n_reuse is too small"),
+        (lambda: Plan.continuous(start=0, n_reuse=2), "start is too small"),
+        (lambda: Plan.pyramid(stride=2, run=1, start=1, n_reuse=4), "run is too small"),
+        (lambda: Plan.pyramid(stride=2, run=3, start=1, n_reuse=4), "cannot have a run of 3"),
+        (lambda: Plan.pyramid(stride=2, run=4, start=1, n_reuse=4), "cannot have a run of 4"),
     ],
 )
 def test_families_refuse_shapes_that_do_not_exist(make, message: str) -> None:
@@ -190,12 +314,13 @@ def test_uniform_plans_are_nearest_producer_plans(num_encoders: int, n_reuse: in
     assert len(set(found)) == len(found)
     assert bool(found) == (n_reuse < num_encoders)
     for plan in found:
-        plan.validate(num_encoders)
+        plan.validate(layout(num_encoders))
         assert plan.n_reuse == n_reuse
-        assert plan == ReusePlan.nearest(plan.consumers)
+        assert plan == Plan.nearest(plan.consumers)
 
 
 def test_a_model_without_encoders_takes_no_plan() -> None:
-    ReusePlan().validate(0)
-    with pytest.raises(PlanError, match="no encoders that TReX understands"):
-        ReusePlan.parse("5<-4").validate(0)
+    Plan().validate(layout(0))
+    for text in ("5<-4", "3~4", "11=class"):
+        with pytest.raises(PlanError, match="no encoders that TReX understands"):
+            Plan.parse(text).validate(layout(0))

@@ -7,19 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trex.export.bundle import load_bundle as load
-    from trex.plan import ReusePlan
-    from trex.reuse import apply_reuse, remove_reuse
+    from trex.plan import Plan
+    from trex.plan import Plan as ReusePlan
+    from trex.reuse import apply_plan, apply_reuse, remove_plan, remove_reuse
 
 __version__ = "0.1.0"
-__all__ = ["ReusePlan", "apply_reuse", "load", "remove_reuse"]
+__all__ = [
+    "Plan",
+    "ReusePlan",
+    "apply_plan",
+    "apply_reuse",
+    "load",
+    "remove_plan",
+    "remove_reuse",
+]
 
-#: public name -> (module, name there); imported on first use, since torch takes seconds
+#: public name -> (module, name there); imported on first use, since torch takes seconds.
+#: `ReusePlan` is what version 0.1 called plans.
 _PUBLIC = {
-    "ReusePlan": ("trex.plan", "ReusePlan"),
+    "Plan": ("trex.plan", "Plan"),
+    "ReusePlan": ("trex.plan", "Plan"),
+    "apply_plan": ("trex.reuse", "apply_plan"),
     "apply_reuse": ("trex.reuse", "apply_reuse"),
     "load": ("trex.export.bundle", "load_bundle"),
+    "remove_plan": ("trex.reuse", "remove_plan"),
     "remove_reuse": ("trex.reuse", "remove_reuse"),
 }
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ VERBS: Final = {
     "demo": "the whole job, offline, on small real data, in a minute or two",
     "cost": "price a model and a plan on a chip",
     "search": "find the best plan under a budget",
+    "fit": "fit and measure plans of your own",
     "finetune": "win back what a found variant lost",
     "evaluate": "measure a found variant against its original",
     "export": "write a bundle that runs anywhere TReX is installed",

@@ -11,22 +11,22 @@ from functools import partial
 from pathlib import Path
 
 from trex.files import append_line, read_jsonl
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate, Take
-from trex.search.entries import candidate_of_trial, entry
+from trex.fit.fitter import Take
+from trex.plan import Plan, Reuse
+from trex.search.entries import entry, options_of, plan_of_trial
 from trex.search.storage import open_storage
 from trex.search.study import Study
-from trex.search.terms import Choice, Choices
+from trex.search.terms import Choices
 from trex.search.workers import Phase, Result
 
 CHOICES = Choices(
-    of=tuple((None, *(Choice(s, "output", "linear") for s in range(e))) for e in range(6)),
+    of=tuple((None, *(Reuse(e, s) for s in range(e))) for e in range(6)),
     forms=(("output", "linear"),),
 )
 CANDIDATES = [
-    Candidate(plan=p, transforms=dict.fromkeys(p.consumers, "linear"))
+    plan
     for consumer in range(1, 6)
-    for p in (ReusePlan.nearest([consumer]), ReusePlan.nearest(range(consumer, 6)))
+    for plan in (Plan.nearest([consumer]), Plan.nearest(range(consumer, 6)))
 ][:-1]
 
 
@@ -35,12 +35,12 @@ def open_study(folder: Path, url: str | None = None, **settings: str) -> Study:
     return Study(storage, "tiny", ["loss"], settings or {"model": "tiny"})
 
 
-def result(candidate: Candidate) -> Result:
-    return Result(candidate.key, [float(len(candidate.plan.consumers))], {"note": "done"})
+def result(plan: Plan) -> Result:
+    return Result(plan.key, [float(plan.n_reuse)], {"note": "done"})
 
 
 def made_up_phase(
-    folder: Path, on_the_way: Callable[[Candidate], None] = lambda c: None, url: str | None = None
+    folder: Path, on_the_way: Callable[[Plan], None] = lambda c: None, url: str | None = None
 ) -> Phase:
     """Work whose results go to `results.jsonl`; `on_the_way` may disturb it."""
     file = folder / "results.jsonl"
@@ -49,7 +49,7 @@ def made_up_phase(
         keys = [line["key"] for line in read_jsonl(file).records] if file.exists() else []
         return next((result(c) for c in CANDIDATES if c.key == key and key in keys), None)
 
-    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+    def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         while (candidate := take(order)) is not None:
             on_the_way(candidate)
             append_line(file, json.dumps({"key": candidate.key, "process": os.getpid()}))
@@ -58,8 +58,8 @@ def made_up_phase(
     return Phase(
         name="made up",
         total=len(CANDIDATES),
-        candidate_of=candidate_of_trial,
-        entries=[entry(c, CHOICES, {}) for c in CANDIDATES],
+        plan_of=plan_of_trial,
+        entries=[entry(plan, options_of(CHOICES), {}) for plan in CANDIDATES],
         open_study=partial(open_study, folder, url),
         prepare=lambda: None,
         known=known,
@@ -67,10 +67,10 @@ def made_up_phase(
     )
 
 
-def dies_once(folder: Path, moment: int) -> Callable[[Candidate], None]:
+def dies_once(folder: Path, moment: int) -> Callable[[Plan], None]:
     """One process, the first that comes to some candidate, is killed there."""
 
-    def on_the_way(candidate: Candidate) -> None:
+    def on_the_way(candidate: Plan) -> None:
         time.sleep(0.01)
         if candidate.key == CANDIDATES[moment].key:
             try:

@@ -17,10 +17,11 @@ from trex.cli import main
 from trex.errors import RunError
 from trex.export.bundle import load_config
 from trex.files import write_atomic
-from trex.reuse import reuse_of
+from trex.plan import Plan
+from trex.reuse import plan_of
 from trex.search.pick import pick_record
 from trex.search.ranking import best_record, last_rung
-from trex.search.records import candidate_of, soft_agreement
+from trex.search.records import soft_agreement
 from trex.search.run import Run
 
 
@@ -39,9 +40,9 @@ def test_records_are_complete(undisturbed: Run) -> None:
     records = undisturbed.records()
     assert len(records) == 5
     for record in records:
-        candidate = candidate_of(record)
-        assert candidate.key == record["key"]
-        assert candidate.plan.n_reuse == record["n_reuse"] > 0
+        plan = Plan.parse(record["plan"])
+        assert plan.key == record["key"]
+        assert plan.n_reuse == record["n_reuse"] > 0
         assert record["transform"] == "linear"
         assert record["estimate"].keys() == {
             "chip", "accounting", "latency_s", "energy_j", "area_m2", "edap_mj_ms_mm2",
@@ -74,9 +75,7 @@ def test_the_winner_agrees_most_and_is_what_the_bundle_runs(undisturbed: Run) ->
     )
     best = undisturbed.read_json("best/best.json")
     assert (best["key"], best["plan"]) == (winner["key"], winner["plan"])
-    plan, transforms = reuse_of(trex.load(undisturbed.best))
-    candidate = candidate_of(winner)
-    assert (plan, transforms) == (candidate.plan, candidate.transforms)
+    assert plan_of(trex.load(undisturbed.best)) == Plan.parse(winner["plan"])
 
 
 def test_the_manifest_says_what_was_asked_of_what(undisturbed: Run, inputs: Inputs) -> None:
@@ -206,7 +205,7 @@ def test_forms_compete(inputs: Inputs, tmp_path: Path, capsys) -> None:
     records = Run.open(out).records()
     assert len(records) == 12
     assert len({r["transform"] for r in records} | {":map" in r["plan"] for r in records}) > 2
-    assert reuse_of(trex.load(out / "best")) is not None
+    assert plan_of(trex.load(out / "best")) is not None
     # the front is in EDAP's order, and its losses fall
     edaps = [row["estimate"]["edap_mj_ms_mm2"] for row in result["pareto"]]
     losses = [row["selection"]["loss"] for row in result["pareto"]]
@@ -219,7 +218,7 @@ def test_where_the_original_fits_it_wins(inputs: Inputs, tmp_path: Path, capsys)
     assert main(inputs.search(out, "--max-latency", "1x", "--evaluations", "3", "--json")) == 0
     best = json.loads(capsys.readouterr().out)["best"]
     assert (best["plan"], best["n_reuse"], best["selection"]["loss"]) == ("", 0, 0.0)
-    assert reuse_of(trex.load(out / "best")) is None
+    assert plan_of(trex.load(out / "best")) is None
 
 
 def test_more_evaluations_than_plans(inputs: Inputs, tmp_path: Path, capsys) -> None:

@@ -163,7 +163,7 @@ def test_nothing_fits_names_the_nearest_plan(method, space, budget, seed) -> Non
         solve(priced, random_terms(priced, seed), method=method)
     assert caught.value.exit_code == 3
     least = rows[overrun <= overrun.min() * (1 + 1e-9)]
-    nearest = [str(priced.choices.candidate(row).plan) for row in least]
+    nearest = [str(priced.choices.plan(row)) for row in least]
     assert any(f'the nearest is "{plan}":' in caught.value.message for plan in nearest)
     assert f"none of {space.size:,} plans fits" in caught.value.message
 

@@ -38,21 +38,22 @@ def by_definition(space: SearchSpace) -> set[tuple[int, ...]]:
     choices, found = space.choices(), set()
     for row in itertools.product(*(range(len(of)) for of in choices.of)):
         try:
-            candidate = choices.candidate(row)
+            plan = choices.plan(row)
         except PlanError:
             continue
-        plan = candidate.plan
         consumers = set(plan.consumers)
-        forms = {(r.tensor, candidate.transforms[r.consumer]) for r in plan}
+        forms = {r.form for r in plan.reuses}
         runs = "".join("x" if i in consumers else " " for i in range(len(row))).split()
-        nearest = {r.consumer: r.source for r in type(plan).nearest(consumers)}
+        nearest = {r.consumer: r.source for r in type(plan).nearest(consumers).reuses}
         if (
             len(consumers) <= space.max_reuse
             and all(len(run) <= space.max_run for run in runs)
             and all(space.may_reuse[i] for i in consumers)
-            and all(space.stages[r.source] == space.stages[r.consumer] for r in plan)
+            and all(space.stages[r.source] == space.stages[r.consumer] for r in plan.reuses)
             and (space.mixed or len(forms) <= 1)
-            and (space.source == "any" or all(nearest[r.consumer] == r.source for r in plan))
+            and (
+                space.source == "any" or all(nearest[r.consumer] == r.source for r in plan.reuses)
+            )
         ):
             found.add(row)
     return found

@@ -8,7 +8,7 @@ import pytest
 
 from trex.architecture import Architecture, vit_encoder
 from trex.errors import SpaceError
-from trex.plan import ReusePlan
+from trex.plan import Layout, Plan
 from trex.search.space import SearchSpace, shipped_spaces
 
 
@@ -18,6 +18,7 @@ def model(num_encoders: int = 6) -> Architecture:
         body=tuple(
             vit_encoder(i, tokens=5, dim=8, heads=2, mlp_hidden=16) for i in range(num_encoders)
         ),
+        layout=Layout(stages=(0,) * num_encoders, tokens=5),
     )
 
 
@@ -27,20 +28,21 @@ def space(tmp_path: Path, text: str = "", num_encoders: int = 6) -> SearchSpace:
     return SearchSpace.load(path, model(num_encoders))
 
 
-def plans(found: SearchSpace) -> list[ReusePlan]:
-    return [ReusePlan.nearest(np.flatnonzero(mask).tolist()) for mask in found.masks()]
+def plans(found: SearchSpace) -> list[Plan]:
+    return [Plan.nearest(np.flatnonzero(mask).tolist()) for mask in found.masks()]
 
 
 @pytest.mark.parametrize("num_encoders", [1, 2, 5, 9, 12])
 def test_the_default_space_is_every_nearest_producer_plan(num_encoders: int) -> None:
-    found = SearchSpace.load("default", model(num_encoders))
+    of = model(num_encoders)
+    found = SearchSpace.load("default", of)
     assert found.size == len(found.masks()) == 2 ** (num_encoders - 1)
     of_all = plans(found)
     assert len(set(of_all)) == found.size
-    assert of_all[0] == ReusePlan()
+    assert of_all[0] == Plan()
     for plan in of_all:
-        plan.validate(num_encoders)
-        assert plan == ReusePlan.nearest(plan.consumers)
+        plan.validate(of.layout)
+        assert plan == Plan.nearest(plan.consumers)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
@@ -195,3 +197,12 @@ def test_a_space_too_large_to_enumerate_is_refused() -> None:
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_shipped_spaces_load(name: str) -> None:
     assert SearchSpace.load(name, model(12)).size > 1
+
+
+def test_where_plans_are_given_nothing_is_chosen() -> None:
+    plans = [Plan.parse("3<-2:map/linear 1~2"), Plan.parse("2<-1 3<-0:map"), Plan.parse("5~1")]
+    found = SearchSpace.without_choice(plans, model())
+    assert found.size == 1
+    assert found.forms == (("map", "linear"), ("output", "linear"))
+    assert found.choices().of == ((None,),) * 6
+    assert SearchSpace.without_choice(plans[2:], model()).forms == ()

@@ -9,7 +9,7 @@ import pytest
 from small_runs import Inputs
 
 from trex.cli import main
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.search.run import Run
 
 
@@ -24,7 +24,7 @@ def test_flags_say_what_may_be_chosen(inputs: Inputs, tmp_path: Path, capsys) ->
     assert result["candidates"]["space"] == 1 + 2 * (2 + 3 + 5) + 4 * (2 * 4 + 3 * 4)
     baseline = result["baseline"]
     for record in Run.open(tmp_path / "run").records():
-        plan = ReusePlan.parse(record["plan"])
+        plan = Plan.parse(record["plan"])
         assert set(plan.consumers) <= {2, 3, 5}
         assert {reuse.tensor for reuse in plan} == {"map"}
         assert plan.n_reuse <= 2

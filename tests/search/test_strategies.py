@@ -13,8 +13,8 @@ from priced_spaces import priced_space, random_terms
 
 from trex.architecture import Architecture, vit_encoder
 from trex.errors import InfeasibleError, SpaceError
-from trex.plan import uniform_plans
-from trex.search.entries import entry
+from trex.plan import Plan, uniform_plans
+from trex.search.entries import entry, options_of
 from trex.search.feasible import PricedSpace
 from trex.search.plans import all_rows, holds
 from trex.search.problem import SearchSettings
@@ -26,6 +26,8 @@ from trex.search.study import Study
 from trex.search.terms import LossTerms, Rows
 
 SPACES = ("default", "mixed", "any")
+#: those that choose from a space
+CHOOSING = sorted(STRATEGIES.keys() - {"given"})
 
 
 def space(name: str, encoders: int = 5, budget: str = "0.85x") -> PricedSpace:
@@ -43,18 +45,22 @@ def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **mor
     )
 
 
+def rows_of(chosen: Chosen, priced: PricedSpace) -> Rows:
+    return np.stack([priced.choices.row(plan) for plan in chosen.plans])
+
+
 @pytest.mark.parametrize("within", SPACES)
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", CHOOSING)
 def test_chosen_plans_are_different_ones_within_the_budget(name: str, within: str) -> None:
     priced = space(within)
-    rows = choose(name, priced).rows
+    rows = rows_of(choose(name, priced), priced)
     assert 0 < len(rows) <= 8
     assert len(np.unique(rows, axis=0)) == len(rows)
     assert holds(priced.space, rows).all()
     assert priced.fits(priced.price(rows)).all()
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", CHOOSING)
 def test_a_budget_nothing_fits_is_refused(name: str) -> None:
     with pytest.raises((InfeasibleError, SpaceError)) as caught:
         choose(name, space("default", budget="0.01x"))
@@ -72,28 +78,28 @@ def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None
     assert chosen.proof["predicted_loss"] == pytest.approx(least)
     assert chosen.proof["proved"]
     assert chosen.proof["bound"] == pytest.approx(least)
-    assert random_terms(priced, 0).predict(chosen.rows[:1])[0] == pytest.approx(least)
+    assert random_terms(priced, 0).predict(rows_of(chosen, priced)[:1])[0] == pytest.approx(least)
 
 
 def test_a_sweep_covers_more_prices() -> None:
     priced = space("mixed", budget="1x")
 
     def spread(chosen: Chosen) -> float:
-        edap = np.log(priced.price(chosen.rows).edap_j_s_m2)
+        edap = np.log(priced.price(rows_of(chosen, priced)).edap_j_s_m2)
         return float(np.ptp(edap) / len(edap) + np.std(edap))
 
     narrow, wide = (choose("exact", priced, 12, sweep=sweep) for sweep in (False, True))
     assert spread(wide) > spread(narrow)
-    assert wide.rows[0].tolist() == narrow.rows[0].tolist()
+    assert wide.plans[0] == narrow.plans[0]
 
 
 def test_random_draws_every_plan_alike() -> None:
     priced = space("default", 4)
     rows = all_rows(priced.space)
     fitting = rows[priced.fits(priced.price(rows))]
-    counts = dict.fromkeys(map(tuple, fitting.tolist()), 0)
+    counts = {priced.choices.plan(row): 0 for row in fitting}
     for seed in range(300):
-        counts[tuple(choose("random", priced, 1, seed).rows[0].tolist())] += 1
+        counts[choose("random", priced, 1, seed).plans[0]] += 1
     expected = 300 / len(counts)
     chi2 = sum((count - expected) ** 2 / expected for count in counts.values())
     assert chi2 < 4 * len(counts)
@@ -101,21 +107,28 @@ def test_random_draws_every_plan_alike() -> None:
 
 def test_random_repeats_with_its_seed() -> None:
     priced = space("any", 12)  # too many plans to list
-    one, same, other = (choose("random", priced, seed=seed).rows for seed in (1, 1, 2))
-    assert (one == same).all()
-    assert not (one == other).all()
+    one, same, other = (choose("random", priced, seed=seed).plans for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
 
 
 def test_the_papers_candidates_are_its_uniform_patterns_of_the_least_number() -> None:
     priced = space("default", 9, "0.75x")
-    chosen = [priced.choices.candidate(row) for row in choose("paper", priced, 99).rows]
-    counts = {candidate.plan.n_reuse for candidate in chosen}
+    chosen = choose("paper", priced, 99).plans
+    counts = {plan.n_reuse for plan in chosen}
     assert len(counts) == 1
     n_reuse = counts.pop()
-    assert {c.plan for c in chosen} == set(uniform_plans(9, n_reuse))
+    assert set(chosen) == set(uniform_plans(9, n_reuse))
     fewer = uniform_plans(9, n_reuse - 1)[0]
     row = np.array([fewer.reuse_of(i) is not None and 1 for i in range(9)], dtype=np.intp)
     assert not priced.fits(priced.price(row[None]))[0]
+
+
+def test_given_plans_are_taken_whatever_they_cost_and_do() -> None:
+    priced = space("default", budget="0.01x")
+    given = (Plan.parse("3~4 4=class"), Plan.parse("2<-1:map"))
+    task = Task(priced=priced, terms=None, wanted=1, seed=0, given=given)
+    assert STRATEGIES["given"].choose(task) == Chosen(plans=given)
 
 
 class Sampled:
@@ -135,7 +148,7 @@ class Sampled:
 
     def fill(self, study: Study, total: int) -> Rows:
         evaluated = []
-        note = partial(entry, choices=self.priced.choices, notes={})
+        note = partial(entry, options=options_of(self.priced.choices), notes={})
         while taken := propose(study, priced=self.priced, total=total, entry=note):
             for candidate in taken:
                 row = self.priced.choices.row(candidate)

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trex.errors import PlanError
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate
-from trex.search.terms import Choice, Choices, LossTerms
+from trex.plan import Plan, Reuse
+from trex.search.terms import Choices, LossTerms
 
 FORMS = (("output", "linear"), ("map", "linear_own"))
 
@@ -20,7 +19,7 @@ def choices(num_encoders: int) -> Choices:
     """Any earlier source, two forms."""
     return Choices(
         of=tuple(
-            (None, *(Choice(s, *form) for s in reversed(range(i)) for form in FORMS))
+            (None, *(Reuse(i, s, *form) for s in reversed(range(i)) for form in FORMS))
             for i in range(num_encoders)
         ),
         forms=FORMS,
@@ -46,18 +45,18 @@ def terms(num_encoders: int, width: int, seed: int = 0) -> LossTerms:
     )
 
 
-def test_rows_and_candidates_are_one_to_one() -> None:
+def test_rows_and_plans_are_one_to_one() -> None:
     found = choices(4)
     seen = set()
     for row in itertools.product(*(range(len(of)) for of in found.of)):
         picked = [found.of[i][n] for i, n in enumerate(row)]
         if any(c is not None and picked[c.source] is not None for c in picked):
             with pytest.raises(PlanError, match="itself a consumer"):
-                found.candidate(row)
+                found.plan(row)
             continue
-        candidate = found.candidate(row)
-        assert found.row(candidate).tolist() == list(row)
-        seen.add(candidate.key)
+        plan = found.plan(row)
+        assert found.row(plan).tolist() == list(row)
+        seen.add(plan.key)
     # by hand, a consumer after p producers having 2p choices: of the plans of three encoders
     # 4 have one producer, 6 two, 1 three
     assert len(seen) == 4 * (1 + 2) + 6 * (1 + 4) + 1 * (1 + 6)
@@ -72,11 +71,9 @@ def test_rows_as_form_numbers() -> None:
 
 def test_what_is_not_in_the_space_has_no_row() -> None:
     found = choices(3)
-    for plan, transform in (("2<-1:map", "linear"), ("2<-0", "linear_own")):
-        with pytest.raises(PlanError, match="is not in the search space"):
-            found.row(Candidate(plan=ReusePlan.parse(plan), transforms={2: transform}))
-    with pytest.raises(PlanError, match="has 3 encoders"):
-        found.row(Candidate(plan=ReusePlan.parse("3<-2"), transforms={3: "linear"}))
+    for plan in ("2<-1:map/linear", "2<-0:output/linear_own", "3<-2", "1~4", "2=class"):
+        with pytest.raises(PlanError, match=f'"{plan}" is not in the search space'):
+            found.row(Plan.parse(plan))
 
 
 @given(st.lists(st.integers(0, 6), min_size=6, max_size=6), st.integers(0, 5))

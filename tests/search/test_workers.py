@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from shared_work import ALL, CANDIDATES, dies_once, made_up_phase, open_study, result, results
 
 from trex.errors import DataError, RunError, WorkerError
-from trex.reuse.fit import Candidate
+from trex.plan import Plan
 from trex.search.entries import in_tree_order
 from trex.search.storage import JOURNAL, open_storage
 from trex.search.workers import Phase, work_off
@@ -40,7 +40,7 @@ def test_work_is_spread_over_processes(tmp_path: Path) -> None:
     barrier = FORK.Barrier(3)
     met: list[int] = []
 
-    def meet(candidate: Candidate) -> None:
+    def meet(candidate: Plan) -> None:
         if not met:
             barrier.wait(timeout=60)
             met.append(os.getpid())
@@ -62,7 +62,7 @@ def test_what_a_killed_worker_was_at_is_done_by_another(tmp_path: Path, moment: 
 
 
 def test_where_all_workers_die_the_next_search_goes_on(tmp_path: Path) -> None:
-    def die(candidate: Candidate) -> None:
+    def die(candidate: Plan) -> None:
         os.kill(os.getpid(), 9)
 
     with pytest.raises(WorkerError, match="all workers died") as caught:
@@ -73,7 +73,7 @@ def test_where_all_workers_die_the_next_search_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_workers_error_ends_the_search_and_is_told(tmp_path: Path) -> None:
-    def fail(candidate: Candidate) -> None:
+    def fail(candidate: Plan) -> None:
         if candidate.key == CANDIDATES[3].key:
             raise DataError("the disk melted", hint="buy another")
 
@@ -82,7 +82,7 @@ def test_a_workers_error_ends_the_search_and_is_told(tmp_path: Path) -> None:
     assert caught.value.hint == "buy another"
     assert multiprocessing.active_children() == []
 
-    def break_down(candidate: Candidate) -> None:
+    def break_down(candidate: Plan) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
@@ -119,8 +119,8 @@ def _reset(folder: Path) -> None:
     (folder / JOURNAL).write_text("".join(line + "\n" for line in kept))
 
 
-def _never(candidate: Candidate) -> None:
-    raise AssertionError(f"{candidate.plan} is worked on again")
+def _never(candidate: Plan) -> None:
+    raise AssertionError(f"{candidate} is worked on again")
 
 
 @pytest.mark.parametrize("tail", [b'{"op_code": 4, "st', b"\0" * 70, b'{"op_code"\n\n', b"no\n"])
@@ -200,7 +200,7 @@ def test_a_living_workers_candidate_is_left_to_it(tmp_path: Path) -> None:
 
 
 def test_a_new_worker_begins_where_no_other_is(tmp_path: Path) -> None:
-    seen: list[Candidate] = []
+    seen: list[Plan] = []
     phase = made_up_phase(tmp_path, seen.append)
     with closing(open_study(tmp_path)) as other:
         other.offer(phase.entries)

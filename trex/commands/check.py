@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from trex.commands import _arguments
+
+#: what stands between an encoder and what it does
+_PLAN: Final = re.compile(r"<-|\d[~=]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "thing",
         metavar="THING",
-        help='a chip or space (name or path), a plan ("5<-4 7<-6"), a bundle or run folder',
+        help='a chip or space (name or path), a plan ("5<-4 3~40"), a bundle or run folder',
     )
     parser.add_argument("--model", help="also check that a space or plan fits this model")
     _arguments.add_json(parser)
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(thing: str, model: str | None) -> tuple[str, list[str], bool]:
     path = Path(thing)
-    if "<-" in thing:
+    if not path.exists() and _PLAN.search(thing):
         return "plan", _plan(thing, model), True
     if (path / "manifest.json").is_file():
         return "run folder", _run_folder(path), True
@@ -57,16 +61,16 @@ def _is_space(thing: str) -> bool:
 
 
 def _plan(text: str, model: str | None) -> list[str]:
-    from trex.plan import ReusePlan
+    from trex.plan import Plan
 
-    plan = ReusePlan.parse(text)
+    plan = Plan.parse(text)
     if model is not None:
-        from trex.models.registry import adapter_of, create
-        from trex.reuse.apply import check_plan
+        from trex.models.registry import architecture
 
-        original = create(model, device="meta")
-        check_plan(plan, original, adapter_of(original, model))
-    return [f"{plan} ({plan.n_reuse} encoders reuse)"]
+        plan.validate(architecture(model).layout)
+    counts = ((plan.n_reuse, "reuse"), (len(plan.merges), "merge"), (len(plan.rows), "in part"))
+    told = ", ".join(f"{number} {what}" for number, what in counts if number)
+    return [f"{plan} (encoders: {told or 'as they are'})"]
 
 
 def _space(name: str, model: str | None) -> list[str]:

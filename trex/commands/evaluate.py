@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="DIR",
-        help="what `trex search` wrote; or a bundle, as of a fine-tuning",
+        help="what `trex search` or `trex fit` wrote; or a bundle, as of a fine-tuning",
     )
     parser.add_argument(
         "--pick",
         default="best",
         metavar="best|finetuned|knee|N|PLAN",
         help="the winner, the same after the search's short training, where the front bends most, "
-        'the best measured plan of N consumers, or a plan: "5<-4 7<-6"',
+        'the best measured plan of N consumers, or a plan: "5<-4 3~40"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(

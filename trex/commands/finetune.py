@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
 _SET_EXAMPLE: Final = "epochs=48"
 #: what is taken over from the search's record
-_CANDIDATE: Final = ("plan", "transforms", "n_reuse", "transform", "estimate")
+_CANDIDATE: Final = ("plan", "n_reuse", "transform", "estimate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("run_folder", type=Path, metavar="DIR", help="what `trex search` wrote")
+    parser.add_argument(
+        "run_folder", type=Path, metavar="DIR", help="what `trex search` or `trex fit` wrote"
+    )
     parser.add_argument(
         "--pick",
         default="best",
         metavar="best|knee|N|PLAN",
         help="the winner, where the front bends most, the best measured plan of N consumers, or a "
-        'plan: "5<-4 7<-6"',
+        'plan: "5<-4 3~40"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")
     parser.add_argument("--extra", metavar="DATASET", help="more images, without labels")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="of `trex search`, `trex finetune`",
+        help="of `trex search`, `trex fit`, `trex finetune`",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"

@@ -19,22 +19,28 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 import trex
-from trex.errors import BundleError, StorageError, TrexError
+from trex.errors import BundleError, PlanError, StorageError, TrexError
 from trex.files import write_atomic
 from trex.models.registry import create
 from trex.models.weights import state_hash, weights_hash
-from trex.reuse import apply_reuse, remove_reuse, reuse_of
+from trex.plan import Plan
+from trex.reuse import apply_plan, plan_of, remove_plan
+from trex.stored import current
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
 from trex.training.transforms import InputConfig
 
-SCHEMA: Final = 1
+#: of what is written; version 0.1's is read too
+SCHEMA: Final = 2
+V0_1: Final = 1
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 
-#: what decides how the bundle runs; `fingerprint` changes with any of it
-_RUNNING: Final = ("model", "model_args", "plan", "transforms", "weights_sha256", "data")
-_NEEDED: Final = (*_RUNNING, "base_weights_sha256", "fingerprint")
+#: what decides how a bundle of each schema runs; its `fingerprint` changes with any of it
+_RUNNING: Final = {
+    V0_1: ("model", "model_args", "plan", "transforms", "weights_sha256", "data"),
+    SCHEMA: ("model", "model_args", "plan", "weights_sha256", "data"),
+}
 
 
 def save_bundle(
@@ -61,15 +67,13 @@ def save_bundle(
     Raises:
         StorageError: it cannot be written.
     """
-    plan, transforms = reuse_of(model) or ("", {})
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = {
         "schema": SCHEMA,
         "trex_version": trex.__version__,
         "model": name,
         "model_args": arguments,
-        "plan": str(plan),
-        "transforms": {str(k): v for k, v in transforms.items()},
+        "plan": str(plan_of(model) or Plan()),
         "base_weights_sha256": base_weights_sha256,
         "weights_sha256": weights_hash(model),
         "data": asdict(data_config),
@@ -89,7 +93,7 @@ def save_bundle(
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """A bundle's configuration.
+    """A bundle's configuration; its plan as this version tells it.
 
     Raises:
         BundleError: it is missing, damaged or of another version.
@@ -104,20 +108,25 @@ def load_config(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None
-    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+    if not isinstance(config, dict) or config.get("schema") not in _RUNNING:
         found = config.get("schema") if isinstance(config, dict) else None
         raise BundleError(
-            f"{file} is of schema {found}, this TReX reads {SCHEMA}",
+            f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
             hint="use the version of TReX that wrote it",
         )
-    if missing := [name for name in _NEEDED if name not in config]:
+    running = _RUNNING[config["schema"]]
+    needed = (*running, "base_weights_sha256", "fingerprint")
+    if missing := [name for name in needed if name not in config]:
         raise BundleError(f"{file} has no {missing[0]!r}", hint="export it again")
     if config["fingerprint"] != _fingerprint(config):
         raise BundleError(
             f"{file} was changed after it was written",
-            hint=f"export it again; {', '.join(_RUNNING)} belong together",
+            hint=f"export it again; {', '.join(running)} belong together",
         )
-    return config
+    try:
+        return current(config)
+    except PlanError as error:
+        raise BundleError(f"{file}: {error.message}", hint="export it again") from error
 
 
 def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
@@ -148,8 +157,7 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
         )
     try:
         model = create(config["model"], **config["model_args"]) if base is None else base
-        transforms = {int(k): v for k, v in config["transforms"].items()}
-        apply_reuse(model, config["plan"], transforms)
+        apply_plan(model, config["plan"])
     except TrexError as error:
         raise BundleError(
             f"{folder / CONFIG}: {error.message}", hint=error.hint or "export it again"
@@ -157,7 +165,7 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     expected = {k: v.shape for k, v in model.state_dict().items()}
     found = {k: v.shape for k, v in state.items()}
     if expected != found:
-        remove_reuse(model)
+        remove_plan(model)
         odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise BundleError(
             f"{folder / WEIGHTS} does not hold this variant's weights; first difference: {odd[0]}",
@@ -168,7 +176,8 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
 
 
 def _fingerprint(config: dict[str, Any]) -> str:
-    text = json.dumps([config[name] for name in _RUNNING], sort_keys=True)
+    running = _RUNNING[config["schema"]]
+    text = json.dumps([config[name] for name in running], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

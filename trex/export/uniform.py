@@ -28,7 +28,8 @@ from trex.models.uniform.config import (
     first_misfit,
 )
 from trex.models.weights import weights_hash
-from trex.reuse import reuse_of
+from trex.plan import Plan
+from trex.reuse import plan_of
 from trex.training.transforms import DataConfig
 
 WEIGHTS: Final = "model.safetensors"
@@ -97,9 +98,17 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
 
 
 def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> UniformReuseConfig:
-    """The reuse config of a running variant; validated as it is when read."""
-    reuses = reuse_of(model)
-    plan, transforms = reuses if reuses else ((), {})
+    """The reuse config of a running variant; validated as it is when read.
+
+    Raises:
+        BundleError: the variant merges tokens or leaves rows out.
+    """
+    plan = plan_of(model) or Plan()
+    if plan.merges or plan.rows:
+        raise BundleError(
+            f'the format describes who reuses whom, and "{plan}" does more',
+            hint="export a bundle instead",
+        )
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -112,9 +121,9 @@ def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> Unifor
                 encoder=r.consumer,
                 source=r.source,
                 tensor=r.tensor,
-                transform=transforms[r.consumer],
+                transform=r.transform,
             )
-            for r in plan
+            for r in plan.reuses
         ),
         "weights": WeightsFile(file=WEIGHTS, sha256=weights_hash(model)),
         "preprocessing": Preprocessing.model_validate(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from trex.hardware import Cost
+from trex.plan import Plan
 from trex.report.costs import Priced
 from trex.report.facts import Candidate, Facts, Pairs
 from trex.report.published import PaperPoint
@@ -207,14 +208,14 @@ def heat_map(facts: Facts, pairs: Pairs) -> HeatMap:
     values = np.array(pairs.interaction, dtype=float)
     values[np.tril_indices(len(values), -1)] = np.nan
     np.fill_diagonal(values, pairs.single)
-    chosen = tuple(sorted(facts.best.transforms))
+    chosen = Plan.parse(facts.best.plan).consumers
     return HeatMap(f"{facts.subject}; {pairs.form}", tuple(map(tuple, values.tolist())), chosen)
 
 
 def _hover(facts: Facts, c: Candidate) -> str:
     top1 = c.selection.top1
     return (
-        f"{c.plan or 'no reuse'} ({c.transform})\n"
+        f"{c.plan or 'no reuse'}\n"
         f"EDAP {facts.gain(c):.2f}x lower, {format_quantity(c.estimate.latency_s, 's')}, "
         f"{format_quantity(c.estimate.energy_j, 'J')}, "
         f"{format_quantity(c.estimate.area_m2, 'm2')} ({facts.accounting} estimate)\n"

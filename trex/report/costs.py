@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trex.architecture import TRANSFORMS, Transform
 from trex.errors import TrexError
 from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, workload
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.report.facts import Facts
 from trex.report.operations import stored_architecture
 from trex.search.run import Run
@@ -58,7 +57,7 @@ def prices(facts: Facts) -> Prices:
 
             model = architecture(facts.model, **settings["model_args"])
         before = workload(model)
-        after = workload(model, ReusePlan.parse(facts.best.plan), _transforms(facts))
+        after = workload(model, Plan.parse(facts.best.plan))
         planes = (facts.manifest.get("densities") or {}).get("planes")
         wanted = [a for a in ACCOUNTINGS if a == facts.accounting]
         if "full" not in wanted:
@@ -85,8 +84,3 @@ def _chip(facts: Facts) -> Chip:
         if argument.startswith("--hw="):
             return load_chip(argument.removeprefix("--hw="))
     return load_chip(facts.chip)
-
-
-def _transforms(facts: Facts) -> dict[int, Transform]:
-    known: dict[str, Transform] = {name: name for name in TRANSFORMS}
-    return {consumer: known[name] for consumer, name in facts.best.transforms.items()}

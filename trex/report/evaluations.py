@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trex.files import append_line, read_jsonl
+from trex.search.ranking import best_record, records_of
 from trex.search.run import Run
 
 FILE: Final = "evaluations.jsonl"
-SCHEMA: Final = 1
+#: of what is written; version 0.1's, whose plans are told without transforms, is read too
+SCHEMA: Final = 2
+V0_1: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +70,24 @@ def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:
         return ()
     kept: dict[tuple[str, ...], Evaluation] = {}
     for line in read_jsonl(run.path / FILE).records:
-        if line.get("schema") != SCHEMA:
+        if line.get("schema") not in (V0_1, SCHEMA):
             continue
+        if line["schema"] == V0_1:
+            line["plan"] = _meant(run, line)
         found = _evaluation(line)
         noisy = (found.noisy.chip, found.noisy.mode) if found.noisy else ()
         key = (found.pick, found.plan, str(line.get("data_sha256")), *noisy)
         kept.pop(key, None)
         kept[key] = found
     return tuple(kept.values())
+
+
+def _meant(run: Run, line: dict[str, Any]) -> str:
+    """The plan that a line of version 0.1 is of; its own text where that is not to be found."""
+    if line["pick"] in ("best", "finetuned") and (run.best / "best.json").exists():
+        return str(run.read_json("best/best.json")["plan"])
+    records = records_of(run.records(), line["plan"])
+    return str(best_record(records)["plan"]) if records else str(line["plan"])
 
 
 def _evaluation(line: dict[str, Any]) -> Evaluation:

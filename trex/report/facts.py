@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from trex.errors import RunError, TrexError
-from trex.plan import ReusePlan
+from trex.plan import Layout, Plan
 from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
 from trex.report.rungs import RungResult, rung_results
@@ -57,7 +57,6 @@ class Candidate:
     plan: str
     n_reuse: int
     transform: str
-    transforms: dict[int, str]
     estimate: Estimate
     predicted_loss: float | None
     selection: Selection
@@ -78,6 +77,7 @@ class Facts:
 
     Attributes:
         name: the folder's; unlike the other runs' on the page.
+        layout: which plans the model can run.
         winner: position of the best candidate.
         front: positions of those no other beats in EDAP and loss, cheapest first.
         evaluation: the winner measured on labelled images of its own, or None.
@@ -98,7 +98,7 @@ class Facts:
     accounting: str
     budget: str
     limits: tuple[tuple[Quantity, float], ...]
-    num_encoders: int
+    layout: Layout
     baseline: Estimate
     candidates: tuple[Candidate, ...]
     winner: int
@@ -117,6 +117,16 @@ class Facts:
     def best(self) -> Candidate:
         """The winner."""
         return self.candidates[self.winner]
+
+    @property
+    def num_encoders(self) -> int:
+        """Encoders of the model."""
+        return len(self.layout.stages)
+
+    @property
+    def given(self) -> bool:
+        """Whether the plans were given, and nothing was searched for."""
+        return bool(self.manifest["settings"].get("search", {}).get("strategy") == "given")
 
     @property
     def subject(self) -> str:
@@ -145,7 +155,7 @@ def read_facts(path: Path) -> Facts:
     if not records:
         raise RunError(
             f"{path} has no finished candidate",
-            hint="run the same `trex search` command again; it goes on where it stopped",
+            hint="run the same command again; it goes on where it stopped",
         )
     try:
         return _facts(run, manifest, records)
@@ -183,7 +193,7 @@ def _attach(finetuning: Finetuning, runs: list[Facts]) -> None:
     """Put a fine-tuning to its run: the one it names, else one of its weights with its plan."""
     for facts in sorted(runs, key=lambda f: f.path != Path(finetuning.run).resolve()):
         same = facts.manifest["settings"].get("weights_sha256") == finetuning.weights_sha256
-        if same and any(c.plan == finetuning.plan for c in facts.candidates):
+        if same and any(finetuning.is_of(c.plan) for c in facts.candidates):
             both = (*facts.finetunings, finetuning)
             runs[runs.index(facts)] = replace(facts, finetunings=both)
             return
@@ -199,7 +209,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     baseline = _estimate(manifest["baseline"])
     objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
     winner = _winner(run, records)
-    summary = run.read_json("summary.json") if (run.path / "summary.json").exists() else None
+    summary = run.summary()
     best = summary["best"] if summary else {}
     same = best.get("plan") == candidates[winner].plan
     evaluation = best.get("evaluation") if same else None
@@ -207,9 +217,9 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     surrogate: tuple[Pairs, ...] = ()
     if (run.path / "surrogate.json").exists():
         surrogate = tuple(map(_pairs, run.read_json("surrogate.json")["forms"]))
-    encoders = len(settings["space"]["may_reuse"])
+    layout = run.layout()
     for candidate in candidates:
-        ReusePlan.parse(candidate.plan).validate(encoders)
+        Plan.parse(candidate.plan).validate(layout)
     return Facts(
         name=run.path.resolve().name,
         path=run.path,
@@ -219,7 +229,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         accounting=str(settings["accounting"]),
         budget=str(settings["budget"]),
         limits=_limits(str(settings["budget"]), baseline),
-        num_encoders=encoders,
+        layout=layout,
         baseline=baseline,
         candidates=candidates,
         winner=winner,
@@ -252,7 +262,6 @@ def _candidate(record: Mapping[str, Any]) -> Candidate:
         plan=str(record["plan"]),
         n_reuse=int(record["n_reuse"]),
         transform=str(record["transform"]),
-        transforms={int(k): str(v) for k, v in record["transforms"].items()},
         estimate=_estimate(record["estimate"]),
         predicted_loss=None if predicted is None else float(predicted),
         selection=Selection(
@@ -291,6 +300,8 @@ def _pairs(form: Mapping[str, Any]) -> Pairs:
 
 def _limits(budget: str, baseline: Estimate) -> tuple[tuple[Quantity, float], ...]:
     """The budget's limits in SI units (EDAP in J·s·m²); none where it is not understood."""
+    if not budget:
+        return ()
     texts: dict[Any, str | None] = {}
     for part in budget.split(", "):
         quantity, _, value = part.partition(" <= ")

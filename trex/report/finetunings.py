@@ -11,8 +11,11 @@ from typing import Any, Final
 
 from trex.errors import RunError
 from trex.files import read_jsonl
+from trex.plan import Plan
+from trex.stored import read_plan, text_of_v0_1
 
-SCHEMA: Final = 1
+#: of version 0.1 and of this one
+SCHEMAS: Final = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,7 @@ class Finetuning:
     Attributes:
         name: the folder's.
         weights_sha256: of the original.
+        plan: in text; of an unfinished one of version 0.1, without transforms.
         run: the run folder the variant came from, as the command named it.
         steps: of the training, ascending.
         loss: at these steps, on training images.
@@ -58,6 +62,10 @@ class Finetuning:
     chip: str | None
     command: tuple[str, ...]
 
+    def is_of(self, plan: str) -> bool:
+        """Whether this is a fine-tuning of a plan in text."""
+        return self.plan in (plan, text_of_v0_1(Plan.parse(plan)))
+
 
 def is_finetuning(path: Path) -> bool:
     """Whether a folder was written by `trex finetune`."""
@@ -76,10 +84,10 @@ def read_finetuning(path: Path) -> Finetuning:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if manifest.get("schema") != SCHEMA:
+        if manifest.get("schema") not in SCHEMAS:
             raise RunError(
                 f"{path / 'manifest.json'} is of schema {manifest.get('schema')}, this TReX "
-                f"reads {SCHEMA}",
+                f"reads {' and '.join(map(str, SCHEMAS))}",
                 hint="use the version of TReX that wrote it",
             )
         return _finetuning(path, manifest)
@@ -109,7 +117,7 @@ def _finetuning(path: Path, manifest: Mapping[str, Any]) -> Finetuning:
         path=path,
         model=str(settings["model"]),
         weights_sha256=str(settings["weights_sha256"]),
-        plan=str(settings["plan"]),
+        plan=str(read_plan(records[0])) if records else str(settings["plan"]),
         run=str(manifest.get("run", "")),
         steps=steps,
         loss=loss,

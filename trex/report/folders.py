@@ -11,7 +11,7 @@ import numpy as np
 from trex.errors import RunError, StorageError
 from trex.report.facts import level
 from trex.report.finetunings import is_finetuning, read_finetuning
-from trex.report.tables import aligned, points, search_table, shortened
+from trex.report.tables import aligned, fit_table, points, search_table, shortened
 from trex.search.pareto import pareto_front
 from trex.search.run import Run
 from trex.units import significant
@@ -37,13 +37,12 @@ def show_run(path: Path) -> dict[str, Any]:
     """
     run = _searched(path)
     manifest = run.manifest()
-    ended = (path / "summary.json").exists()
     return {
         **_row(path),
         "command": manifest.get("command", []),
         "versions": manifest.get("versions", {}),
         "settings": manifest["settings"],
-        "summary": run.read_json("summary.json") if ended else None,
+        "summary": run.summary(),
     }
 
 
@@ -127,11 +126,12 @@ def show_lines(shown: dict[str, Any]) -> list[str]:
     """`show_run` for people."""
     if shown["summary"] is not None:
         # A run that was moved since is where it is now.
-        return search_table({**shown["summary"], "run": shown["run"]})
+        table = fit_table if shown["summary"]["strategy"] == "given" else search_table
+        return table({**shown["summary"], "run": shown["run"]})
     settings = shown["settings"]
+    budget = f", budget {settings['budget']}" if settings["budget"] else ""
     return [
-        f"{settings['model']} on {settings['chip']}, {settings['accounting']} accounting, "
-        f"budget {settings['budget']}",
+        f"{settings['model']} on {settings['chip']}, {settings['accounting']} accounting{budget}",
         f"{shown['candidates']} plans fitted and measured; not finished",
         "go on with: " + " ".join(map(str, shown["command"])),
     ]
@@ -178,8 +178,7 @@ def _row(path: Path) -> dict[str, Any]:
         row |= {name: str(settings[name]) for name in ("model", "chip", "accounting", "budget")}
         row["candidates"] = len(run.records())
         row["state"] = "stopped"
-        if (path / "summary.json").exists():
-            summary = run.read_json("summary.json")
+        if (summary := run.summary()) is not None:
             best, measured = summary["best"], summary["best"].get("evaluation")
             gain = summary["baseline"]["edap_mj_ms_mm2"] / best["estimate"]["edap_mj_ms_mm2"]
             row |= {"plan": best["plan"], "edap_gain": gain, "loss": best["selection"]["loss"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from trex.architecture import Architecture, Encoder, Operation
@@ -33,13 +33,16 @@ def stored_architecture(run: Run) -> Architecture | None:
     """
     if not (run.path / FILE).exists():
         return None
-    content = run.read_json(FILE)
+    content, layout = run.read_json(FILE), run.layout()
+    body = tuple(
+        _encoder(item) if "operations" in item else Operation(**item) for item in content["body"]
+    )
+    if not layout.tokens:  # of version 0.1
+        layout = replace(layout, tokens=next(i.tokens for i in body if isinstance(i, Encoder)))
     return Architecture(
         model=content["model"],
-        body=tuple(
-            _encoder(item) if "operations" in item else Operation(**item)
-            for item in content["body"]
-        ),
+        body=body,
+        layout=layout,
         uncounted=tuple(content["uncounted"]),
     )
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from trex.errors import StorageError
 from trex.files import write_atomic
-from trex.plan import ReusePlan
 from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.costs import Prices, prices
 from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
 from trex.report.facts import Facts
+from trex.report.figures import draw_plan, plan_span
+from trex.report.plans import PlanPicture, plan_in_words, plan_numbers, tokens_in_words
 from trex.report.published import paper_points
 from trex.report.tables import percent, points
 from trex.units import format_quantity
@@ -101,6 +102,9 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
     return {
         "facts": facts,
         "best": best,
+        "deeds": plan_in_words(best.plan, facts.layout),
+        "tokens": tokens_in_words(best.plan, facts.layout),
+        "plans": _plans_in_words(facts),
         "gain": facts.gain(best),
         "saved": {
             "latency": best.estimate.latency_s / baseline.latency_s - 1,
@@ -126,6 +130,16 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
         "noisy": _noisy(facts),
         "seed": settings.get("search", {}).get("seed"),
     }
+
+
+def _plans_in_words(facts: Facts) -> str:
+    """How many plans there were, and what came of them."""
+    measured = f"{len(facts.candidates):,} fitted and measured"
+    if facts.given:
+        return f"given, {measured}"
+    feasible = facts.manifest["feasible"]
+    within = "more than can be listed" if feasible is None else f"{feasible:,}"
+    return f"{facts.manifest['space_size']:,} costed, {within} within the budget, {measured}"
 
 
 def _figures(
@@ -162,11 +176,10 @@ def _figures(
     for number, limited in enumerate(charts.limit_fronts(facts)):
         caption = f"The budget ({facts.budget}) and the candidates within it."
         fronts.append(pointed(f"budget{number + 1}", limited, caption))
+    picture = plan_numbers(facts.best.plan, facts.layout)
     plan = shown(
-        "plan", partial(_draw_plan, facts=facts),
-        "Filled: computes its own attention. Open: reuses an earlier encoder's, "
-        "along the arrow.", _plan_size(facts),
-    )  # fmt: skip
+        "plan", partial(_draw_plan, picture=picture), _plan_caption(picture), _plan_size(picture)
+    )
     costs = [
         shown(f"{by}-{pair.accounting}",
               partial(drawing.draw_stacks, stacks=charts.stacks(facts, pair, by)),
@@ -216,18 +229,25 @@ def _noisy(facts: Facts) -> list[measured_charts.NoisyPair]:
     return [pair for pair in pairs if pair is not None]
 
 
-def _plan_size(facts: Facts) -> tuple[float, float]:
-    """As high as the longest reuse rises, in inches."""
-    pairs = [(reuse.consumer - reuse.source) for reuse in ReusePlan.parse(facts.best.plan)]
-    return 7.2, 0.2 + 7.2 / facts.num_encoders * (1.0 + 0.25 * max(pairs, default=1))
+def _plan_caption(picture: PlanPicture) -> str:
+    text = (
+        "Filled: computes its own attention. Open: reuses an earlier encoder's, along the arrow."
+    )
+    if picture.tokens:
+        text += " Below: the tokens that enter each encoder."
+    if picture.rows:
+        text += " Dashed: rows that nothing reads, and that are not computed."
+    return text
 
 
-def _draw_plan(figure: Any, facts: Facts) -> dict[str, Sequence[str]]:
-    from trex.report.figures import draw_plan, plan_numbers
+def _plan_size(picture: PlanPicture) -> tuple[float, float]:
+    """As wide as the page and as high as the drawing, in inches."""
+    low, high = plan_span(picture)
+    return 7.2, 0.2 + 7.2 / picture.num_encoders * (high - low)
 
-    axes = figure.add_axes((0.01, 0.0, 0.98, 0.98))
-    draw_plan(axes, plan_numbers(facts.best.plan, facts.num_encoders))
-    axes.set_title("")
+
+def _draw_plan(figure: Any, picture: PlanPicture) -> dict[str, Sequence[str]]:
+    draw_plan(figure.add_axes((0.01, 0.0, 0.98, 0.98)), picture)
     return {}
 
 

@@ -104,6 +104,48 @@ def search_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def fit_table(result: dict[str, Any]) -> list[str]:
+    """The answer of a fit of given plans."""
+    baseline, lean, best = result["baseline"], result["lean"], result["best"]
+    selection, plans = best["selection"], result["plans"]
+    unit = (best["evaluation"] or {}).get("unit", "images")
+    head = ("", "ms", "uJ", "mm2", "latency", "EDAP gain", "loss", "agree %", "top-1 %", "plan")
+    rows = [
+        ("", *_prices(baseline, baseline), "0", "100.0",
+         percent(selection["baseline_top1"]), "the original")
+    ]  # fmt: skip
+    if lean is not None and all(record["estimate"] != lean for record in plans):
+        rows.append(("", *_prices(lean, baseline), "0", "100.0",
+                     percent(selection["baseline_top1"]), "without dead rows"))  # fmt: skip
+    rows += [
+        (
+            "*" * (len(plans) > 1 and _is(record, best)),
+            *_prices(record["estimate"], baseline),
+            f"{record['selection']['loss']:.4f}",
+            percent(record["selection"]["agreement"]),
+            percent(record["selection"]["top1"]),
+            record["plan"],
+        )
+        for record in plans
+    ]
+    return [
+        f"{result['model']} on {result['chip']}, {result['accounting']} accounting",
+        f"{count(len(plans), 'plan')}, fitted and measured",
+        "",
+        *aligned(head, _last_cut(head, rows), left=(0, 9)),
+        "",
+        f"ms, uJ, mm2, latency and EDAP gain are estimates ({baseline['accounting']} accounting).",
+        f"loss (KL from the original, nats), agreement and top-1 are measured on "
+        f"{selection['n']} {unit}",
+        "that were not fitted on, without any training.",
+        *(["* " + line.strip() for line in winner_lines(result)[:1]] if len(plans) > 1 else []),
+        *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
+        "",
+        f"run folder: {result['run']} ({'the best' if len(plans) > 1 else 'the variant'} is in "
+        f"{result['run']}/best)",
+    ]
+
+
 def winner_lines(result: dict[str, Any]) -> list[str]:
     """By what the winner is chosen."""
     best, tuned = result["best"], result.get("finetuned")
@@ -196,8 +238,8 @@ def _non_ideal_lines(noisy: dict[str, Any]) -> list[str]:
 
 
 def _is(record: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records are of one candidate: a plan may stand there with two transforms."""
-    return all(record[name] == other[name] for name in ("plan", "transform"))
+    """Whether two records are of one plan."""
+    return bool(record["plan"] == other["plan"])
 
 
 def _plan_row(record: dict[str, Any], baseline: dict[str, Any], mark: str) -> Row:
@@ -221,6 +263,12 @@ def _last_cut(head: Row, rows: Sequence[Row]) -> list[Row]:
         (*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "...")
         for row in rows
     ]
+
+
+def _prices(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, ...]:
+    """Costs, with the latency as a share of the original's before the EDAP gain."""
+    *absolute, gain = _costs(estimate, baseline)
+    return *absolute, f"{estimate['latency_s'] / baseline['latency_s']:.3f}x", gain
 
 
 def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:

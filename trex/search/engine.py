@@ -19,10 +19,10 @@ from torch import nn
 
 from trex.errors import RunError
 from trex.export.bundle import save_bundle
+from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
 from trex.search.ranking import best_first, best_record
-from trex.search.records import candidate_of
 from trex.search.refined import measure_refined
 from trex.search.run import Run
 from trex.search.sampled import propose, sampler_of
@@ -31,6 +31,7 @@ from trex.search.surrogate import Surrogate
 from trex.search.terms import LossTerms
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
+from trex.stored import plan_fields, read_plan
 
 
 class Search:
@@ -71,6 +72,10 @@ class Search:
             return None
         return {name: value for name, value in stored.items() if name != "schema"}
 
+    def estimate(self, plan: Plan) -> dict[str, Any]:
+        """What a plan costs, as records hold it."""
+        return self._shop.estimate(plan)
+
     def _measure(self) -> None:
         settings = self.problem.settings
         strategy = STRATEGIES[settings.strategy]
@@ -83,6 +88,7 @@ class Search:
                 wanted=max(1, wanted // 4) if sampled else wanted,
                 seed=settings.seed,
                 sweep=settings.pareto,
+                given=self.problem.plans,
             )
         )
         if chosen.proof is not None:
@@ -91,7 +97,7 @@ class Search:
             sampler = sampler_of(settings)
             measure_fitted(
                 self._shop,
-                chosen.rows,
+                chosen.plans,
                 terms,
                 objectives=sampler.objectives,
                 sampler=sampler.make,
@@ -104,7 +110,7 @@ class Search:
                 total=wanted,
             )
         else:
-            measure_fitted(self._shop, chosen.rows, terms)
+            measure_fitted(self._shop, chosen.plans, terms)
         rung = "selection"
         if settings.refined_candidates:
             measure_refined(self._shop, self._best_of(rung)[: settings.refined_candidates])
@@ -139,8 +145,7 @@ class Search:
             stored = self.run.read_json("best/best.json")
             if stored["key"] == record["key"]:
                 return stored
-        candidate = candidate_of(record)
-        variant, rounds = fit_winner(self.problem, candidate, self._shop.scratch)
+        variant, rounds = fit_winner(self.problem, read_plan(record), self._shop.scratch)
         self._save(self.run.best, variant, record)
         best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
         self.run.write_json("best/best.json", best)
@@ -174,4 +179,4 @@ class Search:
 
 def _named(record: dict[str, Any]) -> dict[str, Any]:
     """Which plan a record is of."""
-    return {name: record[name] for name in ("key", "plan", "transforms", "n_reuse", "transform")}
+    return {"key": record["key"], **plan_fields(read_plan(record))}

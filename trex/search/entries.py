@@ -1,16 +1,16 @@
-"""Candidates as people see them in a study: units in names, estimates apart from measurements."""
+"""Plans as people see them in a study: units in names, estimates apart from measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from optuna.trial import FrozenTrial
 
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import EncoderPlan, Plan
 from trex.search.study import Entry
-from trex.search.terms import Choice, Choices
+from trex.search.terms import Choices
+from trex.stored import read_plan
 
 #: what a study minimises
 LOSS: Final = "loss (KL from the original, nats an image)"
@@ -21,41 +21,55 @@ RECORD: Final = "record"
 _NO_REUSE: Final = "no reuse"
 
 
-def entry(candidate: Candidate, choices: Choices, notes: Mapping[str, Any]) -> Entry:
-    """A candidate with its choices by encoder, among all of the space's."""
-    of = {}
-    for encoder, (number, options) in enumerate(
-        zip(choices.row(candidate), choices.of, strict=True)
-    ):
-        if len(options) > 1:
-            names = tuple(map(choice_name, options))
-            of[f"encoder {encoder}"] = (names[number], names)
-    return Entry(key=candidate.key, choices=of, notes={**candidate_notes(candidate), **notes})
+#: for every encoder, what it may do, in words
+Options = tuple[tuple[str, ...], ...]
 
 
-def candidate_notes(candidate: Candidate) -> dict[str, Any]:
-    """The plan in words; `candidate_of_trial` reads it back."""
-    return {
-        "plan": str(candidate.plan) or _NO_REUSE,
-        "consumers": candidate.plan.n_reuse,
-        "transforms": {str(consumer): name for consumer, name in candidate.transforms.items()},
-    }
-
-
-def candidate_of_trial(trial: FrozenTrial) -> Candidate:
-    """The candidate that a trial is about."""
-    plan = trial.user_attrs["plan"]
-    return Candidate(
-        plan=ReusePlan() if plan == _NO_REUSE else ReusePlan.parse(plan),
-        transforms={int(k): v for k, v in trial.user_attrs["transforms"].items()},
+def options_of(choices: Choices, plans: Sequence[Plan] = ()) -> Options:
+    """What every encoder may do: what the space lets it choose, and what given plans do there."""
+    return tuple(
+        tuple(
+            dict.fromkeys(
+                (
+                    *(decision_name(EncoderPlan(choice, 0, None)) for choice in of),
+                    *(decision_name(plan.at(encoder)) for plan in plans),
+                )
+            )
+        )
+        for encoder, of in enumerate(choices.of)
     )
 
 
-def choice_name(choice: Choice | None) -> str:
-    """`own`, or `output of 4, linear`."""
-    if choice is None:
-        return "own"
-    return f"{choice.tensor} of {choice.source}, {choice.transform}"
+def entry(plan: Plan, options: Options, notes: Mapping[str, Any]) -> Entry:
+    """A plan with what it does in every encoder, among all that could be done there."""
+    chosen = {
+        f"encoder {encoder}": (decision_name(plan.at(encoder)), names)
+        for encoder, names in enumerate(options)
+        if len(names) > 1
+    }
+    return Entry(key=plan.key, choices=chosen, notes={**plan_notes(plan), **notes})
+
+
+def plan_notes(plan: Plan) -> dict[str, Any]:
+    """The plan in words; `plan_of_trial` reads it back."""
+    return {"plan": str(plan) or _NO_REUSE, "consumers": plan.n_reuse}
+
+
+def plan_of_trial(trial: FrozenTrial) -> Plan:
+    """The plan that a trial is about."""
+    told = trial.user_attrs
+    return Plan() if told["plan"] == _NO_REUSE else read_plan(told)
+
+
+def decision_name(here: EncoderPlan) -> str:
+    """`own`, `output of 4, linear`, or `own, 40 pairs merged`."""
+    reuse, pairs, rows = here
+    parts = [f"{reuse.tensor} of {reuse.source}, {reuse.transform}" if reuse else "own"]
+    if pairs:
+        parts.append(f"{pairs} pairs merged")
+    if rows:
+        parts.append(f"{rows} rows only")
+    return ", ".join(parts)
 
 
 def estimate_notes(estimate: Mapping[str, Any], predicted_loss: float | None) -> dict[str, Any]:
@@ -91,14 +105,15 @@ def selection_notes(selection: Mapping[str, Any], seconds: float) -> dict[str, A
     return notes
 
 
-def in_tree_order(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Candidates sorted so that those that begin alike stand together."""
+def in_tree_order(plans: Iterable[Plan]) -> list[Plan]:
+    """Plans sorted so that those that begin alike stand together."""
 
-    def decisions(candidate: Candidate) -> list[tuple[int, str, str]]:
-        made = {
-            reuse.consumer: (reuse.source + 1, reuse.tensor, candidate.transforms[reuse.consumer])
-            for reuse in candidate.plan
-        }
-        return [made.get(encoder, (0, "", "")) for encoder in range(max(made, default=-1) + 1)]
+    def decision(here: EncoderPlan) -> tuple[int, str, str, int, str]:
+        reuse, pairs, rows = here
+        way = (reuse.source + 1, reuse.tensor, reuse.transform) if reuse else (0, "", "")
+        return *way, pairs, rows or ""
 
-    return sorted(candidates, key=decisions)
+    def decisions(plan: Plan) -> list[tuple[int, str, str, int, str]]:
+        return [decision(plan.at(encoder)) for encoder in range(plan.named_encoders)]
+
+    return sorted(plans, key=decisions)

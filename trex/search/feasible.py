@@ -71,7 +71,7 @@ class PricedSpace:
     def infeasible(self, nearest: Rows) -> InfeasibleError:
         """The error that names the plan nearest to the budget, given as its row."""
         return self.budget.nothing_fits(
-            str(self.choices.candidate(nearest).plan),
+            str(self.choices.plan(nearest)),
             self.price(nearest[None]),
             self.baseline,
             self.space.size,

@@ -11,7 +11,9 @@ from optuna.samplers import BaseSampler
 from safetensors.torch import save
 
 from trex.files import write_atomic
-from trex.reuse.fit import Calibration, Candidate, FittedPlan, PlanFitter, Take
+from trex.fit.calibration import Calibration
+from trex.fit.fitter import FittedPlan, PlanFitter, Take
+from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
     LOSS,
@@ -21,30 +23,31 @@ from trex.search.entries import (
     in_tree_order,
     measured_notes,
 )
-from trex.search.records import describe, mean_kl, spent_on
+from trex.search.records import mean_kl, spent_on
 from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry
 from trex.search.surrogate import Surrogate, build, probes
-from trex.search.terms import LossTerms, Rows
+from trex.search.terms import LossTerms
 from trex.search.workers import More, Result
 from trex.search.workshop import Workshop
+from trex.stored import plan_fields
 
 
 def measure_surrogate(shop: Workshop) -> Surrogate:
     """What losses are predicted from."""
-    candidates = in_tree_order(probes(shop.priced.space))
+    plans = in_tree_order(probes(shop.priced.space))
 
-    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+    def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         calibration = shop.calibration
         fit_rows, rows = _first_rows(calibration, shop.problem.settings.surrogate_images)
         original = calibration.logits[rows.start : rows.stop]
         fitter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=rows)
         for fitted in fitter.fit(order, take):
-            yield Result(fitted.candidate.key, [mean_kl(fitted.logits, original)], {})
+            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], {})
 
     done = shop.work_off(
         "surrogate",
-        [entry(c, shop.priced.choices, {}) for c in candidates],
+        [entry(plan, shop.options, {}) for plan in plans],
         work=work,
         objectives=[LOSS],
     )
@@ -53,7 +56,7 @@ def measure_surrogate(shop: Workshop) -> Surrogate:
 
 def measure_fitted(
     shop: Workshop,
-    rows: Rows,
+    plans: Sequence[Plan],
     terms: LossTerms | None,
     *,
     objectives: Sequence[str] = (LOSS,),
@@ -65,7 +68,7 @@ def measure_fitted(
 
     Args:
         shop: of the search.
-        rows: the plans.
+        plans: to begin with.
         terms: what losses are predicted from, or None.
         objectives: what the study minimises, of `LOSS` and `EDAP`.
         sampler: makes what proposes further plans.
@@ -84,7 +87,7 @@ def measure_fitted(
         record = shop.record(key)
         return None if record is None else result(record)
 
-    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+    def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         started = time.monotonic()
         for fitted in PlanFitter(shop.calibration).fit(order, take):
             record = _record(shop, fitted, terms, time.monotonic() - started)
@@ -92,10 +95,9 @@ def measure_fitted(
             yield result(record)
             started = time.monotonic()
 
-    candidates = in_tree_order([shop.priced.choices.candidate(row) for row in rows])
     done = shop.work_off(
         "",
-        [trial_entry(candidate, shop, terms) for candidate in candidates],
+        [trial_entry(plan, shop, terms) for plan in in_tree_order(plans)],
         work=work,
         known=known,
         objectives=objectives,
@@ -108,36 +110,35 @@ def measure_fitted(
         shop.run.append_unless(partial(shop.record, key), done[key].user_attrs[RECORD])
 
 
-def trial_entry(candidate: Candidate, shop: Workshop, terms: LossTerms | None) -> Entry:
-    """A candidate as a study's trial, with what is known before it is fitted."""
-    estimate, predicted = _estimate(shop, candidate, terms)
-    return entry(candidate, shop.priced.choices, estimate_notes(estimate, predicted))
+def trial_entry(plan: Plan, shop: Workshop, terms: LossTerms | None) -> Entry:
+    """A plan as a study's trial, with what is known before it is fitted."""
+    notes = estimate_notes(shop.estimate(plan), _predicted(shop, plan, terms))
+    return entry(plan, shop.options, notes)
 
 
-def _estimate(
-    shop: Workshop, candidate: Candidate, terms: LossTerms | None
-) -> tuple[dict[str, Any], float | None]:
-    problem, row = shop.problem, shop.priced.choices.row(candidate)[None]
-    estimate = shop.priced.price(row).estimate(0, problem.chip, problem.accounting)
-    return estimate, None if terms is None else float(terms.predict(row)[0])
+def _predicted(shop: Workshop, plan: Plan, terms: LossTerms | None) -> float | None:
+    """The predicted loss of a plan of the space; None where nothing is predicted."""
+    if terms is None:
+        return None
+    return float(terms.predict(shop.priced.choices.row(plan)[None])[0])
 
 
 def _record(
     shop: Workshop, fitted: FittedPlan, terms: LossTerms | None, seconds: float
 ) -> dict[str, Any]:
-    candidate = fitted.candidate
-    estimate, predicted = _estimate(shop, candidate, terms)
+    plan = fitted.plan
+    predicted = _predicted(shop, plan, terms)
     selection = shop.selection(fitted.logits)
     rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
-    file = shop.run.candidates / f"{candidate.key}.safetensors"
+    file = shop.run.candidates / f"{plan.key}.safetensors"
     write_atomic(file, save(fitted.state))
     return {
-        "key": candidate.key,
-        **describe(candidate),
+        "key": plan.key,
+        **plan_fields(plan),
         "ranked_on": STRATEGIES[shop.problem.settings.strategy].ranks_on,
-        "estimate": estimate,
+        "estimate": shop.estimate(plan),
         "predicted_loss": predicted,
         "selection": selection,
         "rungs": rungs,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trex.plan import Plan, Rows
 from trex.search.engine import Search
-from trex.search.ranking import last_rung
+from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
 from trex.search.run import Run
 
@@ -52,11 +53,67 @@ def outcome(
             "knee": None if front.knee is None else _short(front.knee),
         },
         "proof": search.proof,
+        **(_given(search, records) if problem.plans else {}),
         "candidates": {
-            "space": search.priced.space.size,
+            "space": search.run.manifest()["space_size"],
             "feasible": search.run.manifest()["feasible"],
             "evaluated": len(records),
         },
+    }
+
+
+def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
+    """What a fit of given plans tells programs: its best plan, and all of them.
+
+    Args:
+        result: what `outcome` gave.
+    """
+    best, baseline, lean = (result[name] for name in ("best", "baseline", "lean"))
+    return {
+        **{name: best[name] for name in ("plan", "n_reuse", "transform", "key", "evaluation")},
+        **{name: result[name] for name in ("run", "model", "chip", "accounting")},
+        "estimate": best["estimate"],
+        "baseline": baseline,
+        "relative": relative(best["estimate"], baseline),
+        "lean_baseline": lean,
+        "relative_to_lean": None if lean is None else relative(best["estimate"], lean),
+        "selection": best["selection"],
+        "ranked_by": result["ranked_by"],
+        "plans": [
+            {**record, "relative": relative(record["estimate"], baseline)}
+            for record in result["plans"]
+        ],
+        "seconds": result["seconds"],
+    }
+
+
+def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """An estimate as shares of another's, under their accounting."""
+    names = {
+        "latency": "latency_s",
+        "energy": "energy_j",
+        "area": "area_m2",
+        "edap": "edap_mj_ms_mm2",
+        "parameters": "parameters",
+        "macs": "macs",
+    }
+    shares = {name: estimate[field] / baseline[field] for name, field in names.items()}
+    return {"accounting": estimate["accounting"], **shares}
+
+
+def _given(search: Search, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is told of given plans alone: all of them, the best first.
+
+    `lean`: what the original costs without rows that its head does not read; None where it reads
+    all of them.
+    """
+    model = search.problem.loaded
+    layout = model.adapter.layout(model.model)
+    dead = bool(layout.class_rows) and not layout.no_class_rows
+    lean = Plan(rows=(Rows(len(layout.stages) - 1),)) if dead else None
+    return {
+        "plans": [_short(record) for record in best_first(records, "selection")],
+        "lean": None if lean is None else search.estimate(lean),
     }
 
 
@@ -68,6 +125,6 @@ def _finetuned(run: Run, evaluate: Callable[[Path], dict[str, Any]] | None) -> d
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
-    always = ("plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
+    always = ("key", "plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
     names = (*always, *(name for name in ("refined", "rungs") if name in record))
     return {name: record[name] for name in names}

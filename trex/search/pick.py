@@ -12,12 +12,12 @@ from torch import nn
 
 from trex.errors import RunError, WeightsError
 from trex.export.bundle import load_bundle, load_config
+from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel, load
-from trex.plan import ReusePlan
-from trex.reuse.fit import FittedPlan, apply_fitted
-from trex.search.ranking import best_record
-from trex.search.records import candidate_of, measured_front
+from trex.search.ranking import best_record, records_of
+from trex.search.records import measured_front
 from trex.search.run import Run
+from trex.stored import read_plan
 from trex.training.transforms import InputConfig, input_config_from_json
 
 
@@ -77,7 +77,8 @@ def _load_same(
 def pick_record(run: Run, pick: str) -> dict[str, Any]:
     """The record of the winner, `best` or `finetuned`, of the `knee`, or of a plan in text.
 
-    A number is the best measured plan with so many consumers. Of a plan's forms it is the best.
+    A number is the best measured plan with so many consumers. Of consumers whose transform the
+    plan's text leaves out, the best transforms are meant.
 
     Raises:
         RunError: the run has no winner yet, no knee, or has not measured such a plan.
@@ -111,11 +112,10 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 hint=f"it holds plans of {', '.join(map(str, counts)) or 'no'} consumers",
             )
         return best_record(of_count)
-    plan = str(ReusePlan.parse(pick))
-    records = [record for record in run.records() if record["plan"] == plan]
+    records = records_of(run.records(), pick)
     if not records:
         raise RunError(
-            f'{run.path} has not measured the plan "{plan}"',
+            f'{run.path} has not measured the plan "{pick}"',
             hint=f"it holds {len(run.records())} plans; see {run.path / 'results.jsonl'}",
         )
     return best_record(records)
@@ -149,7 +149,5 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
             f"{file} is missing",
             hint="it was pruned, or another machine measured it: pick from that one's run folder",
         )
-    fitted = FittedPlan(
-        candidate=candidate_of(record), state=dict(load_file(file)), logits=torch.empty(0)
-    )
+    fitted = FittedPlan(plan=read_plan(record), state=dict(load_file(file)), logits=torch.empty(0))
     return record["plan"], apply_fitted(deepcopy(original.model), fitted)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.errors import SpaceError
+from trex.plan import Reuse
 from trex.search.space import MOST_PLANS, SearchSpace
-from trex.search.terms import Choice, Choices, Rows
+from trex.search.terms import Choices, Rows
 
 
 def all_rows(space: SearchSpace) -> Rows:
@@ -132,7 +133,7 @@ class RandomPlans:
             if space.mixed:
                 form = int(rng.integers(len(space.forms)))
             at = -1 if space.source == "nearest" else int(rng.integers(len(producers)))
-            choice = Choice(producers[at], *space.forms[form])
+            choice = Reuse(encoder, producers[at], *space.forms[form])
             row[encoder] = self._numbers[encoder][choice]
             run, reuses = run + 1, reuses + 1
         return row

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from trex.fit.calibration import FitSettings
+from trex.fit.refine import RefineSettings
 from trex.hardware import Accounting, Chip
 from trex.models.registry import LoadedModel
-from trex.reuse.fit import FitSettings
-from trex.reuse.refine import RefineSettings
+from trex.plan import Plan
 from trex.search.space import SearchSpace
 from trex.training.data import ImageSet
 from trex.training.transforms import InputConfig
@@ -45,7 +46,7 @@ class SearchSettings:
 
     seed: int = 0
     #: how plans are chosen
-    strategy: Literal["exact", "optuna", "paper", "random"] = "exact"
+    strategy: Literal["exact", "optuna", "paper", "random", "given"] = "exact"
     #: whether plans are spread over all prices within the budget
     pareto: bool = False
     #: what proposes plans where the strategy is `optuna`
@@ -68,7 +69,11 @@ class SearchSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """Everything one search needs to know."""
+    """Everything one search needs to know.
+
+    Attributes:
+        plans: those that the strategy `given` measures; others choose from the space.
+    """
 
     loaded: LoadedModel
     chip: Chip
@@ -77,6 +82,7 @@ class Problem:
     images: ImageSet
     data_config: InputConfig
     settings: SearchSettings
+    plans: tuple[Plan, ...] = ()
 
 
 @contextmanager

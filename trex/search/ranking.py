@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+from trex.plan import Plan
+from trex.stored import read_plan
 
 #: what a record holds of its short trainings: `finetuned-1`, `finetuned-2`, ...
 _FINETUNED: Final = "finetuned-"
@@ -52,3 +55,23 @@ def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     known = list(records)
     rung = last_rung(known)
     return best_first([record for record in known if rung in record], rung)[0]
+
+
+def records_of(records: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The records of a plan in text; whatever the transforms it leaves out.
+
+    Raises:
+        PlanError: the text is not of a plan.
+    """
+    asked, other = (Plan.parse(text, transform) for transform in ("linear", "none"))
+    left_out = {a.consumer for a, b in zip(asked.reuses, other.reuses, strict=True) if a != b}
+
+    def matches(record: Mapping[str, Any]) -> bool:
+        plan = read_plan(record)
+        if plan.consumers != asked.consumers:
+            return False
+        own = plan.transforms
+        meant = {**asked.transforms, **{consumer: own[consumer] for consumer in left_out}}
+        return plan == asked.with_transforms(meant)
+
+    return [record for record in records if matches(record)]

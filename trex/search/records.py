@@ -11,20 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate
 from trex.search.pareto import hypervolume, knee, pareto_front
-
-
-def describe(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as plain values; `candidate_of` reads it back."""
-    names = sorted(set(candidate.transforms.values()))
-    return {
-        "plan": str(candidate.plan),
-        "n_reuse": candidate.plan.n_reuse,
-        "transform": "+".join(names) or "none",
-        "transforms": {str(k): v for k, v in candidate.transforms.items()},
-    }
 
 
 def spent_on(rung: str, loss: float, images: int, seconds: float) -> dict[str, Any]:
@@ -138,12 +125,4 @@ def measured_front(records: Sequence[dict[str, Any]], baseline: dict[str, Any]) 
         records=kept,
         hypervolume=hypervolume(objectives, np.ones(4)),
         knee=None if number is None else bent[number],
-    )
-
-
-def candidate_of(record: dict[str, Any]) -> Candidate:
-    """The candidate a record tells of."""
-    return Candidate(
-        plan=ReusePlan.parse(record["plan"]),
-        transforms={int(k): v for k, v in record["transforms"].items()},
     )

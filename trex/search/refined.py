@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from trex.reuse.fit import FittedPlan, PlanFitter, apply_fitted
-from trex.reuse.refine import refine
-from trex.search.records import candidate_of
+from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
+from trex.fit.refine import refine
 from trex.search.rungs import measure_rung, measured_selection
 from trex.search.winner import answered
 from trex.search.workshop import Workshop
+from trex.stored import read_plan
 
 
 def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
@@ -54,9 +54,9 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
 
 def _state(shop: Workshop, record: dict[str, Any]) -> FittedPlan:
     """A fitted candidate, fitted again where another machine did it."""
-    candidate = candidate_of(record)
+    plan = read_plan(record)
     file = shop.run.candidates / f"{record['key']}.safetensors"
     if file.exists():
-        return FittedPlan(candidate=candidate, state=load_file(file), logits=torch.empty(0))
-    (fitted,) = PlanFitter(shop.calibration).fit([candidate])
+        return FittedPlan(plan=plan, state=load_file(file), logits=torch.empty(0))
+    (fitted,) = PlanFitter(shop.calibration).fit([plan])
     return fitted

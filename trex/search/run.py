@@ -17,22 +17,26 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from trex.errors import RunError, StorageError
+from trex.errors import PlanError, RunError, StorageError
 from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.plan import Layout
 from trex.search.locks import LOCKS, file_lock
 from trex.settings import difference
+from trex.stored import current, read_plan, text_of_v0_1
 
 _logger = logging.getLogger(__name__)
 
-SCHEMA: Final = 2
+#: of what is written; version 0.1's is read too, and its runs can be gone on with
+SCHEMA: Final = 3
+V0_1: Final = 2
 
 #: what a record must hold to be read by later commands
-_RECORD_FIELDS: Final = ("key", "plan", "transforms", "estimate", "selection")
+_RECORD_FIELDS: Final = ("key", "plan", "estimate", "selection")
 #: and a line of a later rung
 _RUNG_FIELDS: Final = ("key", "rung", "measured")
 #: names a folder may hold before it is a run
@@ -159,8 +163,19 @@ class Run:
         """
         return self.read_json("manifest.json")
 
+    def layout(self) -> Layout:
+        """Which plans the run's model can run.
+
+        Of a run of version 0.1, whose plans merge nothing, only who may reuse whom is known.
+        """
+        manifest = self.manifest()
+        if "layout" not in manifest:
+            return Layout(stages=tuple(manifest["settings"]["space"]["stages"]), tokens=0)
+        stored = manifest["layout"]
+        return Layout(**{**stored, "stages": tuple(stored["stages"])})
+
     def read_json(self, name: str) -> dict[str, Any]:
-        """One of the folder's JSON files.
+        """One of the folder's JSON files; a plan at its top is told as this version tells it.
 
         Raises:
             RunError: it is missing, damaged or of another version.
@@ -171,13 +186,13 @@ class Run:
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} has no {name}",
-                hint="give the folder that `trex search --out` wrote"
+                hint="give the folder that `trex search` or `trex fit` wrote"
                 if name == "manifest.json"
-                else "run the same `trex search` command again; it goes on where it stopped",
+                else "run the same command again; it goes on where it stopped",
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read: {error}", hint="restore the file") from None
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        if not isinstance(data, dict) or data.get("schema") not in (V0_1, SCHEMA):
             if (self.path / "bundle" / "config.json").is_file():
                 raise RunError(
                     f"{self.path} holds a fine-tuned variant, no search",
@@ -186,10 +201,21 @@ class Run:
                 )
             found = data.get("schema") if isinstance(data, dict) else None
             raise RunError(
-                f"{file} is of schema {found}, this TReX reads {SCHEMA}",
+                f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
                 hint="use the version of TReX that wrote it",
             )
-        return data
+        return _current(data, file) if "plan" in data else data
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the search told at its end; None before.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        if not (self.path / "summary.json").exists():
+            return None
+        summary = self.read_json("summary.json")
+        return summary if summary["schema"] == SCHEMA else _renewed(summary, self.records())
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files, at once."""
@@ -207,13 +233,14 @@ class Run:
         unique: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_jsonl(file).records, start=1):
             fields = _RUNG_FIELDS if "rung" in line else _RECORD_FIELDS
-            if line.get("schema") != SCHEMA or any(f not in line for f in fields):
+            known = line.get("schema") in (V0_1, SCHEMA)
+            if not known or any(f not in line for f in fields):
                 raise RunError(
                     f"{file}:{number}: is not a record this TReX reads",
                     hint="use the version of TReX that wrote it",
                 )
             if "rung" not in line:
-                unique.setdefault(line["key"], line)
+                unique.setdefault(line["key"], _current(line, f"{file}:{number}"))
             elif (record := unique.get(line["key"])) and line["rung"]["rung"] not in record:
                 record[line["rung"]["rung"]] = line["measured"]
                 record["rungs"] = [*record.get("rungs", ()), line["rung"]]
@@ -292,6 +319,45 @@ class Run:
                 f"{self.path} holds a run of other settings: {different}",
                 hint="choose another --out folder; nothing was changed",
             )
+
+
+def _current(stored: dict[str, Any], where: object) -> dict[str, Any]:
+    """What holds a plan, as this version tells it."""
+    if stored["schema"] == SCHEMA:
+        return stored
+    try:
+        return current(stored)
+    except PlanError as error:
+        raise RunError(f"{where}: {error.message}", hint="restore the file") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RunError(f"{where} is damaged: {error}", hint="restore the file") from error
+
+
+def _renewed(summary: dict[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A summary of version 0.1, its plans told as this version tells them."""
+
+    def renewed(short: dict[str, Any]) -> dict[str, Any]:
+        for record in records:
+            told = text_of_v0_1(read_plan(record)), record["transform"], record["selection"]
+            if told == (short["plan"], short["transform"], short["selection"]):
+                return {**short, "plan": record["plan"]}
+        raise RunError(
+            f'summary.json tells of "{short["plan"]}", of which there is no record',
+            hint="restore results.jsonl, or delete summary.json",
+        )
+
+    front, tuned, best = summary["front"], summary.get("finetuned"), renewed(summary["best"])
+    return {
+        **summary,
+        "best": best,
+        "finetuned": tuned and {**tuned, "plan": best["plan"]},
+        "pareto": [renewed(short) for short in summary["pareto"]],
+        "front": {
+            **front,
+            "points": [renewed(short) for short in front["points"]],
+            "knee": front["knee"] and renewed(front["knee"]),
+        },
+    }
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:

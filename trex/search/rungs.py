@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from trex.reuse.fit import Candidate, Take
+from trex.fit.fitter import Take
+from trex.plan import Plan
 from trex.reuse.precision import forward_precision
 from trex.search.entries import LOSS, RECORD, entry, estimate_notes, selection_notes
-from trex.search.records import candidate_of, spent_on
+from trex.search.records import spent_on
 from trex.search.workers import Result
 from trex.search.workshop import Workshop
+from trex.stored import read_plan
 from trex.training.data import batches
 
 
@@ -51,9 +53,9 @@ def measure_rung(
         spent = next(spent for spent in record["rungs"] if spent["rung"] == rung)
         return result({"key": key, "rung": spent, "measured": record[rung]})
 
-    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
-        while (candidate := take(order)) is not None:
-            key, started = candidate.key, time.monotonic()
+    def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
+        while (plan := take(order)) is not None:
+            key, started = plan.key, time.monotonic()
             measured = measure(by_key[key])
             spent = spent_on(
                 rung, measured["loss"], images(by_key[key]), time.monotonic() - started
@@ -66,8 +68,8 @@ def measure_rung(
         part,
         [
             entry(
-                candidate_of(record),
-                shop.priced.choices,
+                read_plan(record),
+                shop.options,
                 estimate_notes(record["estimate"], record["predicted_loss"]),
             )
             for record in records

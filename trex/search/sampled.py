@@ -18,16 +18,15 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
-from trex.hardware import Form
-from trex.reuse.fit import Candidate
+from trex.plan import EncoderPlan, Form, Plan, Reuse
 from trex.search.budget import TOLERANCE
-from trex.search.entries import EDAP, LOSS, choice_name
+from trex.search.entries import EDAP, LOSS, decision_name
 from trex.search.feasible import PricedSpace
 from trex.search.plans import holds
 from trex.search.problem import SearchSettings
 from trex.search.space import SearchSpace
 from trex.search.study import Entry, Study
-from trex.search.terms import Choice, Choices, Rows
+from trex.search.terms import Choices, Rows
 
 _logger = logging.getLogger(__name__)
 
@@ -58,8 +57,8 @@ def sampler_of(settings: SearchSettings) -> Sampler:
 
 
 def propose(
-    study: Study, *, priced: PricedSpace, total: int, entry: Callable[[Candidate], Entry]
-) -> Sequence[Candidate]:
+    study: Study, *, priced: PricedSpace, total: int, entry: Callable[[Plan], Entry]
+) -> Sequence[Plan]:
     """Take some new plans within the budget, or none if there are enough or no more are found.
 
     Args:
@@ -68,7 +67,7 @@ def propose(
         total: how many plans the study is to hold.
         entry: what a study says of a plan before it is measured.
     """
-    taken: list[Candidate] = []
+    taken: list[Plan] = []
     with study.shared.errors(), study.shared.locks.exclusive():
         known = study.trials()
         if any(trial.state == TrialState.WAITING for trial in known.values()):
@@ -85,12 +84,12 @@ def propose(
             elif overrun > 1.0 + TOLERANCE:
                 study.optuna.tell(trial, state=TrialState.PRUNED)
             else:
-                candidate = priced.choices.candidate(row)
-                same = known.get(candidate.key)
+                plan = priced.choices.plan(row)
+                same = known.get(plan.key)
                 if same is None:
-                    study.adopt(trial, entry(candidate))
+                    study.adopt(trial, entry(plan))
                     known = study.trials()
-                    taken.append(candidate)
+                    taken.append(plan)
                     refused = 0
                     continue
                 trial.set_user_attr("same plan as", f"trial {same.number}")
@@ -112,11 +111,11 @@ def _row(trial: optuna.Trial, space: SearchSpace, choices: Choices) -> Rows:
     for encoder, options in enumerate(choices.of):
         if len(options) < 2:
             continue
-        names = [choice_name(option) for option in options]
+        names = [decision_name(EncoderPlan(option, 0, None)) for option in options]
         chosen = options[names.index(trial.suggest_categorical(f"encoder {encoder}", names))]
         if chosen is not None:
             source = encoder - 1 if space.source == "nearest" else chosen.source
             form = chosen.form if space.mixed or form is None else form
             sources[encoder] = sources.get(source, source)
-            row[encoder] = options.index(Choice(sources[encoder], *form))
+            row[encoder] = options.index(Reuse(encoder, sources[encoder], *form))
     return row

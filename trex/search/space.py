@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from trex.architecture import Architecture, Transform
+from trex.architecture import Architecture
 from trex.config import Document, FieldProblem, StrictModel, read_document
 from trex.datafiles import find, shipped
 from trex.errors import SpaceError
-from trex.hardware import Form
-from trex.plan import ReusedTensor
-from trex.search.terms import Choice, Choices
+from trex.plan import Form, Plan, Reuse, ReusedTensor, Transform
+from trex.search.terms import Choices
 
 #: Spaces of more plans than this are not enumerated.
 MOST_PLANS: Final = 1_000_000
@@ -148,6 +147,20 @@ class SearchSpace:
             max_reuse=len(encoders) if file.max_reuse is None else file.max_reuse,
         )
 
+    @classmethod
+    def without_choice(cls, plans: Sequence[Plan], architecture: Architecture) -> SearchSpace:
+        """The space in which nothing is chosen, in the forms of plans that are given."""
+        stages = architecture.layout.stages
+        forms = dict.fromkeys(reuse.form for plan in plans for reuse in plan.reuses)
+        return cls(
+            name="given",
+            forms=tuple(sorted(forms)),
+            may_reuse=(False,) * len(stages),
+            stages=stages,
+            max_run=0,
+            max_reuse=0,
+        )
+
     @property
     def num_encoders(self) -> int:
         """Encoders of the model."""
@@ -178,12 +191,14 @@ class SearchSpace:
 
     def choices(self) -> Choices:
         """What every encoder may do: sources from the nearest back, each in every form."""
-        table: list[tuple[Choice | None, ...]] = []
+        table: list[tuple[Reuse | None, ...]] = []
         for encoder, may_reuse in enumerate(self.may_reuse):
             sources = [
                 s for s in reversed(range(encoder)) if self.stages[s] == self.stages[encoder]
             ]
-            reuses = [Choice(s, *form) for s in sources if may_reuse for form in self.forms]
+            reuses = [
+                Reuse(encoder, s, *form) for s in sources if may_reuse for form in self.forms
+            ]
             table.append((None, *reuses))
         return Choices(of=tuple(table), forms=self.forms)
 

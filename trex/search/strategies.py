@@ -1,6 +1,7 @@
-"""Which plans are worth fitting: four answers, one interface.
+"""Which plans are worth fitting: five answers, one interface.
 
-All of them know every plan's price, so no evaluation is spent on a plan over budget.
+Four of them choose from a space and know every plan's price, so no evaluation is spent on a plan
+over budget. Inside, plans are rows of numbers; what is chosen leaves as plans.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.errors import SpaceError
-from trex.plan import uniform_plans
+from trex.plan import Plan, Reuse, uniform_plans
 from trex.search.exact import check_feasible, front, method_for, solve
 from trex.search.exact_listing import Listing
 from trex.search.feasible import PricedSpace
 from trex.search.plans import RandomPlans, all_rows, holds
 from trex.search.space import MOST_PLANS
-from trex.search.terms import Choice, LossTerms, Rows
+from trex.search.terms import LossTerms, Rows
 
 #: draws a random plan that fits is looked for in, for every plan that is wanted
 _DRAWS: Final = 2000
@@ -34,6 +35,7 @@ class Task:
         wanted: how many plans to choose, at most.
         seed: of everything drawn.
         sweep: spread all plans over the front of prices, rather than a quarter of them.
+        given: the plans, where there is no choice.
     """
 
     priced: PricedSpace
@@ -41,19 +43,25 @@ class Task:
     wanted: int
     seed: int
     sweep: bool = False
+    given: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """Rows of different plans within the budget, the most promising first.
+    """Different plans within the budget, the most promising first.
 
     Attributes:
-        rows: (plans, encoders).
+        plans: these.
         proof: of the first plan's predicted loss, where it was solved for.
     """
 
-    rows: Rows
+    plans: tuple[Plan, ...]
     proof: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, rows: Rows, task: Task, proof: dict[str, Any] | None = None) -> Chosen:
+        """The plans of some rows."""
+        return cls(plans=tuple(map(task.priced.choices.plan, rows)), proof=proof)
 
 
 class Strategy(Protocol):
@@ -101,7 +109,7 @@ class Exact:
             "bound": float(best.bounds[0]),
             "gap": float(best.gaps[0]),
         }
-        return Chosen(rows=np.stack(list(rows.values())[: task.wanted]), proof=proof)
+        return Chosen.of(np.stack(list(rows.values())[: task.wanted]), task, proof)
 
 
 class RandomChoice:
@@ -115,7 +123,7 @@ class RandomChoice:
         space, rng = task.priced.space, np.random.default_rng(task.seed)
         if space.size <= MOST_PLANS:
             rows = feasible_rows(task.priced)
-            return Chosen(rows=rows[rng.permutation(len(rows))[: task.wanted]])
+            return Chosen.of(rows[rng.permutation(len(rows))[: task.wanted]], task)
         plans, found = RandomPlans(space), dict[bytes, Rows]()
         for _ in range(task.wanted):
             draws = np.stack([plans.draw(rng) for _ in range(_DRAWS)])
@@ -128,7 +136,7 @@ class RandomChoice:
                 f"none of {task.wanted * _DRAWS:,} random plans of {space.name} fits the budget",
                 hint="raise the limit, or choose another strategy",
             )
-        return Chosen(rows=np.stack(list(found.values())[: task.wanted]))
+        return Chosen.of(np.stack(list(found.values())[: task.wanted]), task)
 
 
 class Paper:
@@ -149,7 +157,7 @@ class Paper:
             if len(rows):
                 fitting = rows[priced.fits(priced.price(rows))]
                 if len(fitting):
-                    return Chosen(rows=fitting[: task.wanted])
+                    return Chosen.of(fitting[: task.wanted], task)
         raise SpaceError(
             f"no uniform pattern of {priced.space.name} fits the budget",
             hint="raise the limit, or choose another strategy",
@@ -162,8 +170,8 @@ class Paper:
         for plan in uniform_plans(space.num_encoders, n_reuse):
             for tensor, transform in space.forms:
                 row = np.zeros(space.num_encoders, dtype=np.intp)
-                for reuse in plan:
-                    choice = Choice(reuse.source, tensor, transform)
+                for reuse in plan.reuses:
+                    choice = Reuse(reuse.consumer, reuse.source, tensor, transform)
                     row[reuse.consumer] = numbers[reuse.consumer].get(choice, -1)
                 if (row >= 0).all():
                     rows.append(row)
@@ -175,8 +183,20 @@ class Paper:
         return inside
 
 
+class Given:
+    """The plans that are given, whatever they cost."""
+
+    predicts = False
+    ranks_on: Literal["soft_agreement", "loss"] = "soft_agreement"
+
+    def choose(self, task: Task) -> Chosen:
+        """See `Strategy`."""
+        return Chosen(plans=task.given)
+
+
 STRATEGIES: Final[dict[str, Strategy]] = {
     "exact": Exact(),
+    "given": Given(),
     "optuna": Exact(),
     "paper": Paper(),
     "random": RandomChoice(),

@@ -19,17 +19,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trex.hardware import Form
-from trex.plan import Reuse, ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import Form, Plan, Reuse
 from trex.search.space import SearchSpace
-from trex.search.terms import Choice, Floats, LossTerms, Rows
+from trex.search.terms import Floats, LossTerms, Rows
 
 #: Pairs and triples further apart are not measured: on DeiT-T they change no rank.
 REACH: Final = 4
@@ -82,12 +80,12 @@ class Surrogate:
         )
 
 
-def probes(space: SearchSpace) -> list[Candidate]:
+def probes(space: SearchSpace) -> list[Plan]:
     """The plans whose losses `build` needs, each once."""
     form = reference_form(space)
     found = [_nearest(consumers, form) for consumers in _sets(space)]
-    found += [_single(encoder, choice) for encoder, choice in _other_singles(space, form)]
-    return list({candidate.key: candidate for candidate in found}.values())
+    found += [Plan((choice,)) for choice in _other_singles(space, form)]
+    return list(dict.fromkeys(found))
 
 
 def build(space: SearchSpace, losses: Mapping[str, float]) -> Surrogate:
@@ -98,16 +96,13 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Surrogate:
     for consumers, loss in loss_of.items():
         if len(consumers) == 1:
             alone[consumers[0]] = loss
-    other = {
-        (encoder, choice): losses[_single(encoder, choice).key]
-        for encoder, choice in _other_singles(space, form)
-    }
+    other = {choice: losses[Plan((choice,)).key] for choice in _other_singles(space, form)}
     choices = space.choices()
     single = np.zeros((space.num_encoders, choices.width))
     for encoder, of in enumerate(choices.of):
         for number, choice in enumerate(of):
             if choice is not None:
-                single[encoder, number] = _own_loss(space, encoder, choice, alone, other)
+                single[encoder, number] = _own_loss(space, choice, alone, other)
     interaction = np.zeros((space.num_encoders, space.num_encoders))
     triples = np.zeros((space.num_encoders,) * 3)
     for size in (2, 3):
@@ -149,7 +144,7 @@ def _sets(space: SearchSpace) -> Iterator[tuple[int, ...]]:
                 yield consumers
 
 
-def _other_singles(space: SearchSpace, form: Form) -> Iterator[tuple[int, Choice]]:
+def _other_singles(space: SearchSpace, form: Form) -> Iterator[Reuse]:
     """Single consumers in other forms from the nearest source, and from other sources."""
     for encoder, choices in enumerate(space.choices().of):
         for choice in choices if space.max_reuse else ():
@@ -160,20 +155,17 @@ def _other_singles(space: SearchSpace, form: Form) -> Iterator[tuple[int, Choice
             else:
                 wanted = choice.form == form and space.source == "any"
             if wanted:
-                yield encoder, choice
+                yield choice
 
 
 def _own_loss(
-    space: SearchSpace,
-    encoder: int,
-    choice: Choice,
-    alone: Floats,
-    other: Mapping[tuple[int, Choice], float],
+    space: SearchSpace, choice: Reuse, alone: Floats, other: Mapping[Reuse, float]
 ) -> float:
     """A choice's own loss: its form's, and what its source adds in the reference form."""
-    form = reference_form(space)
-    loss = other.get((encoder, Choice(encoder - 1, *choice.form)), float(alone[encoder]))
-    far = other.get((encoder, Choice(choice.source, *form)))
+    tensor, transform = reference_form(space)
+    encoder = choice.consumer
+    loss = other.get(replace(choice, source=encoder - 1), float(alone[encoder]))
+    far = other.get(replace(choice, tensor=tensor, transform=transform))
     if choice.source == encoder - 1 or far is None:
         return loss
     return loss + far - float(alone[encoder])
@@ -185,11 +177,5 @@ def _mask(space: SearchSpace, consumers: tuple[int, ...]) -> NDArray[np.bool_]:
     return mask
 
 
-def _nearest(consumers: tuple[int, ...], form: Form) -> Candidate:
-    plan = ReusePlan.nearest(consumers, form[0])
-    return Candidate(plan=plan, transforms=dict.fromkeys(consumers, form[1]))
-
-
-def _single(encoder: int, choice: Choice) -> Candidate:
-    plan = ReusePlan((Reuse(encoder, choice.source, choice.tensor),))
-    return Candidate(plan=plan, transforms={encoder: choice.transform})
+def _nearest(consumers: tuple[int, ...], form: Form) -> Plan:
+    return Plan.nearest(consumers, *form)

@@ -9,32 +9,16 @@ exact solver can minimise with a proof.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trex.architecture import Transform
 from trex.errors import PlanError
-from trex.hardware import Form
-from trex.plan import Reuse, ReusedTensor, ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import Form, Plan, Reuse
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
-
-
-class Choice(NamedTuple):
-    """One way for an encoder to reuse."""
-
-    source: int
-    tensor: ReusedTensor
-    transform: Transform
-
-    @property
-    def form(self) -> Form:
-        """What it costs depends on this alone, not on the source."""
-        return self.tensor, self.transform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +30,7 @@ class Choices:
         forms: the forms of all choices, each once.
     """
 
-    of: tuple[tuple[Choice | None, ...], ...]
+    of: tuple[tuple[Reuse | None, ...], ...]
     forms: tuple[Form, ...]
 
     @property
@@ -80,38 +64,33 @@ class Choices:
         """(plans, encoders): plans as rows of form numbers, as `CostTable.price` takes them."""
         return self.form_numbers()[np.arange(self.num_encoders), rows]
 
-    def candidate(self, row: Any) -> Candidate:
+    def plan(self, row: Any) -> Plan:
         """The plan of one row.
 
         Raises:
             PlanError: a consumer's source is itself a consumer.
         """
-        reuses, transforms = [], {}
-        for encoder, number in enumerate(row):
-            choice = self.of[encoder][number]
-            if choice is not None:
-                reuses.append(Reuse(encoder, choice.source, choice.tensor))
-                transforms[encoder] = choice.transform
-        return Candidate(plan=ReusePlan(tuple(reuses)), transforms=transforms)
+        chosen = (self.of[encoder][number] for encoder, number in enumerate(row))
+        return Plan(tuple(reuse for reuse in chosen if reuse is not None))
 
-    def row(self, candidate: Candidate) -> Rows:
+    def row(self, plan: Plan) -> Rows:
         """A plan as a row.
 
         Raises:
-            PlanError: a consumer's choice is not among its encoder's.
+            PlanError: something in it is not among its encoder's choices.
         """
-        candidate.plan.validate(self.num_encoders)
         row = np.zeros(self.num_encoders, dtype=np.intp)
-        for reuse in candidate.plan:
-            transform = candidate.transforms[reuse.consumer]
-            choice = Choice(reuse.source, reuse.tensor, transform)
-            if choice not in self.of[reuse.consumer]:
-                raise PlanError(
-                    f'"{reuse}" with the transform {transform} is not in the search space',
-                    hint="name its source, tensor and transform in the space",
-                )
-            row[reuse.consumer] = self.of[reuse.consumer].index(choice)
+        for reuse in plan.reuses:
+            if reuse.consumer >= self.num_encoders or reuse not in self.of[reuse.consumer]:
+                raise _outside(reuse, "name its source, tensor and transform in the space")
+            row[reuse.consumer] = self.of[reuse.consumer].index(reuse)
+        for other in (*plan.merges, *plan.rows):
+            raise _outside(other, "searches choose who reuses whom, and nothing else")
         return row
+
+
+def _outside(part: object, hint: str) -> PlanError:
+    return PlanError(f'"{part}" is not in the search space', hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

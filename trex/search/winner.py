@@ -9,17 +9,20 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from trex.reuse.fit import Calibration, Candidate, PlanFitter, apply_fitted
-from trex.reuse.refine import Batch, Round, refine
+from trex.fit.calibration import Calibration
+from trex.fit.fitter import PlanFitter, apply_fitted
+from trex.fit.refine import Batch, Round, refine
+from trex.plan import Plan
+from trex.reuse import apply_plan
 from trex.search.problem import Problem, progress_bar
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
 
 
-def fit_winner(
-    problem: Problem, candidate: Candidate, scratch: Path
-) -> tuple[nn.Module, list[Round]]:
-    """The running variant of a candidate, and what its refinement did; the original stays."""
+def fit_winner(problem: Problem, plan: Plan, scratch: Path) -> tuple[nn.Module, list[Round]]:
+    """The running variant of a plan, and what its refinement did; the original stays."""
+    if all(transform == "none" for transform in plan.transforms.values()):
+        return apply_plan(deepcopy(problem.loaded.model), plan), []  # nothing to fit
     settings, loaded = problem.settings, problem.loaded
     parts: list[ImageSet | ViewSet] = [problem.images]
     if settings.final_views and isinstance(problem.data_config, DataConfig):
@@ -37,13 +40,15 @@ def fit_winner(
             progress=advance,
         )
     try:
-        steps = PlanFitter(calibration).steps([candidate])
+        steps = PlanFitter(calibration).steps([plan])
         with progress_bar("final fit", steps, "encoder steps") as advance:
-            (fitted,) = PlanFitter(calibration, progress=advance).fit([candidate])
+            (fitted,) = PlanFitter(calibration, progress=advance).fit([plan])
     finally:
         calibration.close()
 
     variant = apply_fitted(deepcopy(loaded.model), fitted)
+    if not settings.refine.rounds:
+        return variant, []
     most = total * settings.refine.rounds
     with progress_bar("refinement", most) as advance:
         rounds = refine(

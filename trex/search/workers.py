@@ -1,4 +1,4 @@
-"""Processes that work off one list of candidates together."""
+"""Processes that work off one list of plans together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from trex.errors import TrexError, WorkerError
-from trex.reuse.fit import Candidate, Take
+from trex.fit.fitter import Take
+from trex.plan import Plan
 from trex.search.entries import in_tree_order
 from trex.search.problem import progress_bar
 from trex.search.study import Entry, Study
@@ -41,7 +42,7 @@ class Result(NamedTuple):
 
 
 #: takes further candidates for this process, when all that are listed are done; none at the end
-More = Callable[[Study], Sequence[Candidate]]
+More = Callable[[Study], Sequence[Plan]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ class Phase:
         entries: the candidates to begin with.
         total: how many there will be.
         open_study: makes this process's view of the study; every process has its own.
-        candidate_of: the candidate that a trial is about.
+        plan_of: the plan that a trial is about.
         prepare: makes what all workers of this machine share, before any of them begins.
         known: what came of a candidate according to the run folder, or None.
         work: works on candidates it takes from a list, in order, and yields what came of each.
@@ -64,10 +65,10 @@ class Phase:
     entries: Sequence[Entry]
     total: int
     open_study: Callable[[], Study]
-    candidate_of: Callable[[FrozenTrial], Candidate]
+    plan_of: Callable[[FrozenTrial], Plan]
     prepare: Callable[[], object]
     known: Callable[[str], Result | None]
-    work: Callable[[Sequence[Candidate], Take], Iterator[Result]]
+    work: Callable[[Sequence[Plan], Take], Iterator[Result]]
     more: More | None = None
 
 
@@ -118,13 +119,13 @@ def _work(phase: Phase, study: Study, show: Callable[[], object]) -> None:
         study.offer(phase.entries)
         trials = study.trials()
         states = {key: trial.state for key, trial in trials.items()}
-        by_key = {key: phase.candidate_of(trial) for key, trial in trials.items()}
+        by_key = {key: phase.plan_of(trial) for key, trial in trials.items()}
 
-        def take(left: Sequence[Candidate]) -> Candidate | None:
-            while (key := study.claim([candidate.key for candidate in left])) is not None:
+        def take(left: Sequence[Plan]) -> Plan | None:
+            while (key := study.claim([plan.key for plan in left])) is not None:
                 known = phase.known(key)
                 if known is None:
-                    return next(candidate for candidate in left if candidate.key == key)
+                    return next(plan for plan in left if plan.key == key)
                 # Its worker died between recording it and saying so.
                 study.finish(*known)
             return None
@@ -144,9 +145,7 @@ def _work(phase: Phase, study: Study, show: Callable[[], object]) -> None:
             show()
 
 
-def _order(
-    candidates: Sequence[Candidate], states: Mapping[str, TrialState]
-) -> list[Candidate] | None:
+def _order(candidates: Sequence[Plan], states: Mapping[str, TrialState]) -> list[Plan] | None:
     """All candidates in a circle, begun far from where others work; None where none waits.
 
     A worker that begins in the middle of the longest stretch nobody is at shares the least of its

@@ -18,8 +18,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
-from trex.reuse.fit import Calibration, Candidate, Take
-from trex.search.entries import candidate_of_trial
+from trex.fit.calibration import Calibration
+from trex.fit.fitter import Take
+from trex.plan import Plan
+from trex.search.entries import Options, options_of, plan_of_trial
 from trex.search.feasible import PricedSpace
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
@@ -109,6 +111,17 @@ class Workshop:
         fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
         return fit, select
 
+    @cached_property
+    def options(self) -> Options:
+        """What a study says could be done in every encoder."""
+        return options_of(self.priced.choices, self.problem.plans)
+
+    def estimate(self, plan: Plan) -> dict[str, Any]:
+        """What a plan costs, as records hold it."""
+        problem = self.problem
+        costs = self.priced.pricer.price_plans([plan])
+        return costs.estimate(0, problem.chip, problem.accounting)
+
     def check_storage(self) -> None:
         """See that a database answers and holds no study of other settings, before any work.
 
@@ -142,7 +155,7 @@ class Workshop:
         part: str,
         entries: Sequence[Entry],
         *,
-        work: Callable[[Sequence[Candidate], Take], Iterator[Result]],
+        work: Callable[[Sequence[Plan], Take], Iterator[Result]],
         objectives: Sequence[str],
         known: Callable[[str], Result | None] = lambda key: None,
         sampler: Callable[[], BaseSampler] | None = None,
@@ -180,7 +193,7 @@ class Workshop:
             entries=entries,
             total=len(entries) if total is None else total,
             open_study=open_study,
-            candidate_of=candidate_of_trial,
+            plan_of=plan_of_trial,
             prepare=lambda: self.calibration,
             known=known,
             work=work,

@@ -19,9 +19,13 @@ from typing import Any, Final
 
 from trex.errors import RunError, StorageError
 from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.plan import Plan
 from trex.settings import difference
+from trex.stored import current, text_of_v0_1
 
-SCHEMA: Final = 1
+#: of what is written; version 0.1's is read too, and its fine-tunings can be gone on with
+SCHEMA: Final = 2
+V0_1: Final = 1
 
 
 class FinetuneFolder:
@@ -70,7 +74,7 @@ class FinetuneFolder:
             return []
         by_stage: dict[str, dict[str, Any]] = {}
         for record in read_jsonl(file).records:
-            by_stage.setdefault(record["stage"], record)
+            by_stage.setdefault(record["stage"], current(record))
         return list(by_stage.values())
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -108,9 +112,12 @@ class FinetuneFolder:
 
     def _compare(self, file: Path, settings: Mapping[str, Any]) -> None:
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))["settings"]
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            before = manifest["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file} cannot be read: {error}", hint="restore the file") from None
+        if manifest.get("schema") == V0_1:
+            settings = {**settings, "plan": text_of_v0_1(Plan.parse(settings["plan"]))}
         if different := difference(before, settings):
             raise RunError(
                 f"{self.path} holds a fine-tuning of other settings: {different}",

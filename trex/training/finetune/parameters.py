@@ -124,7 +124,8 @@ def thaw(model: nn.Module, part: Part) -> None:
         chosen = {name for name, p in model.named_parameters() if id(p) in own}
     if not chosen:
         raise RecipeError(
-            f"stages: the model has no {part!r} parameters", hint="an original trains with all"
+            f"stages: the model has no {part!r} parameters",
+            hint="an original, and a plan that reuses nothing, train with all",
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)

@@ -1,0 +1,257 @@
+"""What searches and fits of given plans have in common: flags, checks, what a run is told."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trex.commands import _densities
+
+if TYPE_CHECKING:
+    from trex.models.registry import LoadedModel
+    from trex.search.budget import Budget
+    from trex.search.engine import Search
+    from trex.search.feasible import PricedSpace
+    from trex.search.problem import Problem
+    from trex.training.data import ImageSet
+    from trex.training.transforms import InputConfig
+
+_logger = logging.getLogger(__name__)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Which images, and where results go."""
+    parser.add_argument("--calib", required=True, metavar="DATASET", help="images to fit with")
+    parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_work(group: argparse._ArgumentGroup) -> None:
+    """How plans are fitted."""
+    group.add_argument(
+        "--final-views",
+        type=int,
+        default=2,
+        metavar="N",
+        help="augmented views of every image in the winner's last fit",
+    )
+    group.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of forwards while fitting; auto: bfloat16 where the processor has it",
+    )
+    group.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+
+
+def add_many(parser: argparse.ArgumentParser) -> None:
+    """Who shares the work."""
+    many = parser.add_argument_group(
+        "many workers (the same command elsewhere joins, by --out or by --storage)"
+    )
+    many.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, one thread each; 1 uses all cores for one",
+    )
+    many.add_argument(
+        "--storage", metavar="URL", help="postgresql://user@host/database; else a file in --out"
+    )
+    many.add_argument("--study", metavar="NAME", help="in the storage; else model, chip, budget")
+
+
+def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
+    """See that numbers are not too small.
+
+    Raises:
+        BudgetError: one is.
+    """
+    from trex.errors import BudgetError
+
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise BudgetError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
+                hint=f"give at least {value}",
+            )
+
+
+def load_model(args: argparse.Namespace) -> LoadedModel:
+    """The original with its weights.
+
+    Raises:
+        TrexError: it cannot be had.
+    """
+    from trex.models.registry import load
+
+    return load(
+        args.model,
+        weights=args.weights,
+        num_classes=args.num_classes,
+        img_size=args.img_size,
+        tokens=args.tokens,
+    )
+
+
+def precision_of(args: argparse.Namespace) -> Literal["float32", "bfloat16"]:
+    """The precision that was asked for, settled for this machine."""
+    from trex.reuse.precision import fastest_precision
+
+    asked: Literal["float32", "bfloat16"] = (
+        fastest_precision() if args.precision == "auto" else args.precision
+    )
+    return asked
+
+
+def views_of(args: argparse.Namespace, config: InputConfig) -> int:
+    """Augmented views of every image; there are none of texts."""
+    from trex.training.transforms import DataConfig
+
+    return int(args.final_views) if isinstance(config, DataConfig) else 0
+
+
+def search_of(
+    args: argparse.Namespace, problem: Problem, budget: Budget, evaluated: ImageSet | None
+) -> tuple[Search, Any]:
+    """The search of a problem, and how to measure bundles; everything is checked then.
+
+    Raises:
+        TrexError: the run folder or the storage holds something else, or nothing can be priced.
+    """
+    from trex.models.registry import architecture_of
+    from trex.reuse.sizes import parameter_table
+    from trex.search.engine import Search
+    from trex.search.feasible import PricedSpace
+    from trex.search.run import Run
+    from trex.search.workshop import Sharing, Workshop
+
+    loaded, chip = problem.loaded, problem.chip
+    settings = _settings(problem, budget)
+    densities = _densities.of_search(loaded, chip, problem.images, args.out, settings)
+    priced = PricedSpace.of(
+        architecture_of(loaded.model, loaded.name),
+        chip,
+        problem.accounting,
+        problem.space,
+        budget,
+        parameter_table(loaded.model, problem.space.forms),
+        densities.planes if densities else None,
+    )
+    manifest = _manifest(args, problem, settings, priced)
+    manifest["densities"] = densities.as_json() if densities else None
+    run_folder = Run(args.out)
+    run_folder.check(settings)
+    sharing = Sharing(
+        workers=args.workers,
+        storage=args.storage,
+        study=args.study or f"{loaded.name} on {chip.name}, {budget}",
+    )
+    scratch = args.scratch or args.out
+    shop = Workshop(problem, priced, run_folder, settings, sharing, scratch)
+    return Search(shop, manifest), None if evaluated is None else _measurement(problem, evaluated)
+
+
+def concluded(
+    search: Search, best: dict[str, Any], measure: Any, seconds: float
+) -> dict[str, Any]:
+    """What a finished search tells, kept in its folder for later commands."""
+    from trex.models.registry import architecture_of
+    from trex.report.operations import store_architecture
+    from trex.search.outcome import outcome
+
+    loaded = search.problem.loaded
+    store_architecture(search.run, architecture_of(loaded.model, loaded.name))
+    result = outcome(search, best, measure)
+    result["seconds"] = round(seconds, 1)
+    search.run.write_json("summary.json", result)
+    return result
+
+
+def _measurement(problem: Problem, images: ImageSet) -> Any:
+    def measure(bundle: Path) -> dict[str, Any]:
+        from trex.export.bundle import load_bundle
+        from trex.training.measure import measure_pair
+
+        return measure_pair(load_bundle(bundle), problem.loaded.model, images)
+
+    return measure
+
+
+def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
+    """What a run must have been started with to be gone on with."""
+    from dataclasses import asdict
+
+    from trex.training.data import dataset_fingerprint
+
+    loaded = problem.loaded
+    given = {"plans": list(map(str, problem.plans))} if problem.plans else {}
+    return {
+        "model": loaded.name,
+        "model_args": loaded.arguments,
+        "weights_sha256": loaded.weights_sha256,
+        "chip": problem.chip.name,
+        "chip_sha256": problem.chip.fingerprint,
+        "accounting": problem.accounting,
+        "space": asdict(problem.space),
+        **given,
+        "budget": str(budget),
+        "calibration_sha256": dataset_fingerprint(problem.images),
+        "data": asdict(problem.data_config),
+        "search": asdict(problem.settings),
+        "densities": _densities.settings(problem.chip),
+    }
+
+
+def _manifest(
+    args: argparse.Namespace,
+    problem: Problem,
+    settings: dict[str, Any],
+    priced: PricedSpace,
+) -> dict[str, Any]:
+    import sys
+    from dataclasses import asdict
+
+    from trex.report.versions import versions
+    from trex.training.data import dataset_fingerprint
+
+    loaded = problem.loaded
+    size, feasible = _counts(problem, priced)
+    return {
+        "settings": settings,
+        "command": ["trex", *sys.argv[1:]],
+        "versions": versions(),
+        "weights_source": loaded.weights_source,
+        "calibration": args.calib,
+        "calibration_images": len(problem.images),
+        "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
+        "class_map": None if args.class_map is None else str(args.class_map),
+        "layout": asdict(loaded.adapter.layout(loaded.model)),
+        "space_size": size,
+        "feasible": feasible,
+        "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
+    }
+
+
+def _counts(problem: Problem, priced: PricedSpace) -> tuple[int, int | None]:
+    """How many plans there are, and how many within the budget; None where they are too many.
+
+    Raises:
+        InfeasibleError: none is.
+    """
+    from trex.search.strategies import count_feasible
+
+    if problem.plans:
+        return len(problem.plans), len(problem.plans)
+    feasible = count_feasible(priced)
+    _logger.info(
+        "%s plans, %s within the budget",
+        f"{priced.space.size:,}",
+        "more than can be listed" if feasible is None else f"{feasible:,}",
+    )
+    return priced.space.size, feasible
