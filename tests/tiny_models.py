@@ -30,6 +30,9 @@ class Kind:
     layer_scale: bool = False
     qk_norm: bool = False
     output_norm: bool = False
+    #: whether tokens can merge, and whether the head reads class tokens only
+    merges: bool = True
+    reads_class: bool = True
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model in evaluation mode, with random weights far from their usual start."""
@@ -51,7 +54,7 @@ VIT_KINDS = {
     ),
     "distilled": Kind(name="deit_tiny_distilled_patch16_224"),
     "layer scale": Kind(name="deit3_small_patch16_224", layer_scale=True),
-    "registers, averaged": Kind(name="vit_base_patch16_reg4_gap_256"),
+    "registers, averaged": Kind(name="vit_base_patch16_reg4_gap_256", reads_class=False),
     "clip, pre-norm": Kind(name="vit_base_patch16_clip_224"),
     "qk norm": Kind(name="vit_tiny_patch16_224", kwargs={"qk_norm": True}, qk_norm=True),
     "output norm": Kind(
@@ -59,14 +62,14 @@ VIT_KINDS = {
         kwargs={"scale_attn_norm": True, "scale_mlp_norm": True},
         output_norm=True,
     ),
-    "attention pool": Kind(name="test_vit3", layer_scale=True),
+    "attention pool": Kind(name="test_vit3", layer_scale=True, reads_class=False),
     "any image size": Kind(name="test_vit"),
     "behind a convolutional network": Kind(
         name="vit_tiny_r_s16_p8_224", kwargs={"img_size": 64}, side=64
     ),
     "lvvit": Kind(
         name="lvvit_t", kwargs={"img_size": 64, "stem_width": 8, "skip_lam": 2.0},
-        side=64, qkv_bias=False,
+        side=64, qkv_bias=False, reads_class=False,
     ),
 }  # fmt: skip
 #: convolutional encoders in stages, the first of which holds encoders 0 to 5
@@ -77,7 +80,7 @@ STAGED_KINDS = {
             "img_size": 96, "embed_dim": (16, 24, 32), "depth": (6, 1, 2),
             "num_heads": (4, 3, 2),
         },
-        side=96,
+        side=96, merges=False, reads_class=False,
     ),
     "shvit": Kind(
         name="shvit_s1",
@@ -86,7 +89,7 @@ STAGED_KINDS = {
             "partial_dim": (4, 6, 8, 10), "qk_dim": (4,) * 4, "depth": (1, 6, 2, 1),
             "types": ("i", "s", "s", "i"),
         },
-        side=96,
+        side=96, merges=False, reads_class=False,
     ),
 }  # fmt: skip
 

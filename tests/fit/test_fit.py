@@ -13,27 +13,19 @@ from disks import files_of_at_most, open_files
 from tiny_models import KINDS, Kind, blocks_of, copy_attention, logits_of, silence
 from torch import Tensor, nn
 
-from trex.architecture import TRANSFORMS, Transform
 from trex.errors import DataError, PlanError, StorageError
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
 from trex.models.registry import adapter_of
-from trex.plan import REUSED_TENSORS, ReusedTensor, ReusePlan
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
 from trex.reuse import apply_reuse
-from trex.reuse.fit import (
-    Calibration,
-    Candidate,
-    FitSettings,
-    FittedPlan,
-    PlanFitter,
-    apply_fitted,
-)
 
 N_FIT, N_MEASURE = 40, 6
 SETTINGS = FitSettings(batch_size=16)
 
 
-def candidate(plan: str, transform: Transform = "linear") -> Candidate:
-    parsed = ReusePlan.parse(plan)
-    return Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
+def candidate(plan: str, transform: Transform = "linear") -> Plan:
+    return Plan.parse(plan, transform)
 
 
 def batches(images: Tensor) -> list[Tensor]:
@@ -59,11 +51,11 @@ def calibrated(
         yield calibration
 
 
-def fit_all(calibration: Calibration, candidates: Sequence[Candidate]) -> dict[str, FittedPlan]:
-    return {f.candidate.key: f for f in PlanFitter(calibration).fit(candidates)}
+def fit_all(calibration: Calibration, candidates: Sequence[Plan]) -> dict[str, FittedPlan]:
+    return {f.plan.key: f for f in PlanFitter(calibration).fit(candidates)}
 
 
-def fitted(kind: Kind, scratch: Path, one: Candidate, **settings: float) -> FittedPlan:
+def fitted(kind: Kind, scratch: Path, one: Plan, **settings: float) -> FittedPlan:
     model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
     chosen = FitSettings(batch_size=16, **settings)
     with calibrated(model, images, scratch, chosen) as calibration:
@@ -145,8 +137,8 @@ def test_the_fitted_state_makes_the_measured_variant(
 
 def test_mixed_forms_make_one_variant(tmp_path: Path) -> None:
     kind = KINDS["vit"]
-    plan = ReusePlan.parse("2<-1:map 3<-1 5<-1:map")
-    one = Candidate(plan=plan, transforms={2: "linear_own", 3: "block", 5: "linear"})
+    plan = Plan.parse("2<-1:map 3<-1 5<-1:map")
+    one = plan.with_transforms({2: "linear_own", 3: "block", 5: "linear"})
     result = fitted(kind, tmp_path, one)
     variant = apply_fitted(kind.build(), result)
     images = kind.images(N_FIT + N_MEASURE)[N_FIT:]
@@ -166,7 +158,7 @@ def test_the_state_holds_what_differs_from_the_original_and_nothing_else(tmp_pat
 def test_none_is_not_fitted(tmp_path: Path) -> None:
     kind, one = KINDS["layer scale"], candidate("2<-1 5<-4:map", "none")
     result = fitted(kind, tmp_path, one)
-    plain = apply_reuse(kind.build(), one.plan, "none").state_dict()
+    plain = apply_reuse(kind.build(), one, "none").state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in result.state.items())
 
 
@@ -176,7 +168,7 @@ def test_fitting_helps(tmp_path: Path) -> None:
     with calibrated(model, images, tmp_path) as calibration:
         on_fitted = PlanFitter(calibration, measure_rows=range(N_FIT))
         errors = {
-            f.candidate.transforms[5]: (f.logits - calibration.logits[:N_FIT]).square().mean()
+            f.plan.transforms[5]: (f.logits - calibration.logits[:N_FIT]).square().mean()
             for f in on_fitted.fit([candidate("5<-3", form) for form in TRANSFORMS])
         }
     assert errors["none"] > max(errors[form] for form in ("linear", "linear_own", "block"))
@@ -196,12 +188,12 @@ CANDIDATES = [
 @pytest.mark.parametrize(
     ("candidates", "tolerance"),
     [
-        pytest.param([c for c in CANDIDATES if ":map" not in str(c.plan)], 0.0, id="output"),
+        pytest.param([c for c in CANDIDATES if ":map" not in str(c)], 0.0, id="output"),
         pytest.param(CANDIDATES, 1e-5, id="both"),
     ],
 )
 def test_candidates_fitted_together_are_as_those_fitted_alone(
-    candidates: list[Candidate], tolerance: float, tmp_path: Path
+    candidates: list[Plan], tolerance: float, tmp_path: Path
 ) -> None:
     kind = KINDS["vit"]
     model, images = kind.build(), kind.images(N_FIT + N_MEASURE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trex.reuse.ridge import RidgeSystem
+from trex.fit.ridge import RidgeSystem
 
 
 def samples(n: int = 60, noise: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:

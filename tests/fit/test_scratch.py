@@ -9,7 +9,7 @@ import torch
 from disks import files_of_at_most, open_files
 
 from trex.errors import StorageError
-from trex.reuse.scratch import TensorFile
+from trex.fit.scratch import TensorFile
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ import pytest
 import torch
 from tiny_models import KINDS
 
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import PlanFitter
 from trex.models.registry import adapter_of
-from trex.plan import ReusePlan
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
+from trex.plan import Plan
 
 PLANS = ("1<-0", "1<-0 3<-2", "1<-0 3<-2 5<-4", "1<-0 4<-3", "3<-2", "3<-2 4<-2", "5<-4")
 
 
-def candidates() -> list[Candidate]:
-    plans = map(ReusePlan.parse, PLANS)
-    return [Candidate(plan=p, transforms=dict.fromkeys(p.consumers, "linear")) for p in plans]
+def candidates() -> list[Plan]:
+    plans = map(Plan.parse, PLANS)
+    return [p for p in plans]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ class Taken:
     def __init__(self, *gone: str) -> None:
         self.keys = list(gone)
 
-    def __call__(self, left: Sequence[Candidate]) -> Candidate | None:
+    def __call__(self, left: Sequence[Plan]) -> Plan | None:
         for candidate in left:
             if candidate.key not in self.keys:
                 self.keys.append(candidate.key)
@@ -53,7 +54,7 @@ class Taken:
 
 
 def test_each_candidate_is_fitted_once_by_whoever_takes_it(calibration: Calibration) -> None:
-    together = {f.candidate.key: f.logits for f in PlanFitter(calibration).fit(candidates())}
+    together = {f.plan.key: f.logits for f in PlanFitter(calibration).fit(candidates())}
     shared = Taken()
     rotated = candidates()[4:] + candidates()[:4]
     workers = [PlanFitter(calibration).fit(order, shared) for order in (candidates(), rotated)]
@@ -64,8 +65,8 @@ def test_each_candidate_is_fitted_once_by_whoever_takes_it(calibration: Calibrat
             if fitted is None:
                 workers.remove(worker)
             else:
-                assert fitted.candidate.key not in apart
-                apart[fitted.candidate.key] = fitted.logits
+                assert fitted.plan.key not in apart
+                apart[fitted.plan.key] = fitted.logits
     assert apart.keys() == together.keys()
     assert all(torch.equal(apart[key], together[key]) for key in apart)
 
@@ -77,8 +78,8 @@ def test_no_work_is_done_for_candidates_that_others_took(calibration: Calibratio
     assert list(fitter.fit(candidates(), Taken(*gone))) == []
     assert steps == []
     (left,) = PlanFitter(calibration, progress=steps.append).fit(candidates(), Taken(*gone[1:]))
-    assert left.candidate.key == gone[0]
-    assert sum(steps) == PlanFitter(calibration).steps([left.candidate])
+    assert left.plan.key == gone[0]
+    assert sum(steps) == PlanFitter(calibration).steps([left.plan])
 
 
 def test_one_worker_alone_shares_all_beginnings(calibration: Calibration) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tiny_models import Kind
 
-from trex.architecture import Transform
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import PlanFitter
 from trex.models.registry import adapter_of
-from trex.plan import ReusePlan
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
+from trex.plan import Plan, Transform
 
 
 def fit_losses(
@@ -19,11 +19,8 @@ def fit_losses(
 ) -> dict[str, float]:
     """Mean squared difference of the logits from the original's, by transform."""
     model, images = kind.build(), kind.images(48)
-    parsed = ReusePlan.parse(plan)
-    candidates = [
-        Candidate(plan=parsed, transforms=dict.fromkeys(parsed.consumers, transform))
-        for transform in transforms
-    ]
+    parsed = Plan.parse(plan)
+    candidates = [parsed.with_transforms(transform) for transform in transforms]
     settings = FitSettings(ridge=1e-3, batch_size=16, drift=0.5, shrink=1.0)
     batches = list(images.split(16))
     with closing(
@@ -34,7 +31,7 @@ def fit_losses(
     ) as calibration:  # fmt: skip
         expected = calibration.logits[32:]
         return {
-            fitted.candidate.transforms[parsed.consumers[0]]: float(
+            fitted.plan.transforms[parsed.consumers[0]]: float(
                 (fitted.logits - expected).square().mean()
             )
             for fitted in PlanFitter(calibration).fit(candidates)

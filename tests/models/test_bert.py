@@ -14,14 +14,13 @@ from safetensors.torch import save_file
 from tiny_models import TEXT_KINDS, TextKind, blocks_of, logits_of
 from torch import Tensor, nn
 
-from trex.architecture import TRANSFORMS, Transform
 from trex.errors import ModelError, ReuseError, WeightsError
 from trex.hardware import load_chip, workload
-from trex.hardware.noise import make_non_ideal
 from trex.models import registry
 from trex.models.bert import TextClassifier, from_transformers, pack_inputs
 from trex.models.bert.model import config_values
-from trex.plan import REUSED_TENSORS, ReusedTensor, ReusePlan
+from trex.noise import make_non_ideal
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
 from trex.reuse import apply_reuse, consumers_of
 
 transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -129,7 +128,7 @@ def test_operations_by_hand(kind: TextKind) -> None:
     norms = [op for op in found.operations if op.function == "layer_norm"]
     for tensor, transform in itertools.product(REUSED_TENSORS, TRANSFORMS):
         added = tokens * dim**2 if transform in ("block", "linear_own") else 0
-        work = workload(found, ReusePlan.parse(f"2<-1:{tensor} 5<-3:{tensor}"), transform)
+        work = workload(found, Plan.parse(f"2<-1:{tensor} 5<-3:{tensor}", transform))
         assert work.macs == found.macs - 2 * spared[tensor] + 2 * added
         # both norms stand behind residuals, which a consumer has as well
         left = [op for op in work if op.function == "layer_norm" and op.part != "transform"]

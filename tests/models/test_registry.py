@@ -19,7 +19,7 @@ from trex.models.shvit import ShvitAdapter
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.weights import weights_hash
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.training.transforms import DataConfig
 
 
@@ -134,7 +134,7 @@ def test_any_timm_model_has_operations_but_only_families_have_encoders() -> None
     resnet = registry.architecture("resnet18", img_size=None)
     assert resnet.encoders == ()
     assert resnet.macs == pytest.approx(1.81e9, rel=0.01)
-    assert workload(resnet, ReusePlan()).macs == resnet.macs
+    assert workload(resnet, Plan()).macs == resnet.macs
     vit = registry.architecture("test_vit", num_classes=5, img_size=32)
     assert [encoder.index for encoder in vit.encoders] == list(range(6))
     assert {encoder.tokens for encoder in vit.encoders} == {2 * 2 + 1}

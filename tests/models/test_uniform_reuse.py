@@ -18,7 +18,7 @@ from trex.models.staged import folded_projection
 from trex.models.trace import trace_architecture
 from trex.models.uniform import UniForm
 from trex.models.uniform.layers import ConvBN
-from trex.plan import ReusedTensor, ReusePlan
+from trex.plan import Plan, ReusedTensor
 from trex.reuse import apply_reuse, consumers_of, remove_reuse, set_grad_checkpointing
 
 KIND = STAGED_KINDS["uniform"]
@@ -55,12 +55,12 @@ def test_a_plan_by_hand(uniform_m: Architecture) -> None:
     tokens, dim = 16, 320
     # Q and K, the queries' 7×7 convolution, their product
     spared = tokens * dim * dim // 2 + tokens * 49 * dim // 4 + tokens**2 * dim // 4
-    work = workload(uniform_m, ReusePlan.parse("4<-3:map"))
+    work = workload(uniform_m, Plan.parse("4<-3:map"))
     assert work.macs == uniform_m.macs - spared
     # the values' convolutions with 1, 9, 25 and 49 weights a channel, the map's product with them
     spared += tokens * (1 + 9 + 25 + 49) * dim // 4 + tokens**2 * dim
-    assert workload(uniform_m, ReusePlan.parse("4<-3")).macs == uniform_m.macs - spared
-    both = workload(uniform_m, ReusePlan.parse("4<-3 5<-3"), "block")
+    assert workload(uniform_m, Plan.parse("4<-3")).macs == uniform_m.macs - spared
+    both = workload(uniform_m, Plan.parse("4<-3 5<-3", "block"))
     assert both.macs == uniform_m.macs - 2 * spared + 2 * tokens * dim**2
 
 
@@ -68,8 +68,8 @@ def test_a_plan_by_hand(uniform_m: Architecture) -> None:
 @pytest.mark.parametrize("transform", ["none", "linear_own", "block"])
 def test_a_variant_performs_its_workload(tensor: ReusedTensor, transform: str) -> None:
     model = create("uniform_m", device="meta")
-    plan = ReusePlan.parse(f"2<-1:{tensor} 5<-3:{tensor}")
-    expected = workload(architecture_of(model, "m"), plan, transform).macs  # type: ignore[arg-type]
+    plan = Plan.parse(f"2<-1:{tensor} 5<-3:{tensor}", transform)
+    expected = workload(architecture_of(model, "m"), plan).macs
     apply_reuse(model, plan, transform)
     assert trace_architecture(model, (3, 224, 224), "variant").macs == expected
 
@@ -92,10 +92,10 @@ def test_parameters_leave_for_real(tensor: ReusedTensor) -> None:
 @pytest.mark.parametrize("plan", ["6<-5", "7<-0:map"])
 def test_reuse_across_stages_is_refused(plan: str) -> None:
     model = KIND.build()
-    with pytest.raises(PlanError, match=r"stage \d\) cannot reuse"):
+    with pytest.raises(PlanError, match="different stages"):
         apply_reuse(model, plan)
     with pytest.raises(PlanError, match="different stages"):
-        workload(architecture_of(model, "uniform"), ReusePlan.parse(plan))
+        workload(architecture_of(model, "uniform"), Plan.parse(plan))
 
 
 def test_every_window_gets_its_sources_map() -> None:
@@ -174,7 +174,7 @@ def test_fitting_beats_identity_reuse(plan: str, tmp_path: Path) -> None:
 def test_reuse_never_costs_more(accounting: str, uniform_m: Architecture) -> None:
     chip = load_chip("trex_fefet_32nm")
     original, mapped, output = (
-        price(workload(uniform_m, ReusePlan.parse(plan)), chip, accounting)  # type: ignore[arg-type]
+        price(workload(uniform_m, Plan.parse(plan)), chip, accounting)  # type: ignore[arg-type]
         for plan in ("", "2<-1:map 4<-3:map", "2<-1 4<-3")
     )
     assert output.energy_j < mapped.energy_j < original.energy_j

@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny_models import KINDS
 
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.models.registry import adapter_of
-from trex.plan import ReusePlan
-from trex.reuse.fit import Calibration, Candidate, FitSettings, FittedPlan, PlanFitter
+from trex.plan import Plan
 from trex.reuse.precision import Precision, fastest_precision
 
 
@@ -18,7 +19,7 @@ def fitted(precision: Precision, folder: Path) -> FittedPlan:
     kind = KINDS["vit"]
     model = kind.build()
     images = kind.images(40)
-    plan = ReusePlan.parse("2<-1 4<-3:map")
+    plan = Plan.parse("2<-1 4<-3:map")
     calibration = Calibration(
         model,
         adapter_of(model),
@@ -27,7 +28,7 @@ def fitted(precision: Precision, folder: Path) -> FittedPlan:
         settings=FitSettings(precision=precision),
         scratch=folder,
     )
-    candidate = Candidate(plan=plan, transforms={2: "linear", 4: "linear_own"})
+    candidate = plan.with_transforms({2: "linear", 4: "linear_own"})
     try:
         (result,) = PlanFitter(calibration).fit([candidate])
     finally:

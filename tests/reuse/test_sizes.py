@@ -5,9 +5,8 @@ import itertools
 import pytest
 from tiny_models import KINDS
 
-from trex.architecture import TRANSFORMS
 from trex.models.registry import create
-from trex.plan import REUSED_TENSORS, ReusePlan
+from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan
 from trex.reuse import apply_reuse
 from trex.reuse.sizes import parameter_table
 
@@ -25,7 +24,7 @@ def test_a_plans_parameters_add_up_to_the_variants(kind) -> None:
     # every form once, some side by side
     for first, second in zip(FORMS, [*FORMS[3:], *FORMS[:3]], strict=True):
         forms = {1: first, 4: second}
-        plan = ReusePlan.parse(" ".join(f"{i}<-{i - 1}:{form[0]}" for i, form in forms.items()))
+        plan = Plan.parse(" ".join(f"{i}<-{i - 1}:{form[0]}" for i, form in forms.items()))
         variant = apply_reuse(
             kind.build(), plan, {i: form[1] for i, form in forms.items()}, keep_originals=False
         )

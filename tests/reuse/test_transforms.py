@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from trex.errors import PlanError
-from trex.plan import ReusePlan
 from trex.reuse import TransformationBlock
-from trex.reuse.transforms import make_transform, transforms_of
-
-PLAN = ReusePlan.parse("2<-1 4<-3")
+from trex.reuse.transforms import make_transform
 
 
 def test_a_fresh_block_nearly_passes_the_normalised_tensor_on() -> None:
@@ -42,14 +38,3 @@ def test_foldable_transforms_have_no_parameters(transform) -> None:
 def test_a_block_is_as_wide_as_the_projection_and_of_its_type() -> None:
     block = make_transform("block", nn.Linear(6, 9, dtype=torch.float64))
     assert block(torch.ones(2, 6, dtype=torch.float64)).shape == (2, 6)
-
-
-def test_one_name_for_all_or_one_for_each() -> None:
-    assert transforms_of(PLAN, "block") == {2: "block", 4: "block"}
-    assert transforms_of(PLAN, {4: "none", 2: "linear"}) == {2: "linear", 4: "none"}
-    assert transforms_of(ReusePlan(), "none") == {}
-
-
-def test_an_unknown_name_is_refused_even_without_consumers() -> None:
-    with pytest.raises(PlanError, match="'nonne' is not a transform"):
-        transforms_of(ReusePlan(), "nonne")

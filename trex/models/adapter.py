@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,58 @@ from trex.plan import Layout, ReusedTensor
 Wanted = Literal["output", "map", "keys"]
 
 
+class Products(nn.Module):
+    """An attention's own way to multiply; a child called `products`, where it has one.
+
+    Without it the two products are plain ones, fused where nobody needs the map.
+    """
+
+    def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:
+        """QKᵀ of queries that are scaled already, (B, H, N, N)."""
+        return query_BHNE @ key_BHNE.transpose(-2, -1)
+
+    def context(self, map_BHNN: Tensor, value_BHNE: Tensor) -> Tensor:
+        """The attention probabilities' mean of the values, (B, H, N, E)."""
+        return map_BHNN @ value_BHNE
+
+
+class Linear(NamedTuple):
+    """A linear layer of an encoder, or a convolution.
+
+    Attributes:
+        path: of the module in the encoder.
+        parts: by `Operation.part`, whose outputs lie side by side in its own: Q, K and V, or one.
+    """
+
+    path: str
+    parts: tuple[str, ...]
+
+
+class ProductsAt(NamedTuple):
+    """Where an encoder multiplies matrices that are both computed.
+
+    Attributes:
+        path: of the attention; the adapter's `attend` asks its child `products` if there is one.
+        heads: how many products it computes side by side.
+        parts: by `Operation.part`: `scores` and `context`; of consumers of maps the latter only.
+        stepwise: the attention such that the encoder's own forward asks that child too: itself,
+            or a stand-in that shares its other children.
+    """
+
+    path: str
+    heads: int
+    parts: frozenset[str]
+    stepwise: nn.Module
+
+
+#: What to do where an encoder of a variant was called alone.
+ALONE: Final = (
+    "forward_intermediates, attention masks and timm's own checkpointing call encoders one by "
+    "one, which cannot work here: call the whole model, checkpoint with "
+    "trex.reuse.set_grad_checkpointing, or undo the plan with trex.remove_plan"
+)
+
+
 class Adapter(ABC):
     """The contract of a model family. Adapters are stateless.
 
@@ -38,6 +90,10 @@ class Adapter(ABC):
 
     #: the family's name in messages and records
     family: str
+    #: what encoders are whose products cannot be replaced: "a convolution"; empty where they can
+    no_products: str = ""
+    #: whether it has a classifier of patches beside the image's: `token_outputs`
+    classifies_patches: bool = False
 
     @abstractmethod
     def owns(self, model: nn.Module) -> bool:
@@ -116,6 +172,22 @@ class Adapter(ABC):
         """A producer's projection; a copy where a convolution has to be made linear."""
 
     @abstractmethod
+    def linears(self, block: nn.Module) -> tuple[Linear, ...]:
+        """All layers of an original encoder that multiply by weights.
+
+        Those of one part are in the order of the encoder's operations. Of consumers too, where
+        products can be replaced.
+        """
+
+    def products(self, block: nn.Module) -> ProductsAt | None:
+        """Where an encoder's products can be replaced.
+
+        None for consumers that have none, and in families where `no_products` says that they
+        cannot.
+        """
+        return None
+
+    @abstractmethod
     def make_consumer(
         self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
     ) -> Consumer:
@@ -137,6 +209,21 @@ class Adapter(ABC):
         None, where that is one each.
         """
         return None
+
+    def class_tokens(self, model: nn.Module) -> int:
+        """The first so many tokens are class tokens that the head reads, beside patches or not."""
+        return 0
+
+    def token_outputs(self, model: nn.Module, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """From what the head reads to logits of the image (B, C) and of every patch (B, N, C).
+
+        Raises:
+            ModelError: the family has no classifier of patches.
+        """
+        raise ModelError(
+            f"{self.family}: there is no classifier of patches, which token labels need",
+            hint="leave losses.dense 0, or fine-tune an LV-ViT",
+        )
 
     def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
         """How much the error of each vector of `stream` counts in a fit; ones by default.
@@ -205,10 +292,7 @@ class Consumer(nn.Module, ABC):
         if reused is None or options:
             raise ReuseError(
                 "an encoder that reuses attention was called without its source's attention",
-                hint="forward_intermediates, attention masks and timm's own checkpointing call "
-                "encoders one by one, which cannot work here: call the whole model, "
-                "checkpoint with trex.reuse.set_grad_checkpointing, or undo the plan with "
-                "trex.remove_plan",
+                hint=ALONE,
             )
         stream = self.before(stream)
         stream = self.merge(stream, self.features(stream, reused))

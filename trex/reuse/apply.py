@@ -7,14 +7,14 @@ compilation, autocast and exports see an ordinary module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trex.errors import ReuseError
-from trex.models.adapter import Adapter, Consumer, PlannedEncoders
+from trex.models.adapter import ALONE, Adapter, Consumer, PlannedEncoders
 from trex.models.registry import adapter_of
 from trex.plan import Plan
 from trex.reuse.route import Passed, Route, encode
@@ -65,18 +65,6 @@ class PlanSequential(PlannedEncoders):
         if self.checkpointing and self.training:
             return cast(Passed, checkpoint(function, *args, use_reentrant=False))
         return cast(Passed, function(*args))
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        # Consumers refuse to run alone; an encoder that merges would only forget to.
-        if self.route.plan.merges or self.route.plan.rows:
-            raise ReuseError(
-                "the encoders of a plan that merges tokens or leaves rows out cannot be called "
-                "one by one",
-                hint="forward_intermediates and timm's own checkpointing do: call the whole "
-                "model, checkpoint with trex.reuse.set_grad_checkpointing, or undo the plan with "
-                "trex.remove_plan; blocks.children() lists the encoders",
-            )
-        return super().__iter__()
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -175,6 +163,8 @@ def remove_plan(model: nn.Module) -> nn.Module:
             originals[i].to(device=like.device, dtype=like.dtype) if i in originals else block
             for i, block in enumerate(blocks.children())
         ]
+        for block in restored:
+            _let_run_alone(block)
         plain = nn.Sequential(*restored)
         plain.train(model.training)
         _set_submodule(model, name, plain)
@@ -248,6 +238,9 @@ def _planned(
         reuse = route.plan.reuse_of(first + position)
         if reuse is None:
             made.append(block)
+            if route.plan.merges or route.plan.rows:
+                # A consumer refuses to run alone; an encoder that merges would forget to.
+                block.register_forward_pre_hook(_refuse_alone)
         else:
             made.append(consumer_of(block, reuse.form, adapter))
             originals[position] = block
@@ -258,6 +251,19 @@ def _planned(
         adapter=adapter,
         originals=originals if keep_originals else None,
     )
+
+
+def _refuse_alone(block: nn.Module, inputs: Any) -> None:
+    """A hook on encoders that only the executor may run, which never calls them whole."""
+    raise ReuseError(
+        "an encoder of a plan that merges tokens or leaves rows out was called alone", hint=ALONE
+    )
+
+
+def _let_run_alone(block: nn.Module) -> None:
+    for number, hook in list(block._forward_pre_hooks.items()):
+        if hook is _refuse_alone:
+            del block._forward_pre_hooks[number]
 
 
 def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:

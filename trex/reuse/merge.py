@@ -47,7 +47,9 @@ class Assignment(NamedTuple):
         target = self.target.repeat_interleave(heads, dim=0)
         share = self.share.to(map_BHNN.dtype).repeat_interleave(heads, dim=0)
         means = _sum(map_BHNN.flatten(0, 1) * share[..., None], target, self._after)
-        return _sum(means.mT, target, self._after).mT.unflatten(0, map_BHNN.shape[:2])
+        return _sum(means.mT, target, self._after).mT.reshape(
+            *map_BHNN.shape[:2], self._after, self._after
+        )
 
     def follow(self, groups: Tensor | None) -> Tensor:
         """(B, N0): where each of the model's first tokens is now, from where it was before."""
