@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import KINDS, STAGED_KINDS, TEXT_KINDS
 from torch import nn
 
 from trex.errors import DataError
 from trex.models import registry
+from trex.models.adapter import Products
 from trex.models.digits import DIGITS_MODEL
-from trex.models.vit import Products
 from trex.noise.densities import measure_densities
 from trex.training.data import batches, open_dataset
 from trex.training.transforms import DataConfig, eval_transform
@@ -87,6 +88,16 @@ def test_every_product_of_the_original_is_measured(name):
         assert planes.min() >= 0
         assert planes.max() <= 1
         assert planes.any()
+
+
+@pytest.mark.parametrize("kind", [*STAGED_KINDS, *TEXT_KINDS])
+def test_what_multiplies_by_weights_is_measured_in_every_family(kind):
+    model = KINDS[kind].build()
+    shares = measure(model, [KINDS[kind].images()])
+    products = registry.architecture_of(model, kind).operations
+    missing = {op.part for op in products if op.macs and op.name not in shares}
+    # their attentions have no way to show what their computed products read
+    assert missing == {"scores", "context"}
 
 
 def test_queries_keys_and_values_share_their_input():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import VIT_KINDS
 from torch import nn
 
 from trex.errors import ChipError, DataError, ModelError
@@ -19,10 +20,18 @@ from trex.noise import (
     remove_non_ideal,
     set_noise,
 )
-from trex.reuse import apply_reuse
+from trex.reuse import apply_plan, apply_reuse
 
 FEFET = load_chip("trex_fefet_32nm")
 SRAM = load_chip("trex_sram_32nm")
+#: many fine bits and no noise
+WIDE = replace(
+    SRAM,
+    **{
+        side: replace(getattr(SRAM, side), adc_bits=14, weight_bits=12, input_bits=12)
+        for side in ("static_array", "dynamic_array")
+    },
+)
 
 
 def with_device(chip, **changes):
@@ -68,12 +77,8 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_wide_bits_without_noise_are_the_plain_model(images, mode, encoding):
     model = vit(1)
     plain = model(images)
-    ideal = {
-        side: replace(getattr(SRAM, side), adc_bits=14, weight_bits=12, input_bits=12)
-        for side in ("static_array", "dynamic_array")
-    }
     settings = NoiseSettings(encoding=encoding)
-    make_non_ideal(model, replace(SRAM, **ideal), [images], settings=settings, mode=mode)
+    make_non_ideal(model, WIDE, [images], settings=settings, mode=mode)
     assert 0 < relative_error(model(images), plain) < 1e-5
 
 
@@ -220,9 +225,9 @@ def test_both_modes_have_the_same_noise_power_in_dynamic_products(images, kind):
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
-@pytest.mark.parametrize("plan", ["", "2<-1:map"])
+@pytest.mark.parametrize("plan", ["", "2<-1:map", "0~4 1<-0 2=class"])
 def test_a_model_learns_through_the_noise(images, mode, plan):
-    model = apply_reuse(vit(), plan)
+    model = apply_plan(vit(), plan)
     make_non_ideal(model, FEFET, [images], mode=mode)
     labels = torch.arange(4)
     model.train()
@@ -240,12 +245,8 @@ def test_a_model_learns_through_the_noise(images, mode, plan):
 
 def test_gradients_are_those_of_the_plain_model(images):
     """Straight through: many fine bits and no noise give the plain gradients."""
-    wide = {
-        side: replace(getattr(SRAM, side), adc_bits=14, weight_bits=12, input_bits=12)
-        for side in ("static_array", "dynamic_array")
-    }
     plain = vit(1)
-    model = make_non_ideal(vit(1), replace(SRAM, **wide), [images])
+    model = make_non_ideal(vit(1), WIDE, [images])
     for each in (plain, model):
         each(images).square().sum().backward()
     of = dict(plain.named_parameters())
@@ -287,3 +288,47 @@ def test_a_convolution_in_an_encoder_is_refused(images):
     model.blocks[1].mlp.norm = nn.BatchNorm1d(4)
     with pytest.raises(ModelError, match=r"blocks\.1\.mlp\.norm is a BatchNorm1d"):
         make_non_ideal(model, FEFET, [images])
+
+
+#: an output and a map from before merges, a producer and a consumer that merge, class rows
+JOINT = "1~4 2<-0 3<-1:map/block 3~3 4=class"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("vit", "exact"), ("vit", "fast"), ("distilled", "fast"), ("layer scale", "fast"),
+     ("output norm", "fast"), ("lvvit", "fast")],
+)  # fmt: skip
+def test_joint_plans_run_on_the_chip(name, mode):
+    kind = VIT_KINDS[name]
+    kind = replace(kind, side=64, kwargs={**kind.kwargs, "depth": 5, "img_size": 64})
+    model, images = kind.build(), kind.images(2)
+    apply_plan(model, JOINT if kind.reads_class else JOINT.removesuffix(" 4=class"))
+    plain = model(images)
+    make_non_ideal(model, WIDE, [images], mode=mode)
+    # three producers have four layers, and two products in each of three heads
+    assert len(non_ideal_layers(model)) == 3 * (4 + 2 * 3) + 3 + (5 + 3)
+    # so little that the same tokens match
+    assert 0 < relative_error(model(images), plain) < 1e-3
+    remove_non_ideal(model)
+    assert torch.equal(model(images), plain)
+
+
+@torch.no_grad()
+def test_attention_is_proportional_on_the_chip_too(images):
+    """The logarithm of a token's size joins its noisy scores."""
+    model = apply_plan(vit(), "0~8")
+    plain = model(images)
+    make_non_ideal(model, WIDE, [images])
+    products = model.blocks.get_submodule("1.attn.products")
+    with_sizes = model(images)
+    products.scores = lambda query, key: torch.zeros(*query.shape[:3], key.shape[2])
+    seen = []
+    products.context = lambda probabilities, value: seen.append(probabilities) or value
+    model(images)
+    sizes = seen[0][:, 0, 0] * 17
+    assert torch.allclose(sizes.sum(1), torch.full((4,), 17.0))
+    assert torch.allclose(sizes, sizes.round(), atol=1e-4)
+    assert sizes.max() > 1.5
+    assert relative_error(with_sizes, plain) < 1e-3

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trex.architecture import Architecture, Encoder, Operation
-from trex.models.adapter import Adapter, Consumer, stages_of
+from trex.models.adapter import Adapter, Consumer, Linear, stages_of
 from trex.models.trace import trace_architecture
 from trex.plan import Layout, ReusedTensor
 
@@ -35,6 +35,8 @@ class StagedAdapter(Adapter):
     Encoders are numbered over the blocks of the other stages. A plain stage belongs to the step
     before the next encoder, or to the head where none follows.
     """
+
+    no_products = "a convolutional encoder"
 
     @abstractmethod
     def attends(self, stage: nn.Module) -> bool:
@@ -97,6 +99,17 @@ class StagedAdapter(Adapter):
     def projection(self, block: nn.Module) -> nn.Linear:
         """A linear layer that does what the convolution and its normalisation do."""
         return folded_projection(self.projecting(block)[1])
+
+    def linears(self, block: nn.Module) -> tuple[Linear, ...]:
+        """All convolutions: those of one part are in the block in the order in which they run."""
+        parts = self.parts(block)
+        found = []
+        for path, module in block.named_modules():
+            if isinstance(module, nn.Conv2d):
+                part = _part_of(path, parts, path)
+                computed = (part,) if isinstance(part, str) else tuple(name for name, _ in part)
+                found.append(Linear(path, computed))
+        return tuple(found)
 
     def vectors(self, stream: Tensor) -> Tensor:
         """(B, C, H, W) as (B, H, W, C)."""
@@ -253,10 +266,16 @@ def _labelled(
     parts = adapter.parts(block)
     for op in operations:
         name = op.name.removeprefix(f"{where}.")
-        part = next((p for prefix, p in parts if f"{name}.".startswith(f"{prefix}.")), op.part)
+        part = _part_of(name, parts, op.part)
         if isinstance(part, str):
             yield replace(op, part=part)
             continue
         assert op.out_features == sum(width for _, width in part)
         for each, width in part:
             yield replace(op, name=f"{op.name}.{each}", part=each, out_features=width)
+
+
+def _part_of(name: str, parts: Parts, otherwise: str) -> str | tuple[tuple[str, int], ...]:
+    """What an operation is in its block, or what it is made of; by the first prefix that fits."""
+    fitting = (part for prefix, part in parts if f"{name}.".startswith(f"{prefix}."))
+    return next(fitting, otherwise)

@@ -21,6 +21,9 @@ from trex.errors import ModelError
 from trex.models.adapter import (
     Adapter,
     Consumer,
+    Linear,
+    Products,
+    ProductsAt,
     Wanted,
     first_tensor,
     image_channels,
@@ -51,32 +54,28 @@ _ATTENTION_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
     "proj": (nn.Linear,),
     "proj_drop": _NOTHING,
 }
+#: an encoder's and a consumer's layers in order, with what each computes
+_LINEARS: Final = (
+    Linear("attn.qkv", ("q", "k", "v")),
+    Linear("attn.v", ("v",)),
+    Linear("attn.transform.linear", ("transform",)),
+    Linear("attn.proj", ("proj",)),
+    Linear("mlp.fc1", ("fc1",)),
+    Linear("mlp.fc2", ("fc2",)),
+)
 
 
 def split_heads(parts_BNF: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """So many parts side by side, such as keys and values, each (B, H, N, E)."""
-    split = parts_BNF.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return split.unbind(0)
+    batch, tokens, width = parts_BNF.shape
+    shape = (batch, tokens, parts, num_heads, width // (parts * num_heads))
+    split = parts_BNF.reshape(shape).permute(2, 0, 3, 1, 4)
+    return tuple(split.unbind(0))
 
 
 def join_heads(output_BHNE: Tensor) -> Tensor:
     """(B, H, N, E) to (B, N, H·E)."""
     return output_BHNE.transpose(1, 2).flatten(2)
-
-
-class Products(nn.Module):
-    """An attention's own way to multiply; a child called `products`, where it has one.
-
-    Without it the two products are plain ones, fused where nobody needs the map.
-    """
-
-    def scores(self, query_BHNE: Tensor, key_BHNE: Tensor) -> Tensor:
-        """QKᵀ of queries that are scaled already, (B, H, N, N)."""
-        return query_BHNE @ key_BHNE.transpose(-2, -1)
-
-    def context(self, map_BHNN: Tensor, value_BHNE: Tensor) -> Tensor:
-        """The attention probabilities' mean of the values, (B, H, N, E)."""
-        return map_BHNN @ value_BHNE
 
 
 _PLAIN: Final = Products()
@@ -134,6 +133,35 @@ def _project(
     (query,) = split_heads(own, 1, heads)
     key, value = split_heads(F.linear(normed_BND, qkv.weight[width:], bias[1]), 2, heads)
     return query, key, value
+
+
+class SteppedAttention(nn.Module):
+    """timm's `Attention` by TReX's steps, which ask its child `products`; it shares the others."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.scale = attention.scale
+        for name, child in attention.named_children():
+            self.add_module(name, child)
+        self.training = attention.training
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """(B, N, D) to (B, N, D).
+
+        Raises:
+            ModelError: a mask is given.
+        """
+        if attn_mask is not None or is_causal:
+            raise ModelError(
+                "an attention whose products are replaced takes no mask",
+                hint="run the model without attention masks",
+            )
+        parts: Any = self
+        output, _ = attention_output(self, x, frozenset())
+        return cast(Tensor, parts.proj_drop(parts.proj(output)))
 
 
 class ReusedAttention(nn.Module):
@@ -262,12 +290,14 @@ class VitAdapter(Adapter):
             stages=stages_of(model, self.containers(model)),
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
             protected=vit.num_prefix_tokens,
-            class_rows=0 if refusal else self._class_tokens(model),
+            class_rows=0 if refusal else self.class_tokens(model),
             no_class_rows=refusal,
         )
 
-    def _class_tokens(self, model: nn.Module) -> int:
-        """The first tokens that a head reads which reads class tokens only."""
+    def class_tokens(self, model: nn.Module) -> int:
+        """One, two of distilled models; none where the head pools the patches."""
+        if cast(Any, model).global_pool != "token":
+            return 0
         return 2 if isinstance(model, VisionTransformerDistilled) else 1
 
     def _reads_patches(self, model: nn.Module) -> str:
@@ -311,6 +341,22 @@ class VitAdapter(Adapter):
         branch = parts.ls2(parts.mlp(parts.norm2(stream)))
         return stream + cast(Tensor, parts.drop_path2(branch))
 
+    def linears(self, block: nn.Module) -> tuple[Linear, ...]:
+        """Attention and MLP."""
+        names = {name for name, _ in block.named_modules()}
+        return tuple(linear for linear in _LINEARS if linear.path in names)
+
+    def products(self, block: nn.Module) -> ProductsAt | None:
+        """In `attn`; consumers of outputs have none."""
+        attention = cast(Any, block).attn
+        heads = attention.num_heads
+        if not isinstance(block, Consumer):
+            parts = frozenset({"scores", "context"})
+            return ProductsAt("attn", heads, parts, SteppedAttention(attention))
+        if block.tensor == "output":
+            return None
+        return ProductsAt("attn", heads, frozenset({"context"}), attention)
+
     def make_consumer(
         self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
     ) -> Consumer:
@@ -328,8 +374,7 @@ class VitAdapter(Adapter):
     def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
         """`class_weight` for the tokens the classifier reads, one for the others."""
         weights = torch.ones(stream.shape[:2], device=stream.device)
-        if getattr(model, "global_pool", "token") == "token":
-            weights[:, : self._class_tokens(model)] = class_weight
+        weights[:, : self.class_tokens(model)] = class_weight
         return weights
 
     def projection(self, block: nn.Module) -> nn.Linear:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention
 from timm.models.vision_transformer import LayerScale  # its own in timm's oldest versions
 from torch import Tensor, nn
 
 from trex.errors import DataError, ModelError
 from trex.hardware.chip import Chip
-from trex.models.bert.adapter import BertConsumer
-from trex.models.bert.model import EncoderBlock
+from trex.models.adapter import Adapter
 from trex.models.registry import adapter_of
-from trex.models.vit import ReusedAttention
-from trex.noise.attention import NonIdealAttention, NonIdealProduct, NonIdealProducts
+from trex.noise.attention import NonIdealProduct, NonIdealProducts
 from trex.noise.linear import Instance, NonIdealLinear
 from trex.noise.physics import MODES, Mode, NoiseSettings, Physics
-from trex.reuse.apply import reusing_containers
+from trex.reuse.apply import planned_containers
+from trex.reuse.route import encoders_of
 
 _STATE = "_non_ideal"
 _DIGITAL = (nn.LayerNorm, LayerScale)
@@ -41,7 +39,15 @@ class _State:
     """What `remove_non_ideal` and `set_noise` need; in no `state_dict`."""
 
     instance: Instance
-    changes: list[_Change]
+    #: in the order in which they were made
+    changes: list[_Change] = field(default_factory=list)
+
+    def change(self, block: nn.Module, path: str, new: nn.Module) -> None:
+        """Replace or add what `block` has at `path`."""
+        where, _, name = path.rpartition(".")
+        parent = block.get_submodule(where)
+        self.changes.append(_Change(parent, name, getattr(parent, name, None), new))
+        setattr(parent, name, new)
 
 
 def make_non_ideal(
@@ -82,12 +88,17 @@ def make_non_ideal(
     settings = settings or NoiseSettings()
     static = Physics.of(chip.static_array, settings, static=True)
     dynamic = Physics.of(chip.dynamic_array, settings, static=False)
-    instance = Instance(seed=seed, mode=mode)
-    changes = list(_changes(model, static, dynamic, instance))
-    for change in changes:
-        setattr(change.parent, change.name, change.new)
-    setattr(model, _STATE, _State(instance, changes))
+    planned = planned_containers(model)
+    adapter = planned[0][1].adapter if planned else adapter_of(model)
+    encoders = list(encoders_of(model, adapter))
+    for where, block in encoders:
+        _check_encoder(adapter, where, block)
+    state = _State(Instance(seed=seed, mode=mode))
+    setattr(model, _STATE, state)
     try:
+        for _, block in encoders:
+            _replace_products(state, adapter, block, dynamic)
+            _replace_linears(state, adapter, block, static)
         _calibrate(model, images)
     except BaseException:
         remove_non_ideal(model)
@@ -99,11 +110,11 @@ def remove_non_ideal(model: nn.Module) -> nn.Module:
     """Put the plain layers back, in place, with the weights of now; a plain model stays."""
     state: _State | None = getattr(model, _STATE, None)
     if state is not None:
-        for change in state.changes:
+        for change in reversed(state.changes):
             if change.old is None:
                 delattr(change.parent, change.name)
             else:
-                change.old.train(change.new.training)
+                change.old.training = change.new.training
                 setattr(change.parent, change.name, change.old)
         delattr(model, _STATE)
     return model
@@ -137,53 +148,44 @@ def _check_mode(mode: str) -> None:
         raise ModelError(f"{mode!r} is not a mode", hint=f"choose {' or '.join(MODES)}")
 
 
-def _encoders(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every encoder with its name in the model."""
-    reusing = reusing_containers(model)
-    adapter = reusing[0][1].adapter if reusing else adapter_of(model)
-    for container in adapter.containers(model):
-        for position, block in enumerate(cast(nn.Sequential, model.get_submodule(container))):
-            yield f"{container}.{position}", block
+def _check_encoder(adapter: Adapter, where: str, block: nn.Module) -> None:
+    """See that everything with parameters goes onto arrays, or is one of `_DIGITAL`.
 
-
-def _changes(
-    model: nn.Module, static: Physics, dynamic: Physics, instance: Instance
-) -> Iterator[_Change]:
-    index = 0
-
-    def linear(layer: nn.Linear, matrices: int = 1) -> NonIdealLinear:
-        nonlocal index
-        index += 1
-        return NonIdealLinear(layer, static, instance, index, matrices)
-
-    def walk(parent: nn.Module, where: str) -> Iterator[_Change]:
-        for name, child in list(parent.named_children()):
-            if type(child) is Attention:
-                parts: Any = child
-                products = NonIdealProducts(dynamic, instance, parts.num_heads)
-                qkv, proj = linear(parts.qkv, 3), linear(parts.proj)
-                yield _Change(parent, name, child, NonIdealAttention(child, qkv, proj, products))
-            elif isinstance(child, nn.Linear):
-                yield _Change(parent, name, child, linear(child))
-            elif any(True for _ in child.parameters(recurse=False)):
-                if not isinstance(child, _DIGITAL):
-                    raise ModelError(
-                        f"{where}.{name} is a {type(child).__name__}, which a chip cannot hold",
-                        hint="non-ideal accuracy knows linear layers, attention and norms",
-                    )
-            else:
-                yield from walk(child, f"{where}.{name}")
-                if isinstance(child, ReusedAttention) and hasattr(child, "v"):
-                    own = NonIdealProducts(dynamic, instance, child.num_heads, own_scores=False)
-                    yield _Change(child, "products", None, own)
-
-    for where, block in _encoders(model):
-        if isinstance(block, EncoderBlock | BertConsumer):
+    Raises:
+        ModelError: something does not.
+    """
+    if adapter.no_products:
+        raise ModelError(
+            f"{where} is {adapter.no_products}, whose attention's products cannot err here",
+            hint="non-ideal accuracy knows timm's attention",
+        )
+    on_arrays = {linear.path for linear in adapter.linears(block)}
+    for path, part in block.named_modules():
+        known = nn.Linear if path in on_arrays else _DIGITAL
+        if any(True for _ in part.parameters(recurse=False)) and not isinstance(part, known):
             raise ModelError(
-                f"{where} is an encoder of texts, whose attention's products cannot err here",
-                hint="non-ideal accuracy knows timm's attention",
+                f"{where}.{path} is a {type(part).__name__}, which a chip cannot hold",
+                hint="non-ideal accuracy knows linear layers, attention and norms",
             )
-        yield from walk(block, where)
+
+
+def _replace_products(state: _State, adapter: Adapter, block: nn.Module, dynamic: Physics) -> None:
+    """Before the linear layers, which an attention's stand-in shares with it."""
+    at = adapter.products(block)
+    if at is None:
+        return
+    products = NonIdealProducts(dynamic, state.instance, at.heads, own_scores="scores" in at.parts)
+    if at.stepwise is not block.get_submodule(at.path):
+        state.change(block, at.path, at.stepwise)
+    state.change(block, f"{at.path}.products", products)
+
+
+def _replace_linears(state: _State, adapter: Adapter, block: nn.Module, static: Physics) -> None:
+    for path, parts in adapter.linears(block):
+        layer = cast(nn.Linear, block.get_submodule(path))
+        index = 1 + sum(isinstance(change.new, NonIdealLinear) for change in state.changes)
+        new = NonIdealLinear(layer, static, state.instance, index, len(parts))
+        state.change(block, path, new)
 
 
 def _calibrate(model: nn.Module, images: Iterable[Tensor]) -> None:

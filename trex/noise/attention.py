@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from trex.errors import ModelError
-from trex.models.vit import Products, attention_output
+from trex.models.adapter import Products
 from trex.noise.array import exact_product, store
 from trex.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
 from trex.noise.coding import WeightCode, to_tiles
@@ -152,37 +149,3 @@ class NonIdealProducts(Products):
 def _by_head(products: nn.ModuleList, left_BHVI: Tensor, right_BHIO: Tensor) -> Tensor:
     pairs = zip(products, left_BHVI.unbind(1), right_BHIO.unbind(1), strict=True)
     return torch.stack([product(left, right) for product, left, right in pairs], dim=1)
-
-
-class NonIdealAttention(nn.Module):
-    """timm's `Attention` with its children, its two products computed by `products`."""
-
-    def __init__(
-        self, attention: Any, qkv: nn.Linear, proj: nn.Linear, products: Products
-    ) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
-        self.scale = attention.scale
-        self.qkv = qkv
-        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
-        self.attn_drop = attention.attn_drop
-        self.norm = attention.norm
-        self.proj, self.proj_drop = proj, attention.proj_drop
-        self.products = products
-        self.training = attention.training
-
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """(B, N, D) to (B, N, D).
-
-        Raises:
-            ModelError: a mask is given.
-        """
-        if attn_mask is not None or is_causal:
-            raise ModelError(
-                "non-ideal attention takes no mask", hint="evaluate without attention masks"
-            )
-        output, _ = attention_output(self, x, frozenset())
-        projected: Tensor = self.proj_drop(self.proj(output))
-        return projected

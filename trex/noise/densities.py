@@ -10,7 +10,7 @@ input bit, the sign's too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -19,19 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trex.architecture import Operation
+from trex.architecture import Architecture
 from trex.errors import DataError
-from trex.models.adapter import Adapter
-from trex.models.vit import Products
+from trex.models.adapter import Adapter, Products
 from trex.noise.calibrate import Extremes, signed_scale
 from trex.noise.coding import InputCode
 from trex.noise.physics import Encoding
+from trex.plan import Plan
+from trex.reuse.route import Route, encoders_of, run_model
 
 #: Two's complement, in the words of `trex.noise`.
 PRICED_ENCODING: Final[Encoding] = "offset"
-
-#: An attention's child that computes Q, K and V at once, where they have no modules of their own.
-_FUSED: Final = "qkv"
 
 
 def measure_densities(
@@ -47,7 +45,8 @@ def measure_densities(
 
     Q, K, V, the projection, the MLP's layers, stem and head by what enters their modules; scores
     by the queries, which stream through Kᵀ; context by the attention probabilities, which stream
-    through V. An operation whose input cannot be seen is left out. A convolution's pixels count
+    through V. An operation whose input cannot be seen is left out: the two products of a family
+    whose attention has no way to replace them. A convolution's pixels count
     once each: in how many windows they lie, and the padding's zeros, are not weighed.
 
     Two passes over the images, first for the steps, then for the bits; memory does not grow with
@@ -75,7 +74,7 @@ def measure_densities(
         for op in architecture.operations
         if op.macs
     }
-    with torch.no_grad(), _evaluating(model), _watching(model, architecture.operations, watched):
+    with torch.no_grad(), _evaluating(model), _watching(model, adapter, architecture, watched):
         if not _run(model, adapter, batches):
             raise DataError("there is no image to measure on", hint="give more images")
         for inputs in watched.values():
@@ -141,19 +140,11 @@ class _WatchedProducts(Products):
 
 
 def _run(model: nn.Module, adapter: Adapter, batches: Iterable[Tensor]) -> int:
-    """The adapter's steps, which ask an attention for its `products`; the number of images."""
-    blocks = [
-        b for name in adapter.containers(model) for b in model.get_submodule(name).children()
-    ]
+    """The executor's steps, which ask an attention for its `products`; the number of images."""
+    route = Route.of(Plan(), adapter.layout(model))
     n_images = 0
     for images in batches:
-        stream = adapter.stem(model, images)
-        for index, block in enumerate(blocks):
-            stream = adapter.before(block, stream)
-            output, _ = adapter.attend(block, stream, frozenset())
-            stream = adapter.after(block, adapter.merge(block, stream, output))
-            stream = adapter.between(model, index, stream)
-        adapter.head(model, stream)
+        run_model(model, adapter, route, images)
         n_images += len(images)
     return n_images
 
@@ -172,23 +163,44 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watching(
-    model: nn.Module, operations: Sequence[Operation], watched: dict[str, _Inputs]
+    model: nn.Module, adapter: Adapter, architecture: Architecture, watched: dict[str, _Inputs]
 ) -> Iterator[None]:
     """Show inputs to `watched` through hooks and stand-ins, all gone at the end."""
-    modules = dict(model.named_modules())
     with ExitStack() as cleanup:
-        for op in operations:
-            parent, _, own = op.name.rpartition(".")
-            if op.kind == "static_matmul":
-                fused = f"{parent}.{_FUSED}" if own in ("q", "k", "v") else ""
-                module = modules.get(op.name) or modules.get(fused)
-                if module is not None:
-                    hook = module.register_forward_pre_hook(_showing(watched[op.name]))
-                    cleanup.callback(hook.remove)
-            elif op.part == "context" and f"{parent}.scores" in watched and parent in modules:
-                watch = (watched[f"{parent}.scores"], watched[op.name])
-                cleanup.enter_context(_watched_products(modules[parent], *watch))
+        for name, module in _modules(model, adapter, architecture):
+            hook = module.register_forward_pre_hook(_showing(watched[name]))
+            cleanup.callback(hook.remove)
+        for encoder, (_, block) in zip(
+            architecture.encoders, encoders_of(model, adapter), strict=True
+        ):
+            at = adapter.products(block)
+            if at is not None:
+                by_part = {op.part: watched[op.name] for op in encoder.operations if op.macs}
+                attention = block.get_submodule(at.path)
+                watch = _watched_products(attention, by_part["scores"], by_part["context"])
+                cleanup.enter_context(watch)
         yield
+
+
+def _modules(
+    model: nn.Module, adapter: Adapter, architecture: Architecture
+) -> Iterator[tuple[str, nn.Module]]:
+    """What multiplies by weights: an operation's name, and the module that computes it."""
+    named = dict(model.named_modules())
+    encoders = {op.name for encoder in architecture.encoders for op in encoder.operations}
+    for op in architecture.operations:
+        if op.kind == "static_matmul" and op.name not in encoders and op.name in named:
+            yield op.name, named[op.name]
+    for encoder, (_, block) in zip(
+        architecture.encoders, encoders_of(model, adapter), strict=True
+    ):
+        paths: dict[str, list[str]] = {}
+        for linear in adapter.linears(block):
+            for part in linear.parts:
+                paths.setdefault(part, []).append(linear.path)
+        for op in encoder.operations:
+            if op.kind == "static_matmul":
+                yield op.name, block.get_submodule(paths[op.part].pop(0))
 
 
 @contextmanager

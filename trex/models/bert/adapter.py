@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, Encoder, Operation, vit_encoder
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, Consumer, Wanted, stages_of
+from trex.models.adapter import Adapter, Consumer, Linear, Wanted, stages_of
 from trex.models.bert.model import EncoderBlock, TextClassifier, keys_of, mask_of, masked
 from trex.models.vit import join_heads
 from trex.plan import Layout, ReusedTensor
@@ -50,6 +50,15 @@ _CHILDREN: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "output": {"dense": ("Linear",), "LayerNorm": ("LayerNorm",), "dropout": ("Dropout",)},
 }
 _PREFIXES: Final = ("Bert", "Roberta", "Electra")
+#: a layer's in order, with what each computes
+_LINEARS: Final = (
+    Linear("layer.attention.self.query", ("q",)),
+    Linear("layer.attention.self.key", ("k",)),
+    Linear("layer.attention.self.value", ("v",)),
+    Linear("layer.attention.output.dense", ("proj",)),
+    Linear("layer.intermediate.dense", ("fc1",)),
+    Linear("layer.output.dense", ("fc2",)),
+)
 
 
 class BertConsumer(Consumer):
@@ -108,6 +117,7 @@ class BertAdapter(Adapter):
     """`TextClassifier` on BERT, RoBERTa or ELECTRA."""
 
     family = "BERT, RoBERTa, ELECTRA (through trex.models.bert.from_transformers)"
+    no_products = "an encoder of texts"
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly TReX's class."""
@@ -204,6 +214,14 @@ class BertAdapter(Adapter):
     def projection(self, block: nn.Module) -> nn.Linear:
         """The attention's output layer."""
         return cast(nn.Linear, cast(Any, block).layer.attention.output.dense)
+
+    def linears(self, block: nn.Module) -> tuple[Linear, ...]:
+        """Of a whole layer."""
+        return _LINEARS
+
+    def class_tokens(self, model: nn.Module) -> int:
+        """The first token is what the classifier reads."""
+        return 1
 
     def make_consumer(
         self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool

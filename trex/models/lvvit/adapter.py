@@ -43,6 +43,7 @@ class LvvitAdapter(VitAdapter):
     """LV-ViT T, S, M and L."""
 
     family = "LV-ViT (lvvit_t, lvvit_s, lvvit_m, lvvit_l)"
+    classifies_patches = True
     _block_type = LVBlock
     _block_children = _BLOCK_CHILDREN
 
@@ -50,8 +51,18 @@ class LvvitAdapter(VitAdapter):
         """TReX's own class."""
         return type(model) is LVViT
 
+    def class_tokens(self, model: nn.Module) -> int:
+        """One; the auxiliary head reads the patches beside it."""
+        return 1
+
     def _reads_patches(self, model: nn.Module) -> str:
         return "LV-ViT's auxiliary head reads every patch"
+
+    def token_outputs(self, model: nn.Module, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """The class token's classifier and the auxiliary one, behind the final norm."""
+        lvvit = cast(LVViT, model)
+        tokens_BND = lvvit.norm(stream)
+        return lvvit.head(tokens_BND[:, 0]), lvvit.aux_head(tokens_BND[:, 1:])
 
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Convolutional stem, class token, positions."""
