@@ -93,7 +93,7 @@ def test_more_reuse_never_costs_more_under_paper(work, chip):
             assert getattr(before, field) <= getattr(original, field)
 
 
-@given(works(), chips, accountings, st.integers(1, 9))
+@given(joint_works(), chips, accountings, st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
 def test_twice_the_images_twice_the_energy(work, chip, accounting, images):
     cost = price(work, chip, accounting[0], schedule=accounting[1])
@@ -103,7 +103,7 @@ def test_twice_the_images_twice_the_energy(work, chip, accounting, images):
     assert seconds < twice_s <= 2 * seconds * (1 + 1e-12)
 
 
-@given(works(), chips)
+@given(joint_works(), chips)
 @settings(max_examples=30, deadline=None)
 def test_schedules_only_ever_help(work, chip):
     sequential, parallel, pipelined = (

@@ -10,7 +10,7 @@ import pytest
 
 from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import data_folder, shipped
-from trex.hardware import compare_schedules, load_chip, price, workload
+from trex.hardware import compare_schedules, load_chip, price, without_dead_rows, workload
 from trex.plan import Plan
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -81,6 +81,28 @@ def test_the_schedules_table():
         assert float(interval_ratio.rstrip("×")) == pytest.approx(ours.interval_ratio, abs=0.006)
         assert float(gain.rstrip("×")) == pytest.approx(ours.edap_gain, abs=0.006)
         assert stages == ", ".join(f"{n} {s:.0%}" for n, s in ours.largest_stages())
+
+
+def test_the_table_of_merged_tokens():
+    model = pytest.importorskip("trex.models.registry").architecture("deit_tiny_patch16_224")
+    merging = {"matching", "merging", "proportional"}
+    rows = table_after(PAGE, "| chip | plan | latency |")
+    for name, plan, latency, energy, area, gain, live_gain, share in rows:
+        chip = load_chip(name)
+        original, live, cost = (
+            price(workload(model, p), chip, "full")
+            for p in (None, without_dead_rows(model), Plan.parse(plan.strip("`")))
+        )
+        printed = [float(text.rstrip("×")) for text in (latency, energy, area)]
+        ours = [
+            getattr(cost, f) / getattr(original, f) for f in ("latency_s", "energy_j", "area_m2")
+        ]
+        assert printed == pytest.approx(ours, abs=6e-4)
+        gains = [of.edap_j_s_m2 / cost.edap_j_s_m2 for of in (original, live)]
+        assert [float(g.rstrip("×")) for g in (gain, live_gain)] == pytest.approx(gains, abs=6e-3)
+        layers = {op.name for op in cost.operations if op.part in merging}
+        spent = sum(s.latency_s for s in cost.shares if s.layer in layers) / cost.latency_s
+        assert float(share.rstrip(" %")) == pytest.approx(spent * 100, abs=0.06)
 
 
 def test_femtojoules_a_mac():
