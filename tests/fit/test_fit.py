@@ -347,3 +347,45 @@ def test_keys_name_candidates_in_files_and_never_change() -> None:
     assert candidate("5<-4 7<-6").key == "95c38c26052871ff"
     assert candidate("5<-4 7<-6", "none").key == "234b38ead2e8157c"
     assert len({c.key for c in CANDIDATES}) == len(CANDIDATES)
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "lvvit", "registers, averaged", "bert"])
+def test_joint_plans_are_fitted_and_measured_as_they_run(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    plan = Plan.parse("2<-1 3<-1:map/linear 4<-1:output/linear_own 0~1 2~1")
+    plans = [plan, Plan(plan.reuses), Plan(merges=plan.merges)]
+    if kind.reads_class:
+        plans.append(Plan.parse("2<-1 5<-1 0~1 5=class"))
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    with calibrated(model, images, tmp_path) as calibration:
+        results = fit_all(calibration, plans)
+    for one in plans:
+        variant = apply_fitted(kind.build(), results[one.key])
+        logits = logits_of(variant, images[N_FIT:])
+        assert distance(logits, results[one.key].logits) < 1e-4, one
+    assert results[plans[2].key].state == {}
+
+
+def test_a_dependence_is_found_on_merged_tokens(tmp_path: Path) -> None:
+    """What the original does is averaged over the tokens that became one, and aimed at."""
+    kind = KINDS["vit"]
+    model, images = linearly_dependent(kind), kind.images(N_FIT + N_MEASURE)
+    original = logits_of(model, images)[N_FIT:]
+    settings = FitSettings(batch_size=16, ridge=1e-9, shrink=1.0)
+    linear, none = (Plan.parse(f"5<-4:output/{name} 2~2") for name in ("linear", "none"))
+    with calibrated(model, images, tmp_path, settings) as calibration:
+        found = fit_all(calibration, [linear, none])
+    lost = {plan: distance(found[plan.key].logits, original) for plan in (linear, none)}
+    assert lost[linear] < 0.7 * lost[none]
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_fits_of_merged_plans_do_not_depend_on_batches(name: str, tmp_path: Path) -> None:
+    one = Plan.parse("2<-1 4<-1:map/linear 0~1 2~1")
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    logits = []
+    for size in (7, 40):
+        with calibrated(model, images, tmp_path, FitSettings(batch_size=size)) as calibration:
+            logits.append(fit_all(calibration, [one])[one.key].logits)
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)

@@ -254,3 +254,14 @@ def test_encoders_that_merge_alone_are_refused() -> None:
     model = apply_plan(KINDS["vit"].build(), "0~1")
     assert len(list(model.blocks.children())) == 6
     assert len(blocks_of(remove_plan(model))) == 6
+
+
+def test_the_first_tokens_as_a_state_s_tokens_by_hand() -> None:
+    rows = torch.arange(10.0).reshape(1, 5, 2)
+    groups = torch.tensor([[0, 1, 1, 2, 1]])
+    merged = State(torch.zeros(1, 3, 2), torch.tensor([[1.0, 3, 1]]), groups)
+    expected = torch.tensor([[[0.0, 1], [14 / 3, 17 / 3], [6, 7]]])
+    torch.testing.assert_close(merged.tokens_of(rows), expected)
+    class_rows = merged._replace(stream=torch.zeros(1, 1, 2))
+    torch.testing.assert_close(class_rows.tokens_of(rows), expected[:, :1])
+    assert torch.equal(State(torch.zeros(1, 5, 2)).tokens_of(rows), rows)

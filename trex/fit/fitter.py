@@ -105,8 +105,11 @@ class _Stored:
 
 
 def _parts(state: State) -> dict[_Part, Tensor]:
-    named = {"stream": state.stream, "sizes": state.sizes, "groups": state.groups}
-    return {**{part: value for part, value in named.items() if value is not None}, **state.kept}
+    parts: dict[_Part, Tensor] = {"stream": state.stream}
+    for part, value in (("sizes", state.sizes), ("groups", state.groups)):
+        if value is not None:
+            parts[part] = value
+    return {**parts, **{part: value for part, value in state.kept.items()}}
 
 
 class PlanFitter:
