@@ -12,9 +12,12 @@ from small_runs import Inputs, write_images
 from trex.cli import main
 from trex.compare import comparison, measure, trials
 from trex.compare.published import BACKBONES
+from trex.plan import Plan
 
 #: of the other models, those that the tests ask for
 FEW = tuple(b for b in BACKBONES if b.model in ("deit_small_patch16_224", "shvit_s1"))
+#: something to fit, something to merge, and dead rows
+BY_HAND = "1<-0:map/linear 2<-0 3<-0 4~1 5=class"
 CHEAP = ["compare", "--model", "deit_tiny_patch16_224", "--hw", "trex_fefet_32nm"]
 
 
@@ -36,7 +39,7 @@ def measured(inputs: Inputs, run: Path, out: Path, *more: str) -> list[str]:
     return [
         "compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
         "--data", str(inputs.labelled), "--calib", str(inputs.calib), "--calib-images", "8",
-        "--amp", "--run", str(run), "--out", str(out), *more,
+        "--amp", "--run", str(run), "--plan", BY_HAND, "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -54,7 +57,7 @@ def rows(out: Path) -> dict[str, dict]:
 
 def test_every_method_that_can_run_is_measured_beside_the_original(compared: Path) -> None:
     found = rows(compared)
-    running = ("TReX (a run)", "identity reuse", "map reuse", "attention skipping")
+    running = ("TReX (a run)", "TReX plan", "identity reuse", "map reuse", "attention skipping")
     for title in running:
         row = found[title]
         assert row["group"] == "within"
@@ -62,10 +65,11 @@ def test_every_method_that_can_run_is_measured_beside_the_original(compared: Pat
         assert row["measured"]["n"] == found["test_vit"]["measured"]["n"]
         assert row["measured"]["baseline_top1"] == found["test_vit"]["measured"]["top1"]
         assert row["published_top1"] is None
-    for title in ("ToMe merging", "EViT pruning"):  # of five tokens there is little to take
+    for title in ("ToMe merging", "EViT pruning", "no dead rows"):  # of five tokens
         assert found[title]["group"] == "beyond"
         assert found[title]["note"] == "cannot reach the limit"
         assert found[title]["measured"] is None
+    assert found["DiffRate counts"]["note"] == "no published counts for test_vit"
     for title in ("DynamicViT", "weight sharing", "ReTransformer", "shvit_s1"):
         assert found[title]["measured"] is None
     assert found["shvit_s1"]["published_top1"] == 72.8
@@ -121,6 +125,57 @@ def test_closed_form_trex_without_a_run(inputs: Inputs, capsys) -> None:
     assert found["TReX linear"]["encoders"]
 
 
+def test_plans_by_hand_are_measured_and_fitted_where_they_can_be(inputs: Inputs, capsys) -> None:
+    plans = ("1~1 3~1 5=class", "2<-1 4~1", "5<-4:map/none 3<-2:output/none")
+    flags = [
+        "compare", *inputs.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.99x",
+        "--data", str(inputs.labelled), "--methods", "class_rows", "--json",
+        *(part for plan in plans for part in ("--plan", plan)),
+    ]  # fmt: skip
+
+    def found(*more: str) -> dict[str, dict]:
+        assert main([*flags, *more]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert all(row["title"] == "TReX plan" for row in rows if row["method"] == "plan")
+        return {row["plan"]: row for row in rows if row["method"] == "plan"}
+
+    merged, fitted, as_it_is = (str(Plan.parse(plan)) for plan in plans)
+    rows = found()
+    assert list(rows) == [merged, fitted, as_it_is]
+    assert rows[fitted]["measured"] is None
+    assert rows[fitted]["note"].startswith("priced only")
+    rows = found("--calib", str(inputs.calib))
+    assert all(row["measured"]["n"] > 0 for row in rows.values())
+    assert rows[fitted]["note"] == "fitted in closed form on 16 images"
+    assert rows[merged]["note"] == rows[as_it_is]["note"] == ""
+    assert rows[merged]["setting"] == "2 merge, class rows"
+    assert rows[fitted]["setting"] == "1 reuse, 1 merge"
+
+
+def test_gains_are_given_over_the_original_with_and_without_dead_rows(capsys) -> None:
+    assert main([*CHEAP, "--methods", "class_rows", "tome", "--plan", "3~40", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accounting"] == "full"
+    rows = {row["title"]: row for row in result["rows"]}
+    original = rows["deit_tiny_patch16_224"]["estimate"]
+    trimmed = rows["no dead rows"]["estimate"]
+    assert rows["deit_tiny_patch16_224"]["without_dead_rows"]["latency_s"] == trimmed["latency_s"]
+    assert rows["no dead rows"]["plan"] == "11=class"
+    assert trimmed["edap_gain_without_dead_rows"] == pytest.approx(1)
+    assert original["edap_gain_without_dead_rows"] < original["edap_gain"] == 1
+    for row in rows.values():
+        gains = row["estimate"]["edap_gain"], row["estimate"]["edap_gain_without_dead_rows"]
+        assert gains[0] / gains[1] == pytest.approx(trimmed["edap_gain"])
+
+
+def test_without_class_rows_there_is_one_gain(capsys) -> None:
+    assert main([*CHEAP[:2], "lvvit_t", *CHEAP[3:], "--methods", "class_rows", "tome"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  no dead rows: LV-ViT's auxiliary head reads every patch" in lines
+    column = lines[2].index("live")
+    assert {line[column : column + 4].strip() for line in lines[4:5]} == {"-"}
+
+
 def test_without_data_nothing_is_measured(capsys) -> None:
     assert main([*CHEAP, "--methods", "tome", "evit", "retransformer", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["rows"]
@@ -133,7 +188,8 @@ def test_without_data_the_lowest_edap_within_the_limit_is_marked(capsys) -> None
     assert main([*CHEAP, "--accounting", "paper", "--methods", *methods]) == 0
     lines = capsys.readouterr().out.splitlines()
     start, end = lines.index("within the limit:"), lines.index("cannot reach the limit:")
-    gains = {line: float(line.split("x")[3]) for line in lines[start + 1 : end]}
+    column = lines[start - 3].index("EDAP")
+    gains = {line: float(line[column : column + 4]) for line in lines[start + 1 : end]}
     marked = [line for line in lines[: end + 2] if line.startswith("e ")]
     assert marked == [max(gains, key=lambda line: gains[line])]
     assert any(line.startswith("e lowest EDAP within the limit: ") for line in lines)
@@ -159,6 +215,9 @@ def test_paper_accounting_has_no_price_for_what_it_does_not_know(capsys) -> None
         (["--max-latency", "fast"], "--max-latency", "0.6x"),
         (["--model", "shvit_s1"], "not made of like encoders", "ViT"),
         (["--run", "nowhere"], "nowhere has no manifest.json", "trex search"),
+        (["--plan", "3~120"], "encoder 3 merges 120 pairs of 197 tokens; at most 98", "fewer"),
+        (["--plan", "5=class"], "encoder 5 cannot compute its class rows only", "11=class"),
+        (["--plan", "merge"], "'merge' is not part of a plan", "encoder~pairs"),
     ],
 )
 def test_bad_input(more: list[str], message: str, hint: str, capsys) -> None:

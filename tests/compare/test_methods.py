@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import VIT_KINDS
+from tiny_models import KINDS, VIT_KINDS, logits_of
+from torch import nn
 
 from trex.architecture import Architecture
 from trex.compare import tokens
 from trex.compare.methods import closest_from_below, spread
+from trex.compare.planned import Planned
 from trex.compare.published import TRAINED, published_of, trained_of
 from trex.compare.registry import METHODS
 from trex.compare.subject import Subject, subject
-from trex.compare.variants import variant
+from trex.compare.variants import has_class_token, running, variant
 from trex.errors import ModelError
 from trex.hardware import load_chip, workload
 from trex.models.registry import LoadedModel, adapter_of, architecture, architecture_of
@@ -27,6 +29,13 @@ RUNNING = ("trex", "identity_reuse", "map_reuse")
 
 def on_chip(name: str, accounting: str = "paper", chip: str = "trex_fefet_32nm") -> Subject:
     return subject(architecture(name), 22_050_664, load_chip(chip), accounting)  # type: ignore[arg-type]
+
+
+def loaded_of(model: nn.Module) -> LoadedModel:
+    return LoadedModel(
+        name="tiny", arguments={}, model=model, adapter=adapter_of(model), weights_source="random",
+        weights_sha256="", report=None,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +119,31 @@ def test_options_of_the_chip_change_the_price_under_full(name: str) -> None:
     assert full.price(METHODS[name], 1) != full.original()
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["vit", "registers, averaged", "lvvit", "bert"])
+def test_a_method_is_refused_with_a_reason_or_has_a_price_and_runs(name: str, kind: str) -> None:
+    model, method = KINDS[kind].build(), METHODS[name]
+    priced = subject(architecture_of(model, "tiny"), 10**6, load_chip("trex_fefet_32nm"), "full")
+    class_token = has_class_token(model)
+    if method.refusal(priced.model) or (method.one_class_token and not class_token):
+        assert name in ("diffrate", "class_rows", "evit", "dynamicvit")
+        return
+    loaded, images = loaded_of(model), KINDS[kind].images()
+    settings = list(method.settings(priced.model))
+    for setting in {settings[0], settings[len(settings) // 2], settings[-1]}:
+        assert priced.price(method, setting).edap_mj_ms_mm2 > 0
+        if isinstance(method, Planned):
+            found = logits_of(running(loaded, method.plan(priced.model, setting)), images)
+        elif method.accuracy == "loaded":
+            first = 0 if name == "attention_skip" else 1
+            chosen = spread(priced.model, int(setting), first) if method.chooses else ()
+            found = logits_of(variant(loaded, method, setting, chosen), images)
+        else:
+            continue
+        assert found.shape == logits_of(model, images).shape
+        assert found.isfinite().all()
+
+
 @pytest.mark.parametrize("name", RUNNING)
 @pytest.mark.parametrize("kind", ["vit", "layer scale"])
 def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> None:
@@ -117,12 +151,8 @@ def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> No
     whole = sum(p.numel() for p in model.parameters())
     priced = subject(architecture_of(model, "tiny"), whole, load_chip("trex_fefet_32nm"), "full")
     method = METHODS[name]
-    loaded = LoadedModel(
-        name="tiny", arguments={}, model=model, adapter=adapter_of(model), weights_source="random",
-        weights_sha256="", report=None,
-    )  # fmt: skip
-    running = variant(loaded, method, 2, spread(priced.model, 2))
-    count = sum(p.numel() for p in running.parameters())
+    made = variant(loaded_of(model), method, 2, spread(priced.model, 2))
+    count = sum(p.numel() for p in made.parameters())
     # LayerScale has no operation of its own: it is folded into a consumer's projection
     folded = 2 * 48 if kind == "layer scale" else 0
     assert priced.price(method, 2).parameters == count + folded

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import VIT_KINDS, Kind
+from tiny_models import KINDS, TEXT_KINDS, VIT_KINDS, Kind, logits_of
 from torch import nn
 
 from trex.compare import tokens
-from trex.compare.merging import merge_pairs
-from trex.compare.stepped import MergedTokens, PrunedTokens, SkippedAttention, fuse_inattentive
+from trex.compare.planned import TomeMerging
+from trex.compare.stepped import PrunedTokens, SkippedAttention, fuse_inattentive
 from trex.compare.variants import has_class_token
-from trex.models.registry import adapter_of
+from trex.models.registry import adapter_of, architecture_of
+from trex.reuse import apply_plan
 
 #: with a class token that the head reads, and one such token
 TOKEN_KINDS = {
@@ -22,17 +24,18 @@ TOKEN_KINDS = {
                 "lvvit")
 }  # fmt: skip
 
+RUN_KINDS = {**TOKEN_KINDS, **TEXT_KINDS}
+
 
 def unchanged(model: nn.Module) -> list[nn.Module]:
     adapter = adapter_of(model)
     return [
         SkippedAttention(model, adapter, ()),
         PrunedTokens(model, adapter, (1, 3), 1.0),
-        MergedTokens(model, adapter, 0),
     ]
 
 
-@pytest.mark.parametrize("kind", TOKEN_KINDS.values(), ids=TOKEN_KINDS)
+@pytest.mark.parametrize("kind", RUN_KINDS.values(), ids=RUN_KINDS)
 def test_changing_nothing_is_the_original(kind: Kind) -> None:
     model, images = kind.build(), kind.images()
     with torch.no_grad():
@@ -42,11 +45,23 @@ def test_changing_nothing_is_the_original(kind: Kind) -> None:
             torch.testing.assert_close(variant(images), original, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", VIT_KINDS.values(), ids=VIT_KINDS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_one_class_token_is_told_from_others(kind: Kind) -> None:
-    assert has_class_token(kind.build()) is (kind in TOKEN_KINDS.values() or kind.name in (
+    assert has_class_token(kind.build()) is (kind in RUN_KINDS.values() or kind.name in (
         "test_vit", "vit_tiny_r_s16_p8_224",
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TEXT_KINDS.values(), ids=TEXT_KINDS)
+def test_padding_is_pruned_first_and_counts_for_nothing(kind: Kind) -> None:
+    """Of 9 tokens the first text has 4 of padding: 4 kept of 8, then 2 of 5, lose words last."""
+    model, texts = kind.build(), kind.images()
+    adapter = adapter_of(model)
+    found = logits_of(PrunedTokens(model, adapter, (1,), 0.5), texts)
+    assert found.isfinite().all()
+    # the words of the first text are kept, and only padding is fused: nothing
+    torch.testing.assert_close(found[0], logits_of(model, texts)[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[1], logits_of(model, texts)[1], atol=1e-3)
 
 
 def seen(model: nn.Module, variant: nn.Module, images: torch.Tensor) -> list[tuple[int, int]]:
@@ -64,9 +79,7 @@ def seen(model: nn.Module, variant: nn.Module, images: torch.Tensor) -> list[tup
         variant(images)
     for hook in hooks:
         hook.remove()
-    # ToMe's keys are computed a second time
-    attention = counts["qkv"][:: len(counts["qkv"]) // len(counts["fc1"])]
-    return list(zip(attention, counts["fc1"], strict=True))
+    return list(zip(counts["qkv"], counts["fc1"], strict=True))
 
 
 def test_what_runs_is_what_is_priced() -> None:
@@ -75,7 +88,9 @@ def test_what_runs_is_what_is_priced() -> None:
     adapter = adapter_of(model)
     ran = seen(model, PrunedTokens(model, adapter, tokens.stages(6), 0.6), images)
     assert ran == tokens.evit_counts(6, 37, 0.6)
-    assert seen(model, MergedTokens(model, adapter, 4), images) == tokens.tome_counts(6, 37, 4)
+    merged = apply_plan(deepcopy(model), TomeMerging().plan(architecture_of(model, "tiny"), 4))
+    counted = TomeMerging().work(architecture_of(model, "tiny"), 4).tokens
+    assert seen(merged, merged, images) == list(counted)
 
 
 def test_skipping_an_encoders_attention_is_silencing_its_projection() -> None:
@@ -87,43 +102,6 @@ def test_skipping_an_encoders_attention_is_silencing_its_projection() -> None:
         nn.init.zeros_(model.blocks[2].attn.proj.weight)  # type: ignore[index]
         nn.init.zeros_(model.blocks[2].attn.proj.bias)  # type: ignore[index]
         torch.testing.assert_close(found, model(images))
-
-
-def test_the_likest_pair_is_merged() -> None:
-    # tokens 0, 2, 4 against 1, 3; the class token 0 is like 1 but protected, 4 is like 3
-    metric = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, 1.0]]])
-    stream = torch.tensor([[[0.0], [1.0], [2.0], [3.0], [9.0]]])
-    sizes = torch.tensor([[1.0, 1.0, 1.0, 1.0, 2.0]])
-    merged, left = merge_pairs(stream, sizes, metric, 1)
-    # left of the first set: 0 and 2; the second: 1, and 3 with 4
-    assert merged.flatten().tolist() == [0.0, 2.0, 1.0, 7.0]
-    assert left.tolist() == [[1.0, 1.0, 1.0, 3.0]]
-
-
-@pytest.mark.parametrize("r", [1, 3, 100])
-def test_merging_keeps_the_class_token_and_the_weighted_sum(r: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    stream = torch.randn(3, 17, 5, generator=generator)
-    sizes = torch.randint(1, 4, (3, 17), generator=generator).float()
-    metric = torch.randn(3, 17, 4, generator=generator)
-    merged, left = merge_pairs(stream, sizes, metric, r)
-    assert merged.shape[1] == left.shape[1] == 17 - min(r, 8)
-    torch.testing.assert_close(merged[:, 0], stream[:, 0])
-    torch.testing.assert_close(left.sum(1), sizes.sum(1))
-    torch.testing.assert_close(
-        (merged * left[..., None]).sum(1), (stream * sizes[..., None]).sum(1)
-    )
-
-
-def test_equal_tokens_can_be_merged_without_a_trace() -> None:
-    """Proportional attention: two tokens merged weigh as much as both did."""
-    kind = VIT_KINDS["vit"]
-    model = kind.build()
-    model.pos_embed.data[:, 1:] = model.pos_embed.data[:, 1:2]  # type: ignore[index]
-    images = torch.full((1, 3, 32, 32), 0.3)
-    with torch.no_grad():
-        merged = MergedTokens(model, adapter_of(model), 1)(images)
-        torch.testing.assert_close(merged, model(images), rtol=1e-4, atol=1e-4)
 
 
 def test_the_rest_is_fused_by_its_attention() -> None:

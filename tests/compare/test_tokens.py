@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from trex.architecture import Architecture, vit_encoder
+from trex.architecture import Architecture, Operation, vit_encoder
 from trex.compare import tokens
-from trex.compare.methods import DynamicVit, EvitPruning, TomeMerging
-from trex.hardware import load_chip, price, workload
+from trex.compare.methods import DynamicVit, EvitPruning
+from trex.compare.planned import TomeMerging
+from trex.hardware import load_chip, price
 from trex.models.registry import architecture
 
 
@@ -25,18 +28,13 @@ def test_evit_counts_by_hand() -> None:
     assert counts[-1] == (72, 72)
 
 
-def test_tome_counts_by_hand() -> None:
-    assert tokens.tome_counts(3, 10, 3) == [(10, 7), (7, 4), (4, 3)]
-
-
 def test_dynamicvit_counts_by_hand() -> None:
     counts = tokens.dynamicvit_counts(12, 197, 0.7)
     assert [counts[i][0] for i in (0, 3, 6, 9)] == [197, 138, 97, 68]
 
 
 @pytest.mark.parametrize("counts", [
-    tokens.evit_counts(12, 197, 1.0), tokens.tome_counts(12, 197, 0),
-    tokens.dynamicvit_counts(12, 197, 1.0),
+    tokens.evit_counts(12, 197, 1.0), tokens.dynamicvit_counts(12, 197, 1.0),
 ])  # fmt: skip
 def test_keeping_all_tokens_is_the_original(deit_s: Architecture, counts: tokens.Counts) -> None:
     assert tokens.with_tokens(deit_s, counts) == deit_s
@@ -92,11 +90,14 @@ def test_later_settings_are_never_slower(deit_s: Architecture, method, accountin
     assert latencies == sorted(latencies, reverse=True)
 
 
-def test_the_choice_of_tokens_is_priced_under_full_alone(deit_s: Architecture) -> None:
-    chip = load_chip("trex_fefet_32nm")
-    with_choice = TomeMerging().work(deit_s, 8)
-    alone = workload(tokens.with_tokens(deit_s, tokens.tome_counts(12, 197, 8)))
+@pytest.mark.parametrize("method", [EvitPruning(), DynamicVit()])
+def test_what_chooses_tokens_is_priced_under_full_alone(deit_s: Architecture, method) -> None:
+    chip, work = load_chip("trex_fefet_32nm"), method.work(deit_s, 0.7)
+    bare = replace(work, body=tuple(op for op in work.body if not chooses(op)))
     for accounting, dearer in (("paper", False), ("full", True)):
-        ours, bare = (price(work, chip, accounting) for work in (with_choice, alone))
-        assert (ours.latency_s > bare.latency_s) is dearer
-        assert (ours.area_m2 > bare.area_m2) is dearer
+        ours, theirs = (price(of, chip, accounting) for of in (work, bare))
+        assert (ours.latency_s > theirs.latency_s) is dearer
+
+
+def chooses(item: object) -> bool:
+    return isinstance(item, Operation) and item.part == "token_choice"

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", dest="runs", nargs="+", default=[], type=Path, metavar="DIR",
         help="TReX variants: run folders, fine-tunings, bundles",
     )  # fmt: skip
+    parser.add_argument(
+        "--plan", dest="plans", action="append", default=[], metavar="PLAN",
+        help='a plan by hand, "3~40 6~40 11=class"; repeatable',
+    )  # fmt: skip
     parser.add_argument("--data", metavar="DATASET", help="labelled images to measure on")
     parser.add_argument(
         "--calib", metavar="DATASET", help="images to choose encoders with; never those of --data"
@@ -100,12 +104,15 @@ def prepare(args: argparse.Namespace) -> Question:
     from trex.errors import DataError
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of, create, load
+    from trex.plan import Plan
     from trex.search.budget import Limit
 
     methods = check_names(args.methods or NAMES)
     limit = Limit.parse("latency", args.max_latency)
+    plans = tuple(dict.fromkeys(map(Plan.parse, args.plans)))
     chip = load_chip(args.hw)
     loaded = images = calibration = fitting = None
+    sizes = {name: getattr(args, name) for name in ("num_classes", "img_size", "tokens")}
     if args.data is None:
         for flag in ("calib", "class_map", "weights"):
             if getattr(args, flag) is not None:
@@ -113,13 +120,10 @@ def prepare(args: argparse.Namespace) -> Question:
                     f"--{flag.replace('_', '-')} is for measuring, and there is no --data",
                     hint="add --data with labelled images, or leave it out",
                 )
-        sizes = {"num_classes": args.num_classes, "img_size": args.img_size}
         model = create(args.model, device="meta", **sizes)
     else:
         _arguments.check_sources(args.data, args.calib)
-        loaded = load(
-            args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
-        )
+        loaded = load(args.model, weights=args.weights, **sizes)
         model = loaded.model
         config = _arguments.data_config(args, model)
         classes = getattr(model, "num_classes", None)
@@ -135,6 +139,8 @@ def prepare(args: argparse.Namespace) -> Question:
         chip,
         args.accounting,
     )
+    for plan in plans:
+        plan.validate(compared.model.layout)
     limit_s = limit.absolute(compared.original().latency_s)
     weights_sha256 = loaded.weights_sha256 if loaded else None
     given = tuple(read_given(path, compared, weights_sha256, limit_s) for path in args.runs)
@@ -146,6 +152,7 @@ def prepare(args: argparse.Namespace) -> Question:
         limit_s=limit_s,
         methods=methods,
         given=given,
+        plans=plans,
         loaded=loaded,
         images=images,
         calibration=calibration,
@@ -183,5 +190,7 @@ def _write(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row]
 
     kept = {**result, "command": ["trex", *sys.argv[1:]], "versions": versions()}
     write_atomic(args.out / "compare.json", json.dumps(kept, indent=2) + "\n")
-    files = write_table(args.out / "compare", ("csv", "md", "tex"), *table_rows(rows))
+    files = write_table(
+        args.out / "compare", ("csv", "md", "tex"), *table_rows(rows, result["accounting"])
+    )
     return [str(file) for file in (args.out / "compare.json", *files)]

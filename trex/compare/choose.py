@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from trex.compare.methods import AttentionSkip, Encoders, FittedReuse, Method, Reuse
 from trex.compare.variants import num_encoders, variant
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.models.registry import LoadedModel
-from trex.reuse.fit import Calibration, Candidate, FitSettings, FittedPlan, PlanFitter
+from trex.plan import Plan
 from trex.search.records import mean_kl
 
 #: Losses of sets of encoders, in their order.
@@ -103,11 +105,11 @@ def choose_fitted(
         with _bar(method, len(free), count) as bar:
 
             def losses(sets: Sequence[Encoders]) -> list[float]:
-                found = {}
-                for fitted in PlanFitter(part).fit([_candidate(method, s) for s in sets]):
-                    found[fitted.candidate.key] = mean_kl(fitted.logits, original)
+                plans, found = [method.plan(s) for s in sets], {}
+                for fitted in PlanFitter(part).fit(plans):
+                    found[fitted.plan] = mean_kl(fitted.logits, original)
                     bar.update()
-                return [found[_candidate(method, s).key] for s in sets]
+                return [found[plan] for plan in plans]
 
             return greedy(free, count, losses)
     finally:
@@ -115,26 +117,17 @@ def choose_fitted(
 
 
 def fit_plan(
-    loaded: LoadedModel,
-    method: FittedReuse,
-    encoders: Encoders,
-    images: Iterable[Tensor],
-    scratch: Path,
+    loaded: LoadedModel, plan: Plan, images: Iterable[Tensor], scratch: Path
 ) -> FittedPlan:
-    """The plan of these encoders, fitted on batches of images (B, C, H, W)."""
+    """A plan, fitted on batches of images (B, C, H, W)."""
     whole = Calibration(
         loaded.model, loaded.adapter, images, settings=FitSettings(), scratch=scratch
     )
     try:
-        (fitted,) = PlanFitter(whole).fit([_candidate(method, encoders)])
+        (fitted,) = PlanFitter(whole).fit([plan])
     finally:
         whole.close()
     return fitted
-
-
-def _candidate(method: FittedReuse, encoders: Encoders) -> Candidate:
-    plan = method.plan(encoders)
-    return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, method.transform))
 
 
 def _bar(method: Method, free: int, count: int) -> tqdm[Any]:

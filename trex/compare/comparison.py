@@ -6,18 +6,22 @@ Estimates (prices), measurements and published accuracies are kept in fields of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from trex.compare.backbones import price_backbone
 from trex.compare.given import Given
 from trex.compare.measure import Measured
 from trex.compare.methods import Encoders, FittedReuse, Method, closest_from_below
+from trex.compare.planned import Planned
 from trex.compare.published import BACKBONES, published_of, trained_of
-from trex.compare.question import Group, Question, Row
+from trex.compare.question import BEYOND_LIMIT, Group, Question, Row
 from trex.compare.registry import BACKBONES_NAME, METHODS
-from trex.compare.trials import Trials
+from trex.compare.trials import Trials, has_fit
 from trex.errors import TrexError
-from trex.plan import ReusePlan
+from trex.hardware import workload
+from trex.plan import Plan
+
+_BY_HAND: Final = "TReX plan"
 
 
 def compare(question: Question) -> list[Row]:
@@ -44,9 +48,10 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Every row, in the table's order."""
         chosen = [METHODS[name] for name in self._question.methods if name in METHODS]
-        plans = [ReusePlan.parse(given.plan) for given in self._question.given]
-        searched = {reuse.tensor for plan in plans for reuse in plan}
-        of_methods = [self._given(given) for given in self._question.given]
+        given = self._question.given
+        searched = {reuse.tensor for one in given for reuse in one.plan.reuses}
+        of_methods = [self._given(one) for one in given]
+        of_methods += [self._plan(plan) for plan in self._question.plans]
         of_methods += [
             self._method(method)
             for method in chosen
@@ -74,6 +79,7 @@ class Comparison:
             method="original",
             title=self._subject.model.model,
             price=self._subject.original(),
+            without_dead_rows=self._subject.trimmed(),
             measured=of_original,
             published_top1=own.top1 if own else None,
             source=own.source if own else "",
@@ -81,13 +87,12 @@ class Comparison:
 
     def _given(self, given: Given) -> Row:
         measured = self._trials.given(given) if self._trials else None
-        consumers = len(given.plan.split())
         return Row(
             group="within" if given.within else "beyond",
             method="trex",
             title=given.title,
-            setting=f"{consumers} reuse",
-            encoders=f"{given.plan or 'no reuse'} ({given.transform})",
+            setting=summary(given.plan),
+            plan=str(given.plan),
             price=given.price,
             finetuned=given.trained,
             measured=measured,
@@ -95,14 +100,44 @@ class Comparison:
             note=given.note,
         )
 
+    def _plan(self, plan: Plan) -> Row:
+        """A plan by hand."""
+        price = self._subject.price_work(workload(self._subject.model, plan))
+        measured, note = None, ""
+        if self._trials is not None:
+            measured = self._trials.plan(plan, f"{_BY_HAND} {plan}")
+        if has_fit(plan):
+            images = self._question.fitting
+            note = (
+                f"fitted in closed form on {len(images)} images"
+                if measured is not None and images is not None
+                else "priced only: its transforms are fitted where --data and --calib are given"
+            )
+        return Row(
+            group="within" if price.within(self._question.limit_s) else "beyond",
+            method="plan",
+            title=_BY_HAND,
+            setting=summary(plan),
+            plan=str(plan),
+            price=price,
+            measured=measured,
+            source=METHODS["trex"].source if plan.reuses else "",
+            note=note,
+        )
+
+    def _refusal(self, method: Method) -> str:
+        """Why a method cannot be priced, or nothing."""
+        model, accounting = self._subject.model, self._subject.accounting
+        if method.full_only and accounting != "full":
+            return f"{accounting} accounting has no term for it"
+        if method.one_class_token and not self._question.class_token:
+            return f"{model.model} has no single class token to prune by"
+        return method.refusal(model)
+
     def _method(self, method: Method) -> Row:
         subject, limit_s = self._subject, self._question.limit_s
-        if method.full_only and subject.accounting != "full":
-            note = f"{subject.accounting} accounting has no term for it"
-            return self._row(method, "unpriced", note=note)
-        if method.one_class_token and not self._question.class_token:
-            note = f"{subject.model.model} has no single class token to prune and merge by"
-            return self._row(method, "unpriced", note=note)
+        if refusal := self._refusal(method):
+            return self._row(method, "unpriced", note=refusal)
         setting, within = closest_from_below(
             method.settings(subject.model),
             lambda setting: subject.price(method, setting).latency_s,
@@ -112,14 +147,16 @@ class Comparison:
         measured = None
         if within and self._trials is not None and method.accuracy == "loaded":
             encoders, measured = self._trials.method(method, setting)
+        notes = (method.note(subject.model), "" if within else BEYOND_LIMIT)
         return self._row(
             method,
             "within" if within else "beyond",
             setting=method.label(setting),
             encoders=" ".join(map(str, encoders)),
+            plan=str(method.plan(subject.model, setting)) if isinstance(method, Planned) else "",
             price=subject.price(method, setting),
             measured=measured,
-            note="" if within else "cannot reach the limit",
+            note="; ".join(filter(None, notes)),
         )
 
     def _row(self, method: Method, group: Group, **fields: Any) -> Row:
@@ -164,3 +201,13 @@ class Comparison:
                 )
             )
         return rows
+
+
+def summary(plan: Plan) -> str:
+    """How much a plan does, in words: `5 reuse, 3 merge, class rows`."""
+    parts = (
+        f"{plan.n_reuse} reuse" if plan.reuses else "",
+        f"{len(plan.merges)} merge" if plan.merges else "",
+        "class rows" if plan.rows else "",
+    )
+    return ", ".join(filter(None, parts)) or "nothing done"

@@ -14,10 +14,11 @@ from trex.errors import RunError
 from trex.export.bundle import CONFIG, load_bundle, load_config
 from trex.hardware import workload
 from trex.models.registry import LoadedModel
+from trex.plan import Plan
 from trex.search.pick import pick_variant
 from trex.search.ranking import best_record
-from trex.search.records import candidate_of
 from trex.search.run import Run
+from trex.stored import read_plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +27,7 @@ class Given:
 
     Attributes:
         title: names the folder.
-        plan: in text.
-        transform: of its consumers.
+        plan: what it runs.
         trained: whether it was fine-tuned.
         within: whether it is within the latency limit.
         identity: changes with its weights.
@@ -36,8 +36,7 @@ class Given:
     """
 
     title: str
-    plan: str
-    transform: str
+    plan: Plan
     trained: bool
     price: Price
     within: bool
@@ -75,7 +74,7 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
             hint="run the same `trex search` command again; it goes on where it stopped",
         )
     prices = [_price(subject, record) for record in records]
-    fits = [i for i, price in enumerate(prices) if price.latency_s <= limit_s * (1 + 1e-9)]
+    fits = [i for i, price in enumerate(prices) if price.within(limit_s)]
     if fits:
         record = best_record([records[i] for i in fits])
     else:
@@ -90,8 +89,7 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     pick = "best" if best else record["plan"]
     return Given(
         title=f"TReX ({path.resolve().name})",
-        plan=record["plan"],
-        transform=record["transform"],
+        plan=read_plan(record),
         trained=False,
         price=_price(subject, record),
         within=bool(fits),
@@ -114,11 +112,10 @@ def _of_bundle(
     price = _price(subject, config)
     return Given(
         title=f"TReX ({name})",
-        plan=config["plan"],
-        transform="+".join(sorted(set(config["transforms"].values()))) or "none",
+        plan=read_plan(config),
         trained=trained,
         price=price,
-        within=price.latency_s <= limit_s * (1 + 1e-9),
+        within=price.within(limit_s),
         identity=config["weights_sha256"],
         note="",
         load=lambda original: load_bundle(folder),
@@ -126,8 +123,7 @@ def _of_bundle(
 
 
 def _price(subject: Subject, record: dict[str, Any]) -> Price:
-    candidate = candidate_of(record)
-    return subject.price_work(workload(subject.model, candidate.plan, candidate.transforms))
+    return subject.price_work(workload(subject.model, read_plan(record)))
 
 
 def _check(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
-from trex.architecture import Architecture, Encoder, Operation, Transform
+from trex.architecture import Architecture, Encoder, Operation
 from trex.compare import tokens
 from trex.hardware import Chip, Cost, Workload, workload
-from trex.plan import ReusedTensor, ReusePlan
+from trex.plan import Plan, ReusedTensor, Transform
 
 #: What an encoder without its attention branch lacks.
 _BRANCH: Final = frozenset({
@@ -35,7 +35,8 @@ class Method(ABC):
         source: where it is from.
         full_only: whether the published equations have no term for what it changes.
         chooses: whether somebody must say which encoders.
-        one_class_token: whether it needs a model with exactly one class token.
+        one_class_token: whether it needs a model with exactly one class token, and no other
+            tokens beside its patches.
         accuracy: `loaded`: it runs on the loaded weights; `trained`: only training makes it of
             use; `exact`: it computes what the original does.
     """
@@ -59,6 +60,14 @@ class Method(ABC):
     @abstractmethod
     def work(self, model: Architecture, setting: float) -> Workload:
         """What is left to do."""
+
+    def refusal(self, model: Architecture) -> str:
+        """Why a model cannot be treated so; empty where it can."""
+        return ""
+
+    def note(self, model: Architecture) -> str:
+        """What a reader of its row should know, or nothing."""
+        return ""
 
     def chip(self, chip: Chip) -> Chip:
         """The chip as the method wants it built."""
@@ -91,11 +100,11 @@ class Reuse(Method):
 
     def work(self, model: Architecture, setting: float) -> Workload:
         """Evenly spread consumers: where they are changes no price."""
-        return workload(model, self.plan(spread(model, int(setting))), self.transform)
+        return workload(model, self.plan(spread(model, int(setting))))
 
-    def plan(self, encoders: Encoders) -> ReusePlan:
+    def plan(self, encoders: Encoders) -> Plan:
         """These encoders as consumers of their nearest producers."""
-        return ReusePlan.nearest(encoders, self.tensor)
+        return Plan.nearest(encoders, self.tensor, self.transform)
 
 
 class FittedReuse(Reuse):
@@ -191,30 +200,6 @@ class EvitPruning(Method):
         encoders = model.encoders
         counts = tokens.evit_counts(len(encoders), encoders[0].tokens, setting)
         added = {e.index: tokens.evit_operations(e, *counts[e.index]) for e in encoders}
-        return workload(tokens.with_tokens(model, counts, added))
-
-
-class TomeMerging(Method):
-    """Pairs of like tokens become one."""
-
-    name = "tome"
-    title = "ToMe merging"
-    source = "ToMe (arXiv 2210.09461), with proportional attention"
-    one_class_token = True
-
-    def settings(self, model: Architecture) -> Sequence[float]:
-        """Pairs an encoder."""
-        return range(1, model.encoders[0].tokens // 2 + 1)
-
-    def label(self, setting: float) -> str:
-        """How many pairs."""
-        return f"r {setting:.0f}"
-
-    def work(self, model: Architecture, setting: float) -> Workload:
-        """The counts, and the matching."""
-        encoders = model.encoders
-        counts = tokens.tome_counts(len(encoders), encoders[0].tokens, int(setting))
-        added = {e.index: tokens.tome_operations(e, *counts[e.index]) for e in encoders}
         return workload(tokens.with_tokens(model, counts, added))
 
 

@@ -1,7 +1,7 @@
-"""Accuracies that others report: of other backbones, and of methods after their training.
+"""What others report: accuracies of other backbones and of methods after training, token counts.
 
-All are ImageNet-1k top-1 in percent on the whole validation set, as printed by their source; none
-is measured here, and they never stand in a column of measured ones.
+Accuracies are ImageNet-1k top-1 in percent on the whole validation set, as printed by their
+source; none is measured here, and they never stand in a column of measured ones.
 """
 
 from __future__ import annotations
@@ -69,6 +69,17 @@ TRAINED: Final = (
     TrainedMethod("lvvit_s", "trex_block", 9, 80.0, f"{_TREX}, L-8, no noise"),
 )
 
+#: DiffRate (arXiv 2305.17997): model, billions of multiply-accumulates, tokens behind each encoder
+#: of 197 that enter the first
+_DIFFRATE: Final[dict[str, dict[float, tuple[int, ...]]]] = {
+    "deit_tiny_patch16_224": {
+        0.8: (197, 196, 190, 172, 154, 125, 107, 96, 84, 78, 70, 3),
+        0.6: (197, 187, 167, 139, 114, 90, 76, 66, 57, 45, 37, 3),
+    },
+    "deit_small_patch16_224": {2.9: (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3)},
+}
+DIFFRATE_TOKENS: Final = 197
+
 
 def base_name(model: str) -> str:
     """A timm name without prefix and tag: `timm/deit_tiny_patch16_224.fb_in1k`."""
@@ -84,3 +95,8 @@ def published_of(model: str) -> Backbone | None:
 def trained_of(model: str) -> tuple[TrainedMethod, ...]:
     """What methods reached on a model after training."""
     return tuple(point for point in TRAINED if point.model == base_name(model))
+
+
+def diffrate_counts(model: str) -> dict[float, tuple[int, ...]]:
+    """The token counts DiffRate found for a model, by billions of multiply-accumulates."""
+    return _DIFFRATE.get(base_name(model), {})

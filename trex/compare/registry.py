@@ -16,8 +16,8 @@ from trex.compare.methods import (
     IdentityReuse,
     MapReuse,
     Method,
-    TomeMerging,
 )
+from trex.compare.planned import ClassRows, DiffRate, TomeMerging
 from trex.config import did_you_mean
 from trex.errors import ModelError
 
@@ -25,8 +25,8 @@ METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
         FittedReuse(), FittedMapReuse(), BlockReuse(), IdentityReuse(), MapReuse(),
-        AttentionSkip(), TomeMerging(), EvitPruning(), DynamicVit(), WeightSharing(),
-        ReTransformer(), FusedQk(), DepthFirstSoftmax(),
+        AttentionSkip(), TomeMerging(), DiffRate(), ClassRows(), EvitPruning(), DynamicVit(),
+        WeightSharing(), ReTransformer(), FusedQk(), DepthFirstSoftmax(),
     )
 }  # fmt: skip
 

@@ -1,24 +1,30 @@
-"""Models run encoder by encoder through their adapter, with something else done on the way.
+"""Models whose encoders do on the way what no plan says: leave attention out, drop tokens.
 
-Only the adapter's steps and the encoders' own children are called; no forward is copied. The
-original's modules are used as they are, so a `Stepped` costs no weights of its own.
+The executor runs them (`trex.reuse.route`), with something else in the place of its step; no
+forward is copied. The original's modules are used as they are, so a `Stepped` costs no weights of
+its own.
 
-Letters: B images, N tokens, D width, H heads, E width of a head.
+Letters: B images, N tokens, D width, H heads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from trex.compare.merging import merge_pairs
 from trex.compare.methods import Encoders
 from trex.compare.tokens import kept_tokens
-from trex.models.adapter import Adapter, Consumer
-from trex.models.vit import split_heads
+from trex.models.adapter import Adapter
+from trex.plan import Plan
+from trex.reuse.route import Kept, Passed, Route, State, Step, attend, enter, leave, run_model
+
+#: keeps the mean of nothing (padding) at nothing
+_LEAST: Final = 1e-12
 
 
 class Stepped(nn.Module, ABC):
@@ -33,27 +39,22 @@ class Stepped(nn.Module, ABC):
         super().__init__()
         self.model = model
         self.adapter = adapter
-        self.blocks: list[nn.Module] = [
-            block
-            for name in adapter.containers(model)
-            for block in cast(nn.Sequential, model.get_submodule(name))
-        ]
+        self.route = Route.of(Plan(), adapter.layout(model))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        stream = self.adapter.stem(self.model, images)
-        # what a token stands for: one patch, until tokens are merged
-        sizes = torch.ones(stream.shape[:2], dtype=stream.dtype, device=stream.device)
-        for index, block in enumerate(self.blocks):
-            stream, sizes = self.encoder(index, block, stream, sizes)
-            stream = self.adapter.between(self.model, index, stream)
-        return self.adapter.head(self.model, stream)
+        return run_model(self.model, self.adapter, self.route, images, run=self.step)[1]
 
     @abstractmethod
-    def encoder(
-        self, index: int, block: nn.Module, stream: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From an encoder's input (B, N, D) and its tokens' sizes (B, N) to the next one's."""
+    def step(
+        self,
+        plain: Callable[..., Passed],
+        adapter: Adapter,
+        block: nn.Module,
+        step: Step,
+        state: State,
+    ) -> Passed:
+        """One encoder; `plain`, given the others, does what the original does."""
 
 
 class SkippedAttention(Stepped):
@@ -63,16 +64,19 @@ class SkippedAttention(Stepped):
         super().__init__(model, adapter)
         self.encoders = encoders
 
-    def encoder(
-        self, index: int, block: nn.Module, stream: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def step(
+        self,
+        plain: Callable[..., Passed],
+        adapter: Adapter,
+        block: nn.Module,
+        step: Step,
+        state: State,
+    ) -> Passed:
         """Only the MLP and its residual where the encoder skips."""
-        adapter = self.adapter
-        stream = adapter.before(block, stream)
-        if index not in self.encoders:
-            output, _ = adapter.attend(block, stream, frozenset())
-            stream = adapter.merge(block, stream, output)
-        return adapter.after(block, stream), sizes
+        if step.index not in self.encoders:
+            return plain(adapter, block, step, state)
+        entered = enter(adapter, block, step, state)
+        return Passed(entered, entered, leave(adapter, block, step, entered, None))
 
 
 class PrunedTokens(Stepped):
@@ -95,54 +99,29 @@ class PrunedTokens(Stepped):
         self.encoders = encoders
         self.keep = keep
 
-    def encoder(
-        self, index: int, block: nn.Module, stream: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def step(
+        self,
+        plain: Callable[..., Passed],
+        adapter: Adapter,
+        block: nn.Module,
+        step: Step,
+        state: State,
+    ) -> Passed:
         """The pruning stands between attention and MLP."""
-        adapter = self.adapter
-        stream = adapter.before(block, stream)
-        kept = kept_tokens(stream.shape[1], self.keep)
-        if index not in self.encoders or kept >= stream.shape[1] - 1:
-            output, _ = adapter.attend(block, stream, frozenset())
-            return adapter.after(block, adapter.merge(block, stream, output)), sizes
-        output, tensors = adapter.attend(block, stream, frozenset({"map"}))
-        merged = adapter.merge(block, stream, output)
-        pruned = fuse_inattentive(merged, tensors["map"][:, :, 0, 1:].mean(dim=1), kept)
-        return adapter.after(block, pruned), sizes[:, : pruned.shape[1]]
-
-
-class MergedTokens(Stepped):
-    """ToMe: every encoder merges pairs of tokens whose keys are alike.
-
-    Attention is proportional: softmax(QKᵀ/√E + log s), which is the plain map times the sizes s,
-    normalised again; the values are multiplied by a `map` consumer made of the block.
-
-    Args:
-        model: a ViT with one class token, the first.
-        adapter: of its family.
-        r: pairs an encoder merges.
-    """
-
-    def __init__(self, model: nn.Module, adapter: Adapter, r: int) -> None:
-        super().__init__(model, adapter)
-        self.r = r
-        self.consumers = nn.ModuleList(
-            adapter.make_consumer(block, "map", nn.Identity(), own_input=False).eval()
-            for block in self.blocks
-        )
-
-    def encoder(
-        self, index: int, block: nn.Module, stream: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The merging stands between attention and MLP."""
-        adapter, consumer = self.adapter, cast(Consumer, self.consumers[index])
-        stream = adapter.before(block, stream)
-        _, tensors = adapter.attend(block, stream, frozenset({"map"}))
-        weighted = tensors["map"] * sizes[:, None, None, :]
-        proportional = weighted / weighted.sum(dim=-1, keepdim=True)
-        attended = consumer.merge(stream, consumer.features(stream, proportional))
-        merged, sizes = merge_pairs(attended, sizes, mean_keys(block, stream), self.r)
-        return adapter.after(block, merged), sizes
+        tokens = state.stream.shape[1]
+        kept = kept_tokens(tokens, self.keep)
+        if step.index not in self.encoders or kept >= tokens - 1:
+            return plain(adapter, block, step, state)
+        entered = enter(adapter, block, step, state)
+        own_map: Kept = (step.index, "map")
+        offering = replace(step, offers=frozenset({"map"}), live=frozenset({own_map}))
+        attended, _ = attend(adapter, block, offering, entered)
+        attention_BP = attended.kept[own_map][:, :, 0, 1:].mean(dim=1)
+        pruned = State(fuse_inattentive(attended.stream, attention_BP, kept))
+        if (sizes := attended.sizes) is not None:
+            fused = fuse_inattentive(sizes[..., None], attention_BP, kept)
+            pruned = pruned._replace(sizes=fused.squeeze(-1))
+        return Passed(entered, attended, leave(adapter, block, step, pruned, None))
 
 
 def fuse_inattentive(stream_BND: Tensor, attention_BP: Tensor, kept: int) -> Tensor:
@@ -161,16 +140,7 @@ def fuse_inattentive(stream_BND: Tensor, attention_BP: Tensor, kept: int) -> Ten
 
     rest = order[:, kept:]
     weights = attention_BP.gather(1, rest)[..., None]
-    fused = (picked(rest) * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+    total = weights.sum(dim=1, keepdim=True).clamp_min(_LEAST)
+    fused = (picked(rest) * weights).sum(dim=1, keepdim=True) / total
     attentive = picked(order[:, :kept].sort(dim=1).values)
     return torch.cat((stream_BND[:, :1], attentive, fused), dim=1)
-
-
-def mean_keys(block: nn.Module, stream_BND: Tensor) -> Tensor:
-    """A ViT block's keys, averaged over its heads, (B, N, E)."""
-    parts = cast(Any, block)
-    attention = parts.attn
-    _, key_BHNE, _ = split_heads(
-        attention.qkv(parts.norm1(stream_BND)), attention.num_heads, attention.head_dim
-    )
-    return cast(Tensor, attention.k_norm(key_BHNE)).mean(dim=1)

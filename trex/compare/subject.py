@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trex.architecture import Architecture
 from trex.compare.methods import Method, parameters
 from trex.errors import ModelError
-from trex.hardware import Accounting, Chip, Cost, Workload, price, workload
+from trex.hardware import Accounting, Chip, Cost, Workload, price, without_dead_rows, workload
 from trex.units import EDAP_MJ_MS_MM2
 
 
@@ -26,6 +26,10 @@ class Price:
         """Energy × latency × area, in the TReX paper's unit."""
         return self.latency_s * self.energy_j * self.area_m2 * EDAP_MJ_MS_MM2
 
+    def within(self, limit_s: float) -> bool:
+        """Whether it takes no longer; equal work differs in the last digits."""
+        return self.latency_s <= limit_s * (1 + 1e-9)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
@@ -43,6 +47,11 @@ class Subject:
     def original(self) -> Price:
         """The original's price."""
         return self.price_work(workload(self.model))
+
+    def trimmed(self) -> Price | None:
+        """The original's without dead rows; None where its head reads all of them."""
+        plan = without_dead_rows(self.model)
+        return None if plan is None else self.price_work(workload(self.model, plan))
 
     def price(self, method: Method, setting: float) -> Price:
         """What a method costs at a setting."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from trex.compare.question import Group, Row
+from trex.compare.question import BEYOND_LIMIT, Group, Row
+from trex.compare.subject import Price
 from trex.report.tables import Row as Cells
 from trex.report.tables import aligned, percent, points
 from trex.units import significant
@@ -19,6 +21,11 @@ _HEADINGS: Final[dict[Group, str]] = {
     "trained": "as published, trained",
     "models": "other models",
 }
+
+
+#: of lines for terminals
+_WIDTH: Final = 100
+_LEAST_NAME: Final = 16
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
@@ -36,33 +43,40 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every row; estimates under `estimate`, measurements under `measured`."""
-    original, best = _original(rows), best_row(rows)
+    """Every row; estimates under `estimate`, measurements under `measured`.
+
+    EDAP gains are over the original as loaded, and over the original without dead rows: null
+    where its head reads every row.
+    """
+    best = best_row(rows)
     result = []
     for row in rows:
         fields = asdict(row)
         del fields["price"]
-        if row.price is not None:
-            assert original is not None
-            fields["estimate"] = {
-                **asdict(row.price),
-                "edap_mj_ms_mm2": row.price.edap_mj_ms_mm2,
-                "latency_ratio": row.price.latency_s / original.latency_s,
-                "energy_ratio": row.price.energy_j / original.energy_j,
-                "area_ratio": row.price.area_m2 / original.area_m2,
-                "edap_gain": original.edap_mj_ms_mm2 / row.price.edap_mj_ms_mm2,
-            }
-        else:
-            fields["estimate"] = None
+        fields["estimate"] = None if row.price is None else _estimate(row.price, rows)
         result.append({**fields, "best": row is best})
     return result
+
+
+def _estimate(price: Price, rows: Sequence[Row]) -> dict[str, Any]:
+    original = _original(rows)
+    gain, gain_trimmed = _gains(price, rows)
+    return {
+        **asdict(price),
+        "edap_mj_ms_mm2": price.edap_mj_ms_mm2,
+        "latency_ratio": price.latency_s / original.latency_s,
+        "energy_ratio": price.energy_j / original.energy_j,
+        "area_ratio": price.area_m2 / original.area_m2,
+        "edap_gain": gain,
+        "edap_gain_without_dead_rows": gain_trimmed,
+    }
 
 
 def text_table(rows: Sequence[Row]) -> list[str]:
     """At most 100 columns; `*` marks what keeps most, `e` the lowest EDAP within the limit."""
     best, cheapest = best_row(rows), _cheapest(rows)
-    head = ("method", "lat.", "energy", "area", "EDAP", "Mpar", "GMAC", "top-1", "change",
-            "publ.")  # fmt: skip
+    head: Cells = ("method", "lat.", "energy", "area", "EDAP", "live", "Mpar", "GMAC", "top-1",
+                   "change", "publ.")  # fmt: skip
     body: list[Cells] = []
     headings: dict[int, str] = {}
     group: Group = "original"
@@ -74,10 +88,10 @@ def text_table(rows: Sequence[Row]) -> list[str]:
             headings[len(body)] = _HEADINGS[group]
         mark = "*" if row is best else "e" if row is cheapest else " "
         body.append((
-            f"{mark} {_cut(_name(row), 28)}", *_ratios(row, rows), *_measurement(row),
+            f"{mark} {_name(row)}", *_ratios(row, rows), *_measurement(row),
             "-" if row.published_top1 is None else f"{row.published_top1:.1f}",
         ))  # fmt: skip
-    lines = aligned(head, body)
+    lines = _aligned(head, body)
     shown = lines[:2]
     for number, line in enumerate(lines[2:]):
         if number in headings:
@@ -86,13 +100,21 @@ def text_table(rows: Sequence[Row]) -> list[str]:
     return shown
 
 
+def _aligned(head: Cells, body: Sequence[Cells]) -> list[str]:
+    """A table; names are cut where it would be too wide."""
+    others = aligned(head[1:], [row[1:] for row in body], left=())
+    room = max(_LEAST_NAME, _WIDTH - len(others[1]) - 2)
+    return aligned(head, [(_cut(row[0], room), *row[1:]) for row in body])
+
+
 def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
-    """What the columns are, who wins, and what each row's encoders are."""
+    """What the columns are, who wins, and what each row's encoders and plans are."""
     measured = next((row.measured for row in rows if row.measured), None)
     lines = [
         f"Estimates, {accounting} accounting: lat., energy, area as shares of the original's, "
         "EDAP how",
-        "many times lower. Mpar, GMAC: millions of parameters, billions of multiply-accumulates.",
+        "many times lower; live: EDAP against the original without dead rows, where it has any.",
+        "Mpar, GMAC: millions of parameters, billions of multiply-accumulates.",
         "publ.: top-1 % on all of ImageNet as published, after training; never measured here.",
     ]
     if measured is not None:
@@ -103,18 +125,27 @@ def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
         ]
     lines += ["", *verdict(rows)]
     details = [
-        f"{_name(row)}: {row.encoders}" for row in rows if row.encoders and row.group != "original"
+        f"{_name(row)}: {row.encoders or row.plan}"
+        for row in rows
+        if (row.encoders or row.plan) and row.group != "original"
     ]
-    lines += ["", "encoders:", *(f"  {line}" for line in details)] if details else []
-    notes = [f"{row.title}: {row.note}" for row in rows if row.note and row.group != "beyond"]
-    return [*lines, *(["", *notes] if notes else [])]
+    notes = [f"{_name(row)}: {row.note}" for row in rows if row.note and row.note != BEYOND_LIMIT]
+    for title, told in (("encoders and plans:", details), ("notes:", notes)):
+        lines += ["", title, *(part for line in told for part in _wrapped(line))] if told else []
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
     """Who wins, in words."""
-    original = _original(rows)
     best, cheapest = best_row(rows), _cheapest(rows)
-    if original is None or cheapest is None:
+    if cheapest is None:
         return ["no method is within the limit"]
     lines = []
     if best is not None and best.measured is not None:
@@ -123,32 +154,32 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             f"{points(best.measured.difference)} points."
         )
     assert cheapest.price is not None
-    gain = original.edap_mj_ms_mm2 / cheapest.price.edap_mj_ms_mm2
+    gain, _ = _gains(cheapest.price, rows)
     mark = "*" if cheapest is best else "e"
     lines.append(f"{mark} lowest EDAP within the limit: {_name(cheapest)}, {gain:.2f}x lower.")
     return lines
 
 
-def table_rows(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
+def table_rows(rows: Sequence[Row], accounting: str) -> tuple[Cells, list[Cells]]:
     """Head and rows for CSV, Markdown and LaTeX; every price in full."""
-    original = _original(rows)
+    original, by = _original(rows), f"(estimate, {accounting})"
     head = (
-        "group", "method", "setting", "latency ms (estimate)", "latency ratio (estimate)",
-        "energy uJ (estimate)", "area mm2 (estimate)", "EDAP mJ*ms*mm2 (estimate)",
-        "EDAP gain (estimate)", "parameters M", "GMAC", "measured top-1 %",
-        "measured change, points", "95 % low", "95 % high", "images", "published top-1 %",
-        "source",
+        "group", "method", "setting", "encoders or plan", f"latency ms {by}",
+        f"latency ratio {by}", f"energy uJ {by}", f"area mm2 {by}", f"EDAP mJ*ms*mm2 {by}",
+        f"EDAP gain {by}", f"EDAP gain over the original without dead rows {by}",
+        "parameters M", "GMAC", "measured top-1 %", "measured change, points", "95 % low",
+        "95 % high", "images", "published top-1 %", "source",
     )  # fmt: skip
     body: list[Cells] = []
     for row in rows:
         price, measured = row.price, row.measured
-        prices: Cells = ("-",) * 8
-        if price is not None and original is not None:
+        prices: Cells = ("-",) * 9
+        if price is not None:
             prices = (
                 significant(price.latency_s * 1e3), f"{price.latency_s / original.latency_s:.3f}",
                 significant(price.energy_j * 1e6), significant(price.area_m2 * 1e6),
                 significant(price.edap_mj_ms_mm2),
-                f"{original.edap_mj_ms_mm2 / price.edap_mj_ms_mm2:.3f}",
+                *("-" if gain is None else f"{gain:.3f}" for gain in _gains(price, rows)),
                 f"{price.parameters / 1e6:.2f}", f"{price.macs / 1e9:.3f}",
             )  # fmt: skip
         found: Cells = ("-",) * 5
@@ -160,8 +191,8 @@ def table_rows(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
             )  # fmt: skip
         trained = "-" if row.published_top1 is None else f"{row.published_top1:.1f}"
         body.append((
-            _HEADINGS[row.group] or "original", row.title, row.setting or "-", *prices, *found,
-            trained, row.source or "-",
+            _HEADINGS[row.group] or "original", row.title, row.setting or "-",
+            row.encoders or row.plan or "-", *prices, *found, trained, row.source or "-",
         ))  # fmt: skip
     return head, body
 
@@ -174,8 +205,19 @@ def _cheapest(rows: Sequence[Row]) -> Row | None:
     )
 
 
-def _original(rows: Sequence[Row]) -> Any:
-    return next(row.price for row in rows if row.group == "original")
+def _original(rows: Sequence[Row]) -> Price:
+    """The original's price: it heads every table."""
+    price = next(row.price for row in rows if row.group == "original")
+    assert price is not None
+    return price
+
+
+def _gains(price: Price, rows: Sequence[Row]) -> tuple[float, float | None]:
+    """How many times lower an EDAP is than the original's, and than that without dead rows."""
+    trimmed = next((row.without_dead_rows for row in rows if row.without_dead_rows), None)
+    edap = price.edap_mj_ms_mm2
+    gain = _original(rows).edap_mj_ms_mm2 / edap
+    return gain, None if trimmed is None else trimmed.edap_mj_ms_mm2 / edap
 
 
 def _name(row: Row) -> str:
@@ -186,12 +228,12 @@ def _name(row: Row) -> str:
 def _ratios(row: Row, rows: Sequence[Row]) -> Cells:
     original, price = _original(rows), row.price
     if price is None:
-        return ("-",) * 6
+        return ("-",) * 7
     return (
-        f"{price.latency_s / original.latency_s:.2f}x",
-        f"{price.energy_j / original.energy_j:.2f}x",
-        f"{price.area_m2 / original.area_m2:.2f}x",
-        f"{original.edap_mj_ms_mm2 / price.edap_mj_ms_mm2:.2f}x",
+        f"{price.latency_s / original.latency_s:.2f}",
+        f"{price.energy_j / original.energy_j:.2f}",
+        f"{price.area_m2 / original.area_m2:.2f}",
+        *("-" if gain is None else f"{gain:.2f}" for gain in _gains(price, rows)),
         f"{price.parameters / 1e6:.1f}",
         f"{price.macs / 1e9:.2f}",
     )

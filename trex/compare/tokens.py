@@ -1,9 +1,10 @@
-"""Models with fewer tokens from encoder to encoder, as operations: pruning and merging, priced.
+"""Models that drop tokens from encoder to encoder, as operations: pruning, priced.
 
-A token counts where it is computed on: `Counts` says, for every encoder, how many tokens enter its
-attention and how many its MLP. What chooses the tokens (matching, ranking, a predictor) is an
-operation of its own behind the encoder it works in, so that `full` accounting prices it; the
-published equations of `paper` have no term for it.
+A plan merges tokens and drops none, so pruning has its counts here. A token counts where it is
+computed on: `Counts` says, for every encoder, how many tokens enter its attention and how many its
+MLP. What chooses the tokens (ranking, a predictor) is an operation of its own behind the encoder
+it works in, so that `full` accounting prices it; the published equations of `paper` have no term
+for it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from trex.architecture import Architecture, Encoder, Operation
 
 #: For every encoder: tokens in its attention, tokens in its MLP.
 Counts = Sequence[tuple[int, int]]
-
-#: Parts of an encoder behind the place where tokens are dropped or merged.
-_AFTER: Final = frozenset({"norm2", "fc1", "activation", "fc2", "residual2"})
 
 
 def stages(num_encoders: int) -> tuple[int, int, int]:
@@ -46,18 +43,6 @@ def kept_tokens(tokens: int, keep: float) -> int:
     return math.ceil(round(keep * (tokens - 1), 9))
 
 
-def tome_counts(
-    num_encoders: int, tokens: int, r: int, protected: int = 1
-) -> list[tuple[int, int]]:
-    """ToMe: every encoder merges `r` pairs, at most half of the tokens (arXiv 2210.09461)."""
-    counts = []
-    for _ in range(num_encoders):
-        before = tokens
-        tokens -= min(r, (tokens - protected) // 2)
-        counts.append((before, tokens))
-    return counts
-
-
 def dynamicvit_counts(num_encoders: int, tokens: int, keep: float) -> list[tuple[int, int]]:
     """DynamicViT: three predictors leave keep, keep², keep³ of the patches (arXiv 2106.02034)."""
     patches, at, counts = tokens - 1, stages(num_encoders), []
@@ -75,9 +60,10 @@ def with_tokens(
     counts: Counts,
     added: Mapping[int, Sequence[Operation]] | None = None,
 ) -> Architecture:
-    """The model with other token counts.
+    """The model with fewer tokens.
 
-    What follows the encoders works on the tokens, or on the patches, that are left.
+    What follows the encoders works on the tokens, or on the patches, that are left; pruned ones
+    come back nowhere.
 
     Args:
         model: of encoders that all have the same tokens.
@@ -92,7 +78,7 @@ def with_tokens(
         if isinstance(item, Encoder):
             if item.index == 0:
                 body.extend(added.get(-1, ()))
-            body.append(_with_counts(item, *counts[item.index]))
+            body.append(item.at(*counts[item.index]))
             body.extend(added.get(item.index, ()))
         elif body and any(isinstance(done, Encoder) for done in body):
             body.append(_scaled(item, first.tokens, left))
@@ -113,30 +99,6 @@ def evit_operations(encoder: Encoder, before: int, after: int) -> tuple[Operatio
         _pointwise(f"{name}.weighted", "multiply", fused, encoder.dim),
         _pointwise(f"{name}.fused", "sum", 1, encoder.dim, fused),
     )
-
-
-def tome_operations(encoder: Encoder, before: int, after: int) -> tuple[Operation, ...]:
-    """ToMe's matching: mean keys, their norms, how alike both halves are, the merging."""
-    if before == after:
-        return ()
-    name = f"blocks.{encoder.index}.tome"
-    width, half, merged = encoder.dim // encoder.heads, before // 2, before - after
-    return (
-        _pointwise(f"{name}.metric", "mean", before, width, encoder.heads),
-        _pointwise(f"{name}.norm", "vector_norm", before, 1, width),
-        _pointwise(f"{name}.unit", "divide", before, width),
-        Operation(
-            name=f"{name}.similarity", kind="dynamic_matmul", part="token_choice",
-            vectors=before - half, in_features=width, out_features=half,
-        ),
-        _pointwise(f"{name}.best", "max", before - half, 1, half),
-        _pointwise(f"{name}.top", "compare", 1, before - half),
-        _pointwise(f"{name}.sizes", "multiply", 2 * merged, encoder.dim),
-        _pointwise(f"{name}.merge", "add", merged, encoder.dim),
-        _pointwise(f"{name}.divide", "divide", merged, encoder.dim),
-        # proportional attention adds every token's logarithm of its size to all scores
-        _pointwise(f"{name}.proportional", "add", encoder.heads * before, before),
-    )  # fmt: skip
 
 
 def dynamicvit_operations(encoder: Encoder, tokens: int) -> tuple[Operation, ...]:
@@ -168,18 +130,6 @@ def _pointwise(name: str, function: str, vectors: int, width: int, combined: int
         name=name, kind="elementwise", part="token_choice", vectors=vectors,
         out_features=width, in_features=combined, function=function,
     )  # fmt: skip
-
-
-def _with_counts(encoder: Encoder, before: int, after: int) -> Encoder:
-    operations = []
-    for op in encoder.operations:
-        changed = replace(op, vectors=after if op.part in _AFTER else before)
-        if op.part in ("scores", "softmax"):
-            changed = replace(changed, out_features=before)
-        elif op.part == "context":
-            changed = replace(changed, in_features=before)
-        operations.append(changed)
-    return replace(encoder, tokens=before, operations=tuple(operations))
 
 
 def _scaled(op: Operation, tokens: int, left: int) -> Operation:

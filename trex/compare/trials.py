@@ -17,10 +17,12 @@ from trex.compare.choose import choose_encoders, choose_fitted, fit_plan
 from trex.compare.given import Given
 from trex.compare.measure import Evaluation, Measured
 from trex.compare.methods import AttentionSkip, Encoders, FittedReuse, Method, spread
+from trex.compare.planned import Planned
 from trex.compare.question import Question
-from trex.compare.variants import variant
+from trex.compare.variants import running, variant
+from trex.fit.fitter import apply_fitted
 from trex.models.registry import LoadedModel
-from trex.reuse.fit import apply_fitted
+from trex.plan import Plan
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 
 _logger = logging.getLogger(__name__)
@@ -53,13 +55,28 @@ class Trials:
 
     def given(self, given: Given) -> Measured:
         """A variant that was made before."""
-        of = {"given": given.identity, "plan": given.plan}
+        of = {"given": given.identity, "plan": str(given.plan)}
         return self._measured(of, lambda: given.load(self._loaded), given.title)
+
+    def plan(self, plan: Plan, title: str) -> Measured | None:
+        """A plan on the loaded weights, fitted where it has something to fit.
+
+        None where it would have to be fitted, and there is nothing to fit on.
+        """
+        if not has_fit(plan):
+            return self._measured({"plan": str(plan)}, lambda: running(self._loaded, plan), title)
+        images = self._question.fitting
+        if images is None:
+            return None
+        of = {"plan": str(plan), "fitting": dataset_fingerprint(images)}
+        return self._measured(of, lambda: self._fit(plan, images), title)
 
     def method(self, method: Method, setting: float) -> tuple[Encoders, Measured | None]:
         """The encoders a method works on, and its measurement, where it can be made."""
         if isinstance(method, FittedReuse):
             return self._fitted(method, int(setting))
+        if isinstance(method, Planned):
+            return (), self.plan(method.plan(self._question.subject.model, setting), method.title)
         encoders: Encoders = ()
         if method.chooses:
             encoders = self._encoders(method, int(setting))
@@ -98,19 +115,18 @@ class Trials:
             with _scratch() as scratch:
                 return list(choose_fitted(self._loaded, method, count, self._pixels, scratch))
 
-        def running() -> nn.Module:
-            pixels = (batch.images for batch in batches(images, _BATCH))
-            with _scratch() as scratch:
-                fitted = fit_plan(self._loaded, method, tuple(consumers), pixels, scratch)
-            return apply_fitted(deepcopy(self._loaded.model), fitted)
-
         key = {
             "fitted": method.name, "count": count, "fitting": dataset_fingerprint(images),
             **self._calibrated(calibration),
         }  # fmt: skip
-        consumers = self._question.kept.get(key, choose)
-        measured = self._measured({**key, "consumers": consumers}, running, method.title)
-        return tuple(consumers), measured
+        consumers = tuple(self._question.kept.get(key, choose))
+        return consumers, self.plan(method.plan(consumers), method.title)
+
+    def _fit(self, plan: Plan, images: ImageSet) -> nn.Module:
+        pixels = (batch.images for batch in batches(images, _BATCH))
+        with _scratch() as scratch:
+            fitted = fit_plan(self._loaded, plan, pixels, scratch)
+        return apply_fitted(deepcopy(self._loaded.model), fitted)
 
     def _measured(self, of: dict[str, Any], make: Callable[[], nn.Module], label: str) -> Measured:
         evaluation = self._evaluation
@@ -128,6 +144,11 @@ class Trials:
         """The images to choose with in batches, decoded once."""
         assert self._question.calibration is not None
         return [batch.images for batch in batches(self._question.calibration, _BATCH)]
+
+
+def has_fit(plan: Plan) -> bool:
+    """Whether a plan has projections that only a fit makes of use."""
+    return any(reuse.transform != "none" for reuse in plan.reuses)
 
 
 @contextmanager

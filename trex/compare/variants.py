@@ -6,12 +6,17 @@ from copy import deepcopy
 
 from torch import nn
 
-from trex.compare.methods import AttentionSkip, Encoders, EvitPruning, Method, Reuse, TomeMerging
-from trex.compare.stepped import MergedTokens, PrunedTokens, SkippedAttention
+from trex.compare.methods import AttentionSkip, Encoders, EvitPruning, Method, Reuse
+from trex.compare.stepped import PrunedTokens, SkippedAttention
 from trex.compare.tokens import stages
 from trex.models.registry import LoadedModel, adapter_of
-from trex.models.vit import VitAdapter
-from trex.reuse import apply_reuse
+from trex.plan import Plan
+from trex.reuse import apply_plan
+
+
+def running(loaded: LoadedModel, plan: Plan) -> nn.Module:
+    """A plan on a copy of the original, nothing fitted."""
+    return apply_plan(deepcopy(loaded.model), plan, keep_originals=False)
 
 
 def variant(
@@ -21,34 +26,28 @@ def variant(
 
     Args:
         loaded: the original.
-        method: one that can run without training.
+        method: one that can run without training and is not a plan already.
         setting: the method's.
         encoders: those that reuse or skip.
     """
     model, adapter = loaded.model, loaded.adapter
     if isinstance(method, Reuse):
-        return apply_reuse(
-            deepcopy(model), method.plan(encoders), method.transform, keep_originals=False
-        )
+        return running(loaded, method.plan(encoders))
     if isinstance(method, AttentionSkip):
         return SkippedAttention(model, adapter, encoders)
-    if isinstance(method, EvitPruning):
-        return PrunedTokens(model, adapter, stages(num_encoders(loaded)), setting)
-    assert isinstance(method, TomeMerging)
-    return MergedTokens(model, adapter, int(setting))
+    assert isinstance(method, EvitPruning)
+    return PrunedTokens(model, adapter, stages(num_encoders(loaded)), setting)
 
 
 def has_class_token(model: nn.Module) -> bool:
     """Whether a model has exactly one class token in front, which its head reads.
 
-    Tokens are pruned and merged in such models only. Parameters may be on the meta device.
+    Tokens are pruned in such models only. Parameters may be on the meta device.
     """
-    prefix = getattr(model, "num_prefix_tokens", 1)
-    pooled = getattr(model, "global_pool", "token")
-    return isinstance(adapter_of(model), VitAdapter) and prefix == 1 and pooled == "token"
+    adapter = adapter_of(model)
+    return adapter.class_tokens(model) == adapter.layout(model).protected == 1
 
 
 def num_encoders(loaded: LoadedModel) -> int:
     """Encoders of the model."""
-    names = loaded.adapter.containers(loaded.model)
-    return sum(len(list(loaded.model.get_submodule(name).children())) for name in names)
+    return len(loaded.adapter.layout(loaded.model).stages)
