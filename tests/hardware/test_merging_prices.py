@@ -67,9 +67,10 @@ def test_matching_and_merging_by_hand() -> None:
     assert {name: found[name] for name in found if "." in name and name not in own} == {
         "matching.metric": (9, 2, 8, 1, None),
         "matching.norm": (9, 8, 1, 1, None),
-        "matching.unit": (9, 0, 8, 1, None),
         "matching.similarity": (5, 8, 4, 1, None),
+        "matching.scaled": (5, 0, 4, 1, 4),
         "matching.best": (5, 4, 1, 1, None),
+        "matching.cosine": (5, 0, 1, 1, 5),
         "matching.top": (1, 3, 5, 1, None),  # 5·⌈log2 5⌉ comparisons
         "merging.weighted": (6, 0, 16, 1, 6),
         "merging.sum": (3, 0, 16, 1, None),
@@ -94,13 +95,30 @@ def test_matching_and_merging_by_hand() -> None:
     assert "attn.proportional" not in operations(model, "2<-1 1~3", 2)
 
 
+def test_keys_are_matched_where_they_lie() -> None:
+    """Nothing is written for it and no array is added: every head's Kᵀ is read."""
+    chip = load_chip("trex_fefet_32nm")
+    model = vit(depth=2, dim=128, heads=2, tokens=65, mlp=64)
+    cost = price(workload(model, Plan.parse("0~8")), chip, "full")
+    shares = [s for s in cost.shares if s.layer == "blocks.0.matching.similarity"]
+    assert "array_write" not in {s.component for s in shares}
+    assert sum(s.area_m2 for s in shares) == 0
+    read = next(s for s in shares if s.component == "array_read")
+    # 33 vectors through two heads' 64×32 keys, 4 cells a weight: two arrays of 64 columns each
+    assert read.energy_j == pytest.approx(33 * 2 * 2 * 25.095e-12)
+    # a consumer's stream lies nowhere yet
+    wide = price(workload(model, Plan.parse("1<-0 1~8")), chip, "full")
+    written = [s for s in wide.shares if s.layer == "blocks.1.matching.similarity"]
+    assert "array_write" in {s.component for s in written}
+    assert sum(s.area_m2 for s in written) > 0
+
+
 def test_a_consumer_matches_by_what_enters_it() -> None:
     model = vit(depth=3, dim=16, heads=2, tokens=9, mlp=32)
     for form in ("", ":map"):
         found = operations(model, f"1<-0{form} 1~3", 1)
         assert "matching.metric" not in found
         assert found["matching.norm"] == (9, 16, 1, 1, None)
-        assert found["matching.unit"] == (9, 0, 16, 1, None)
         assert found["matching.similarity"] == (5, 16, 4, 1, None)
         assert not any(name.startswith("reused") for name in found)
 

@@ -25,6 +25,7 @@ class LayerShapes:
     kind: Literal["static_matmul", "dynamic_matmul"]
     name: str = "layers"
     part: str = "layer"
+    resident_groups: int = 0
 
     @property
     def elements(self) -> Any:

@@ -45,6 +45,10 @@ class MatmulShape(Protocol):
         """Matrices side by side."""
 
     @property
+    def resident_groups(self) -> int:
+        """Groups' matrices that another operation has written and this one reads the mean of."""
+
+    @property
     def elements(self) -> Whole:
         """Values put out."""
 
@@ -72,7 +76,7 @@ def map_matmul(op: MatmulShape, array: ArrayModel, *, packed_heads: bool) -> Arr
     matrix share rows or columns as one t×d matrix, as the TReX paper counts them (Table II).
     """
     rows, columns, slices = array.rows, array.columns, array.weight_slices
-    groups, height, width = op.groups, op.in_features, op.out_features
+    groups, height, width = op.resident_groups or op.groups, op.in_features, op.out_features
     if packed_heads and op.kind == "dynamic_matmul":
         if op.part == "scores":
             groups, height = groups * 0 + 1, groups * height

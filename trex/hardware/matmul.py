@@ -36,8 +36,9 @@ def price_matmul(
         )
     ]
     write_s = 0.0
-    placed = mapping.placed_arrays
-    if dynamic:
+    resident = op.resident_groups > 0
+    placed = mapping.placed_arrays * 0 if resident else mapping.placed_arrays
+    if dynamic and not resident:
         energy.append(("array_write", mapping.arrays * array.copies * array.write_energy_j))
         write_s = array.write_latency_s
         if full and chip.options.double_buffered_writes:
@@ -45,13 +46,14 @@ def price_matmul(
     area = [(name, placed * each) for name, each in array.area_m2.items()]
     leakage_w = placed * array.leakage_w
     if full:
-        held_bits, buffer_area_m2 = _tile_buffers(op, chip, array, mapping.placed_arrays)
+        held_bits, buffer_area_m2 = _tile_buffers(op, chip, array, placed)
         # Every bit is written once and read once.
         tile_buffer_j = 2 * op.vectors * held_bits * chip.periphery.tile_buffer_j_per_bit
         energy.append(("tile_buffer", tile_buffer_j))
         area.append(("tile_buffer", buffer_area_m2))
         leakage_w += buffer_area_m2 * chip.periphery.leakage_w_per_m2
-        sums = (mapping.row_blocks - 1) * op.elements
+        # partial sums of row blocks, and of the groups whose mean is read
+        sums = (mapping.row_blocks * max(op.resident_groups, 1) - 1) * op.elements
         energy.append(("accumulate", sums * array.accumulate_energy_j))
         reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, map_values)
         moved_energy, moved_busy = move(op.vectors, chip, reads_bits, writes_bits)

@@ -16,10 +16,13 @@ from trex.plan import ReusedTensor
 
 
 def matching(encoder: Encoder, tokens: int, *, by_keys: bool) -> tuple[Operation, ...]:
-    """Who is most like whom: unit vectors, their products, every best one, the likest pairs.
+    """Who is most like whom: products of the halves, each by both norms; every best, the likest.
 
-    A consumer has no keys; its tokens are matched by what enters it, as wide as the model.
-    Of n best likenesses the largest are found by sorting them: n·log2(n) comparisons.
+    The products of mean keys are the means of products with every head's keys, and Kᵀ lies in its
+    arrays for the scores: it is read, in the order of columns that puts the second half's side by
+    side, and nothing is written. A consumer has no keys; its tokens are matched by what enters
+    it, as wide as the model, of which one half is written. Of n best likenesses the largest are
+    found by sorting them: n·log2(n) comparisons.
     """
     name, half = f"blocks.{encoder.index}.matching", tokens // 2
     others = tokens - half
@@ -28,12 +31,14 @@ def matching(encoder: Encoder, tokens: int, *, by_keys: bool) -> tuple[Operation
     return (
         *(mean if by_keys else ()),
         _values(f"{name}.norm", "matching", "vector_norm", tokens, 1, width),
-        _values(f"{name}.unit", "matching", "divide", tokens, width),
         Operation(
             name=f"{name}.similarity", kind="dynamic_matmul", part="matching",
             vectors=others, in_features=width, out_features=half,
+            resident_groups=encoder.heads if by_keys else 0,
         ),
+        _values(f"{name}.scaled", "matching", "divide", others, half, operand=half),
         _values(f"{name}.best", "matching", "max", others, 1, half),
+        _values(f"{name}.cosine", "matching", "divide", others, 1, operand=others),
         _values(
             f"{name}.top", "matching", "compare", 1, others, math.ceil(math.log2(max(others, 2)))
         ),

@@ -136,6 +136,8 @@ def _fuse_qk(work: EncoderWork) -> tuple[Operation, ...]:
             op = replace(op, out_features=encoder.dim * encoder.heads)
         elif op.part == "scores":
             op = replace(op, in_features=encoder.dim)
+        elif op.part == "matching":  # Xᵀ lies in the arrays where Kᵀ would
+            op = replace(op, resident_groups=0)
         fused.append(op)
     return tuple(fused)
 
