@@ -104,8 +104,8 @@ def test_keys_are_matched_where_they_lie() -> None:
     assert "array_write" not in {s.component for s in shares}
     assert sum(s.area_m2 for s in shares) == 0
     read = next(s for s in shares if s.component == "array_read")
-    # 33 vectors through two heads' 64×32 keys, 4 cells a weight: two arrays of 64 columns each
-    assert read.energy_j == pytest.approx(33 * 2 * 2 * 25.095e-12)
+    # 33 vectors through two heads' 64×32 keys, an array for each of a weight's four slices
+    assert read.energy_j == pytest.approx(33 * 2 * 4 * 25.095e-12)
     # a consumer's stream lies nowhere yet
     wide = price(workload(model, Plan.parse("1<-0 1~8")), chip, "full")
     written = [s for s in wide.shares if s.layer == "blocks.1.matching.similarity"]
