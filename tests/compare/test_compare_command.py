@@ -18,6 +18,7 @@ from trex.plan import Plan
 FEW = tuple(b for b in BACKBONES if b.model in ("deit_small_patch16_224", "shvit_s1"))
 #: something to fit, something to merge, and dead rows
 BY_HAND = "1<-0:map/linear 2<-0 3<-0 4~1 5=class"
+V0_1 = Path(__file__).parents[1] / "data" / "v0_1"
 CHEAP = ["compare", "--model", "deit_tiny_patch16_224", "--hw", "trex_fefet_32nm"]
 
 
@@ -141,7 +142,7 @@ def test_plans_by_hand_are_measured_and_fitted_where_they_can_be(inputs: Inputs,
 
     merged, fitted, as_it_is = (str(Plan.parse(plan)) for plan in plans)
     rows = found()
-    assert list(rows) == [merged, fitted, as_it_is]
+    assert rows.keys() == {merged, fitted, as_it_is}
     assert rows[fitted]["measured"] is None
     assert rows[fitted]["note"].startswith("priced only")
     rows = found("--calib", str(inputs.calib))
@@ -150,6 +151,33 @@ def test_plans_by_hand_are_measured_and_fitted_where_they_can_be(inputs: Inputs,
     assert rows[merged]["note"] == rows[as_it_is]["note"] == ""
     assert rows[merged]["setting"] == "2 merge, class rows"
     assert rows[fitted]["setting"] == "1 reuse, 1 merge"
+
+
+def test_runs_of_given_plans_are_compared(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    plan = str(Plan.parse("3<-2 1~1 5=class"))
+    flags = [*inputs.model_flags(), "--hw", "trex_fefet_32nm"]
+    fit = ["fit", *flags, "--plan", plan, "--calib", str(inputs.calib), "--out", str(tmp_path)]
+    assert main(fit) == 0
+    capsys.readouterr()
+    rest = ["--data", str(inputs.labelled), "--methods", "class_rows", "--json"]
+    assert main(["compare", *flags, "--run", str(tmp_path), *rest]) == 0
+    (row,) = (r for r in json.loads(capsys.readouterr().out)["rows"] if r["method"] == "trex")
+    assert row["plan"] == plan
+    assert row["measured"]["n"] > 0
+
+
+def test_folders_of_version_0_1_are_compared(capsys) -> None:
+    folders = [str(V0_1 / name) for name in ("run", "bundle", "finetuning")]
+    size = ["--num-classes", "4", "--img-size", "32", "--hw", "trex_fefet_32nm"]
+    rest = ["--max-latency", "0.8x", "--methods", "class_rows", "--run", *folders, "--json"]
+    assert main(["compare", "--model", "test_vit", *size, *rest]) == 0
+    rows = [r for r in json.loads(capsys.readouterr().out)["rows"] if r["method"] == "trex"]
+    assert [row["plan"] for row in rows] == [
+        "3<-0:output/block 4<-2",
+        "3<-0:output/block 4<-2:map/linear",
+        "3<-0:output/block 4<-2",
+    ]
+    assert [row["finetuned"] for row in rows] == [False, False, True]
 
 
 def test_gains_are_given_over_the_original_with_and_without_dead_rows(capsys) -> None:

@@ -117,7 +117,7 @@ def test_the_choice_of_tokens_is_priced_under_full_alone(deit_t: Architecture) -
     for accounting, dearer in (("paper", False), ("full", True)):
         ours, theirs = (price(of, chip, accounting) for of in (work, bare))
         assert (ours.latency_s > theirs.latency_s) is dearer
-        assert (ours.area_m2 > theirs.area_m2) is dearer
+        assert (ours.energy_j > theirs.energy_j) is dearer
 
 
 def without(work: Workload, parts: set[str]) -> Workload:
