@@ -13,6 +13,7 @@ from trex.errors import DataError
 from trex.models.adapter import first_tensor
 from trex.models.registry import LoadedModel, adapter_of
 from trex.reuse import apply_reuse
+from trex.reuse.route import State
 from trex.training.finetune.losses import Loss, soft_label_loss
 from trex.training.finetune.network import Observed, Outputs, training_mode
 from trex.training.finetune.recipe import LossWeights
@@ -51,7 +52,7 @@ def test_checkpointing_gives_the_same_gradients(loaded: LoadedModel) -> None:
             model, loaded.adapter, encoders=frozenset({4}), checkpointing=checkpointing
         ).train()
         outputs = observed(images)
-        (outputs.logits_BC.square().sum() + outputs.encoders[4].square().sum()).backward()
+        (outputs.logits_BC.square().sum() + outputs.encoders[4].stream.square().sum()).backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
 
@@ -93,8 +94,10 @@ def test_the_class_token_counts_as_often_as_the_recipe_says(loaded: LoadedModel)
     in_patch[:, 1] = -in_patch[:, 1]
     loss = Loss(LossWeights(tokens=1.0, class_weight=100.0), loaded.model, loaded.adapter)
     # a mirrored normalised token differs by 2 in every place: a mean square of 4
-    assert loss.token_loss(in_class, theirs).item() == pytest.approx(4 * 100 / 136, rel=1e-3)
-    assert loss.token_loss(in_patch, theirs).item() == pytest.approx(4 / 136, rel=1e-3)
+    assert loss.token_loss(State(in_class), theirs).item() == pytest.approx(
+        4 * 100 / 136, rel=1e-3
+    )
+    assert loss.token_loss(State(in_patch), theirs).item() == pytest.approx(4 / 136, rel=1e-3)
 
 
 def test_labels(loaded: LoadedModel) -> None:

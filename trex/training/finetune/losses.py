@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trex.errors import DataError
 from trex.models.adapter import Adapter
+from trex.reuse.route import State
 from trex.training.finetune.network import Outputs
 from trex.training.finetune.recipe import LossWeights
 from trex.training.token_labels import TokenLabels, token_label_loss
@@ -58,33 +59,46 @@ class Loss:
             )
         if weights.class_kl:
             parts["class_kl"] = weights.class_kl * soft_label_loss(
-                self._class_token(student.stream), self._class_token(teacher.stream)
+                self._class_tokens(student.stream), self._class_tokens(teacher.stream)
             )
         if weights.tokens:
-            parts["tokens"] = weights.tokens * self.token_loss(student.stream, teacher.stream)
-        if weights.encoders:
+            parts["tokens"] = weights.tokens * self.token_loss(student.state, teacher.stream)
+        if weights.encoders and student.encoders:
             each = [
-                self.token_loss(stream, teacher.encoders[index])
-                for index, stream in student.encoders.items()
+                self.token_loss(state, teacher.encoders[index].stream)
+                for index, state in student.encoders.items()
             ]
             parts["encoders"] = weights.encoders * torch.stack(each).mean()
         if weights.dense:
             parts["dense"] = self._dense_loss(student, teacher, targets)
         return parts
 
-    def token_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Weighted mean square difference of normalised tokens; the streams are (B, N, D)."""
-        error_BN = (self._normalised(student) - self._normalised(teacher)).square().mean(-1)
-        weights_BN = self._adapter.token_weights(self._model, student, self._weights.class_weight)
+    def token_loss(self, student: State, teacher: Tensor) -> Tensor:
+        """Weighted mean square difference of normalised tokens.
+
+        The teacher's tokens are averaged as the student's have merged, and those of rows that
+        the student leaves out are too. A token weighs as much as what it stands for.
+
+        Args:
+            student: behind one of the variant's encoders.
+            teacher: the stream behind the original's same encoder, (B, N, D).
+        """
+        expected = self._normalised(student.tokens_of(teacher))
+        error_BN = (self._normalised(student.stream) - expected).square().mean(-1)
+        weights_BN = self._adapter.token_weights(
+            self._model, student.stream, self._weights.class_weight
+        )
+        if student.sizes is not None:
+            weights_BN = weights_BN * student.sizes[:, : weights_BN.shape[1]]
         return (weights_BN * error_BN).sum() / weights_BN.sum()
 
-    def _class_token(self, stream: Tensor) -> Tensor:
-        """The class token (B, D), or the patches' mean where no head reads it."""
+    def _class_tokens(self, stream: Tensor) -> Tensor:
+        """The class tokens (…, D), or the patches' mean where no head reads any."""
         tokens_BND = self._normalised(stream)
-        has_one = getattr(self._model, "num_prefix_tokens", 0) and (
-            getattr(self._model, "global_pool", "token") == "token"
-        )
-        return tokens_BND[:, 0] if has_one else tokens_BND.flatten(1, -2).mean(1)
+        number = self._adapter.class_tokens(self._model)
+        if number:
+            return tokens_BND[:, :number].flatten(0, 1)
+        return tokens_BND.flatten(1, -2).mean(1)
 
     def _normalised(self, stream: Tensor) -> Tensor:
         """Every token with mean 0 and variance 1, so that no encoder's scale counts more."""

@@ -5,8 +5,7 @@ Letters in tensor names: B images, N tokens, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,20 +13,21 @@ from torch.utils.checkpoint import checkpoint
 from trex.models.adapter import Adapter
 from trex.models.lvvit import TokenOutputs
 from trex.models.lvvit.tokens import TokenBox
-from trex.plan import ReusedTensor, ReusePlan
-from trex.reuse import reuse_of
-
-ResultT = TypeVar("ResultT")
+from trex.reuse.apply import route_of
+from trex.reuse.route import Passed, State, Step, run_model
 
 
 class Outputs(NamedTuple):
-    """What losses compare."""
+    """What losses compare; states are without what later encoders reuse."""
 
     logits_BC: Tensor
-    #: behind the last encoder, before the final norm; the family's own shape
+    #: what the head reads, before the final norm: the family's own shape, merged tokens copied
+    #: back to their places where it reads all of them
     stream: Tensor
+    #: behind the last encoder: its tokens, and how many of the original's each stands for
+    state: State
     #: behind the encoders asked for
-    encoders: dict[int, Tensor]
+    encoders: dict[int, State]
     #: LV-ViT's classifiers of the image and of every patch, where asked for
     tokens: TokenOutputs | None
 
@@ -44,8 +44,8 @@ def training_mode(model: nn.Module) -> nn.Module:
 class Observed(nn.Module):
     """A model, original or variant, whose forward puts out `Outputs`.
 
-    It takes the adapter's steps, one encoder after another, and keeps what is asked for: there
-    are no hooks, and `torch.nn.parallel` sees one forward.
+    The executor runs it and shows what is asked for: there are no hooks, and
+    `torch.nn.parallel` sees one forward.
 
     Args:
         model: shared, not copied.
@@ -70,47 +70,28 @@ class Observed(nn.Module):
         self._wanted = encoders
         self._dense = dense
         self._checkpointing = checkpointing
-        self._plan = (reuse_of(model) or (ReusePlan.parse(""), {}))[0]
+        self._route = route_of(model, adapter)
 
     def forward(self, images: Tensor) -> Outputs:
         """From images (B, channels, height, width)."""
-        adapter, index = self._adapter, 0
-        stream = adapter.stem(self.model, images)
-        kept: dict[tuple[int, ReusedTensor], Tensor] = {}
-        seen: dict[int, Tensor] = {}
-        for name in adapter.containers(self.model):
-            for block in cast(nn.Sequential, self.model.get_submodule(name)):
-                reuse = self._plan.reuse_of(index)
-                if reuse is not None:
-                    reused = kept[reuse.source, reuse.tensor]
-                    stream = self._run(block, stream, reused)
-                else:
-                    tensors = frozenset(r.tensor for r in self._plan if r.source == index)
-                    stream, offered = self._run(self._produce, block, stream, tensors)
-                    kept |= {(index, tensor): value for tensor, value in offered.items()}
-                if index in self._wanted:
-                    seen[index] = stream
-                stream = adapter.between(self.model, index, stream)
-                index += 1
-        logits = adapter.head(self.model, stream)
-        return Outputs(logits, stream, seen, self._tokens(stream) if self._dense else None)
+        seen: dict[int, State] = {}
 
-    def _produce(
-        self, block: nn.Module, stream: Tensor, tensors: frozenset[ReusedTensor]
-    ) -> tuple[Tensor, dict[ReusedTensor, Tensor]]:
-        adapter = self._adapter
-        stream = adapter.before(block, stream)
-        output, offered = adapter.attend(block, stream, tensors)
-        return adapter.after(block, adapter.merge(block, stream, output)), offered
+        def see(step: Step, passed: Passed) -> None:
+            if step.index in self._wanted:
+                seen[step.index] = passed.left._replace(kept={})
 
-    def _run(self, function: Callable[..., ResultT], *args: Any) -> ResultT:
+        state, logits = run_model(
+            self.model, self._adapter, self._route, images, run=self._run, see=see
+        )
+        stream = self._route.leave(state)
+        tokens = self._tokens(stream) if self._dense else None
+        return Outputs(logits, stream, state._replace(kept={}), seen, tokens)
+
+    def _run(self, function: Any, *args: Any) -> Passed:
         if self._checkpointing and self.training:
-            return checkpoint(function, *args, use_reentrant=False)
-        return function(*args)
+            return cast(Passed, checkpoint(function, *args, use_reentrant=False))
+        return cast(Passed, function(*args))
 
     def _tokens(self, stream: Tensor) -> TokenOutputs:
-        lvvit = cast(Any, self.model)
-        tokens_BND = lvvit.norm(stream)
-        return TokenOutputs(
-            lvvit.head(tokens_BND[:, 0]), lvvit.aux_head(tokens_BND[:, 1:]), TokenBox(0, 0, 0, 0)
-        )
+        image, patches = self._adapter.token_outputs(self.model, stream)
+        return TokenOutputs(image, patches, TokenBox(0, 0, 0, 0))

@@ -64,7 +64,7 @@ class LossWeights(StrictModel):
     class_kl: _NotNegative = 0.0
     #: mean square difference of the final tokens, each normalised
     tokens: _NotNegative = 0.0
-    #: the same, at the output of every consumer
+    #: the same, at the output of every encoder that the plan names
     encoders: _NotNegative = 0.0
     #: how much more a class token's error counts than a patch token's in `tokens`, `encoders`
     class_weight: _Positive = 100.0

@@ -11,9 +11,9 @@ from torch import nn
 
 from trex.errors import ModelError
 from trex.models.adapter import Adapter
-from trex.models.lvvit import LVViT
 from trex.models.registry import LoadedModel
-from trex.reuse import consumers_of
+from trex.plan import Plan
+from trex.reuse import plan_of
 from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
 from trex.training.finetune.processes import Processes
@@ -88,7 +88,7 @@ def check_teacher(original: LoadedModel, recipe: Recipe) -> None:
     Raises:
         ModelError: it does not.
     """
-    if recipe.losses.dense and not isinstance(original.model, LVViT):
+    if recipe.losses.dense and not original.adapter.classifies_patches:
         raise ModelError(
             f"{original.name} has no classifier of patches, which token labels need",
             hint="leave losses.dense 0, or fine-tune an LV-ViT",
@@ -96,8 +96,10 @@ def check_teacher(original: LoadedModel, recipe: Recipe) -> None:
 
 
 def observed_encoders(variant: nn.Module, recipe: Recipe) -> frozenset[int]:
-    """The encoders whose outputs the recipe's losses compare: consumers, or none."""
-    return frozenset(consumers_of(variant)) if recipe.losses.encoders else frozenset()
+    """The encoders whose outputs the recipe's losses compare: all that the plan names, or none."""
+    plan = plan_of(variant) or Plan()
+    named = {*plan.consumers, *(of.encoder for of in (*plan.merges, *plan.rows))}
+    return frozenset(named if recipe.losses.encoders else ())
 
 
 def loss_names(recipe: Recipe) -> list[str]:

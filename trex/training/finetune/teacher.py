@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trex.errors import StorageError
 from trex.files import write_atomic
+from trex.reuse.route import State
 from trex.training.finetune.network import Observed, Outputs
 from trex.training.finetune.views import Key, Views, ViewSource, collate
 
@@ -125,7 +126,7 @@ class CachedTeacher:
             for part, shape in zip(torch.split(rows, sizes, dim=1), self._shapes, strict=True)
         ]
         stream = parts[1] if self._with_tokens else rows[:, :0]
-        return Outputs(parts[0], stream, {}, None)
+        return Outputs(parts[0], stream, State(stream), {}, None)
 
     def _run(
         self, original: nn.Module, images: Tensor
