@@ -217,8 +217,8 @@ def _manifest(
     import sys
     from dataclasses import asdict
 
-    from trex.report.versions import versions
     from trex.training.data import dataset_fingerprint
+    from trex.versions import versions
 
     loaded = problem.loaded
     size, feasible = _counts(problem, priced)

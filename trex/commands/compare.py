@@ -186,7 +186,7 @@ def _write(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row]
     from trex.compare.tables import table_rows
     from trex.files import write_atomic
     from trex.report.exports import write_table
-    from trex.report.versions import versions
+    from trex.versions import versions
 
     kept = {**result, "command": ["trex", *sys.argv[1:]], "versions": versions()}
     write_atomic(args.out / "compare.json", json.dumps(kept, indent=2) + "\n")

@@ -21,7 +21,6 @@ from trex.hardware import Chip
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
-from trex.report.versions import versions
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.folder import FinetuneFolder
 from trex.training.finetune.loop import Trainer
@@ -35,6 +34,7 @@ from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import RANGE_IMAGES, measure_pair
 from trex.training.transforms import DataConfig, InputConfig
+from trex.versions import versions
 
 _logger = logging.getLogger(__name__)
 

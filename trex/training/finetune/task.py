@@ -98,7 +98,8 @@ def check_teacher(original: LoadedModel, recipe: Recipe) -> None:
 def observed_encoders(variant: nn.Module, recipe: Recipe) -> frozenset[int]:
     """The encoders whose outputs the recipe's losses compare: all that the plan names, or none."""
     plan = plan_of(variant) or Plan()
-    named = {*plan.consumers, *(of.encoder for of in (*plan.merges, *plan.rows))}
+    merging, rows = {of.encoder for of in plan.merges}, {of.encoder for of in plan.rows}
+    named = merging | rows | set(plan.consumers)
     return frozenset(named if recipe.losses.encoders else ())
 
 
