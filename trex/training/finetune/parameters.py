@@ -12,6 +12,7 @@ from torch import nn
 
 from trex.models.adapter import Adapter
 from trex.reuse import consumers_of
+from trex.reuse.route import encoders_of
 from trex.training.finetune.recipe import Part, Recipe, RecipeError, Stage
 
 
@@ -50,11 +51,7 @@ def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list
 
 def _depths(model: nn.Module, adapter: Adapter) -> dict[str, int]:
     """How many encoders lie between each parameter and the head, its own counted."""
-    prefixes = [
-        f"{container}.{position}."
-        for container in adapter.containers(model)
-        for position in range(len(cast(nn.Sequential, model.get_submodule(container))))
-    ]
+    prefixes = [f"{name}." for name, _ in encoders_of(model, adapter)]
     depths: dict[str, int] = {}
     depth = len(prefixes) + 1
     for name, _ in model.named_parameters():
