@@ -1,4 +1,4 @@
-"""A small model, synthetic images and the command lines that search on them."""
+"""A small model, synthetic images and the command lines that search or fit on them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ class Inputs:
         return [
             "search", *self.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
             "--calib", str(self.calib), "--out", str(out), "--evaluations", "5",
+            "--final-views", "1", *more,
+        ]  # fmt: skip
+
+    def fit(self, out: Path, *plans: str, more: tuple[str, ...] = ()) -> list[str]:
+        """A fit of plans."""
+        given = [flag for plan in plans for flag in ("--plan", plan)]
+        return [
+            "fit", *self.model_flags(), *given, "--calib", str(self.calib), "--out", str(out),
             "--final-views", "1", *more,
         ]  # fmt: skip
 

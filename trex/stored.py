@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trex.plan import Plan
+from trex.plan import Layout, Plan
 
 _APART: Final = "transforms"
 
@@ -42,6 +42,11 @@ def current(stored: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {name: value for name, value in stored.items() if name != _APART}
     return {**kept, "plan": str(read_plan(stored))}
+
+
+def read_layout(stored: Mapping[str, Any]) -> Layout:
+    """What of a model decides which plans it can run; `dataclasses.asdict` writes it."""
+    return Layout(**{**stored, "stages": tuple(stored["stages"])})
 
 
 def text_of_v0_1(plan: Plan) -> str:

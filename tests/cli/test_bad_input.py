@@ -55,6 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     [
         ("search", "--hw", "trex_fefet_32nm", "--max-latency", "0.9x", "--out", "out", "--calib"),
         ("compare", "--hw", "trex_fefet_32nm", "--max-latency", "0.9x", "--data"),
+        ("fit", "--plan", "3<-2", "--out", "out", "--calib"),
         ("cost", "--hw", "neurosim_sram_22nm", "--accounting", "full", "--calib"),
     ],
 )
@@ -174,14 +175,52 @@ def test_a_value_that_cannot_be(
         ("3<-5", "encoder 3 reuses encoder 5, which runs later"),
         ("3<-2 4<-3", "encoder 4 reuses encoder 3, which is itself a consumer"),
         ("12<-11", "names encoder 12, but the model has 12 encoders"),
-        ("3-2", "is not part of a reuse plan"),
+        ("3-2", "is not part of a plan"),
+        ("3~120", "encoder 3 merges 120 pairs of 197 tokens; at most 98"),
+        ("4=class", "encoder 4 cannot compute its class rows only: encoder 5 reads all of them"),
         ("3<-2:maps", "unknown tensor 'maps'"),
     ],
 )
 def test_a_plan_that_cannot_run(plan: str, message: str, refused) -> None:
     assert message in refused([*COST, "--plan", plan])
-    if "<-" in plan:
+    if plan != "3-2":
         assert message in refused(["check", plan, "--model", "deit_tiny_patch16_224"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "flags", "message"),
+    [
+        ("3<-5", [], "encoder 3 reuses encoder 5, which runs later"),
+        ("3<-2:output/cubic", [], "'cubic' is not a transform"),
+        ("6<-2", [], "names encoder 6, but the model has 6 encoders"),
+        ("3~4", [], "encoder 3 merges 4 pairs of 5 tokens; at most 2"),
+        ("3=class", [], "encoder 3 cannot compute its class rows only"),
+        ("", [], "names nothing that is done"),
+        ("3<-2", ["--plan", "2~1 3~2"], "encoder 3 merges 2 pairs of 4 tokens; at most 1"),
+        ("3<-2", ["--batch-size", "0"], "--batch-size 0 is too small"),
+        ("3<-2", ["--hw", "trex_fefet_23nm"], "'trex_fefet_32nm'"),
+        ("3<-2", ["--calib", "nowhere"], "nowhere: no such file or folder"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_fitted_is_refused_before_any_weights(
+    plan: str, flags: list[str], message: str, inputs: Inputs, tmp_path: Path, refused, monkeypatch
+) -> None:
+    monkeypatch.setattr("trex.models.registry.load", lambda *_, **__: pytest.fail("loaded"))
+    told = refused(inputs.fit(tmp_path / "run", plan, more=tuple(flags)))
+    assert message in told.partition("\n")[0] or message in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fit_goes_into_no_other_runs_folder(inputs: Inputs, tmp_path: Path, refused) -> None:
+    run = tmp_path / "run"
+    assert main(inputs.fit(run, "3~1")) == 0
+    before = (run / "results.jsonl").read_bytes()
+    message = refused(inputs.fit(run, "3~1", "4~1"))
+    assert 'holds a run of other settings: plans was ["3~1"], now it is ["3~1", "4~1"]' in message
+    message = refused(inputs.search(run))
+    assert "holds a run of other settings" in message
+    assert (run / "results.jsonl").read_bytes() == before
 
 
 def test_a_plan_the_run_has_not_measured(

@@ -90,6 +90,39 @@ def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     assert without["best"]["evaluation"] is None
 
 
+FIT_KEYS = {
+    "plan", "n_reuse", "transform", "key", "evaluation", "run", "model", "chip", "accounting",
+    "estimate", "baseline", "relative", "baseline_without_dead_rows",
+    "relative_without_dead_rows", "selection", "ranked_by", "plans", "seconds",
+}  # fmt: skip
+
+
+def test_fit(inputs: Inputs, tmp_path: Path, capsys) -> None:
+    plans = ("4<-3 2~1 5=class", "5=class")
+    flags = ("--eval", str(inputs.labelled))
+    found = answer(capsys, *inputs.fit(tmp_path / "run", *plans, more=flags))
+    assert found.keys() == FIT_KEYS
+    # nothing agrees with the original more than what computes the same
+    assert (found["plan"], found["n_reuse"], found["transform"]) == ("5=class", 0, "none")
+    assert (found["chip"], found["accounting"]) == ("trex_fefet_32nm", "full")
+    assert found["evaluation"].keys() >= {"top1", "baseline_top1", "n"}
+    assert found["evaluation"]["n"] == 12
+    assert found["evaluation"]["difference"] == 0
+    assert {row["plan"] for row in found["plans"]} == set(plans)
+    assert found["estimate"] == found["baseline_without_dead_rows"]
+    assert set(found["relative_without_dead_rows"].values()) == {"full", 1.0}
+    for row in found["plans"]:
+        assert row["relative"]["accounting"] == "full"
+        for name, field in (("latency", "latency_s"), ("energy", "energy_j"), ("macs", "macs")):
+            share = row["estimate"][field] / found["baseline"][field]
+            assert row["relative"][name] == pytest.approx(share)
+    assert found["relative"]["latency"] < 1
+    run = Run.open(Path(found["run"]))
+    assert found["key"] == run.read_json("best/best.json")["key"]
+    without = answer(capsys, *inputs.fit(tmp_path / "other", "5=class"))
+    assert without["evaluation"] is None
+
+
 def test_evaluate(inputs: Inputs, run_folder: Path, capsys) -> None:
     flags = ("evaluate", str(run_folder), "--data", str(inputs.labelled))
     found = answer(capsys, *flags)
@@ -133,17 +166,18 @@ def test_export_takes_the_estimate_of_the_form_it_exports(
     flags = ["--accounting", "full", "--space", str(space), "--max-latency", "1.5x"]
     assert main(inputs.search(tmp_path / "run", *flags)) == 0
     run = Run.open(tmp_path / "run")
-    forms = {r["transform"]: r for r in run.records() if r["plan"] == "3<-2"}
-    assert set(forms) == {"block", "linear"}
+    forms = {r["plan"]: r for r in run.records()}
+    assert set(forms) == {"", "3<-2", "3<-2:output/block"}
     answer(capsys, "export", str(run.path), "--pick", "3<-2", "--out", str(tmp_path / "bundle"))
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())
-    assert config["estimate"] == forms[config["transforms"]["3"]]["estimate"]
+    assert config["estimate"] == forms[config["plan"]]["estimate"]
 
 
 @pytest.mark.parametrize(
     ("thing", "kind"),
     [
         ("1<-0 3<-2", "plan"),
+        ("3~40 11=class", "plan"),
         ("default", "search space"),
         ("trex_fefet_32nm", "chip"),
         ("RUN", "run folder"),

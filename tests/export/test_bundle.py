@@ -18,11 +18,13 @@ from trex.errors import BundleError, StorageError
 from trex.export.bundle import load_bundle, load_config, save_bundle
 from trex.models.registry import create
 from trex.models.weights import weights_hash
-from trex.reuse import apply_reuse, reuse_of
+from trex.reuse import apply_plan, plan_of
 from trex.training.transforms import DataConfig
 
 NAME, ARGUMENTS = "test_vit", {"num_classes": 5, "img_size": 32}
-PLAN = "2<-1 4<-3:map"
+PLAN = "2<-1:output/block 4<-3:map/block"
+#: a token merges, and the last encoder computes its class row alone
+JOINT = "2<-1:output/block 3~1 5=class"
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,9 +34,8 @@ def original() -> nn.Module:
 
 
 def variant(plan: str = PLAN) -> nn.Module:
-    """Its consumers' weights are not those `apply_reuse` makes of the original."""
-    model = apply_reuse(original(), plan, "block") if plan else original()
-    return randomised(model)
+    """Its consumers' weights are not those `apply_plan` makes of the original."""
+    return randomised(apply_plan(original(), plan))
 
 
 def save(folder: Path, model: nn.Module, **more: Any) -> None:
@@ -76,14 +77,14 @@ def test_it_runs_in_a_process_that_knows_nothing_else(bundle: Path, tmp_path: Pa
     torch.testing.assert_close(load_file(out)["logits"], logits_of(model, IMAGES))
 
 
-@pytest.mark.parametrize("plan", [PLAN, ""])
+@pytest.mark.parametrize("plan", [PLAN, JOINT, ""])
 def test_what_was_saved_is_loaded(plan: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = variant(plan)
     save(tmp_path, model, extra={"estimate": {"latency_s": 0.001}})
     loaded = trex.load(tmp_path)
     assert torch.equal(logits_of(loaded, IMAGES), logits_of(model, IMAGES))
-    assert reuse_of(loaded) == reuse_of(model)
+    assert plan_of(loaded) == plan_of(model)
     assert not loaded.training
     config = load_config(tmp_path)
     assert DataConfig.from_json(config["data"]) == DataConfig.of_model(model, mean=(0.1, 0.2, 0.3))
@@ -104,7 +105,7 @@ def test_another_base_is_refused_and_left_alone(bundle: Path) -> None:
         randomised(create(NAME, **ARGUMENTS)),
         create(NAME, num_classes=4, img_size=32),
         create("test_vit2", **ARGUMENTS),
-        apply_reuse(original(), PLAN, "block"),
+        apply_plan(original(), PLAN),
     ]
     for other in others:
         before, expected = weights_hash(other), logits_of(other, IMAGES)
@@ -125,7 +126,7 @@ def test_changed_weights_are_refused_and_the_base_left_alone(bundle: Path) -> No
         with pytest.raises(BundleError, match="not the file that belongs to"):
             load_bundle(bundle, model)
     assert weights_hash(base) == weights_hash(original())
-    assert reuse_of(base) is None
+    assert plan_of(base) is None
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,7 @@ def test_changed_weights_are_refused_and_the_base_left_alone(bundle: Path) -> No
     [
         {"plan": "2<-0 4<-3:map"},
         {"plan": 3},
-        {"transforms": {"2": "none", "4": "block"}},
-        {"transforms": []},
+        {"plan": "2<-0:output/block 4<-3:map/linear 1~1"},
         {"model": "test_vit2"},
         {"model_args": {"num_classes": 6}},
         {"weights_sha256": "0" * 16},
@@ -150,7 +150,7 @@ def test_a_changed_configuration_is_refused(bundle: Path, changes: dict[str, Any
 
 def test_remarks_may_be_added_to_a_configuration(bundle: Path) -> None:
     change_config(bundle, remark="for the poster")
-    assert reuse_of(load_bundle(bundle)) is not None
+    assert plan_of(load_bundle(bundle)) is not None
 
 
 @pytest.mark.parametrize("name", ["plan", "base_weights_sha256", "fingerprint", "data"])

@@ -24,12 +24,12 @@ from trex.export.uniform import PUBLIC_ARCHS, save_uniform
 from trex.models.registry import create
 from trex.models.uniform.config import UniformReuseConfig, from_config, read_config
 from trex.models.weights import state_hash
-from trex.reuse import apply_reuse, reuse_of
+from trex.plan import Plan
+from trex.reuse import apply_plan, plan_of
 from trex.training.transforms import DataConfig
 
 NAME, SIDE = "uniform_t", 96
-PLAN = "2<-1:map 4<-3"
-TRANSFORMS = {2: "linear_own", 4: "linear"}
+PLAN = "2<-1:map/linear_own 4<-3"
 IMAGES = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
@@ -41,7 +41,7 @@ def original(seed: int = 0) -> nn.Module:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    model = apply_reuse(original(), PLAN, TRANSFORMS)
+    model = apply_plan(original(), PLAN)
     with torch.no_grad():  # as a fit would: not the projections that reuse starts with
         for name, value in model.named_parameters():
             if name.endswith("proj.weight"):
@@ -87,11 +87,9 @@ def test_a_fresh_process_rebuilds_the_same_variant(exported: Path, tmp_path: Pat
 
 def test_what_was_written_is_read(exported: Path) -> None:
     config = read_config(exported / "reuse_config.json")
-    assert (str(config.plan), config.transforms) == (PLAN, TRANSFORMS)
+    assert str(config.plan) == PLAN
     assert (config.model, config.num_classes, config.img_size) == (NAME, 4, (SIDE, SIDE))
-    found = reuse_of(from_config(exported / "reuse_config.json"))
-    assert found is not None
-    assert (str(found[0]), found[1]) == (PLAN, TRANSFORMS)
+    assert plan_of(from_config(exported / "reuse_config.json")) == Plan.parse(PLAN)
 
 
 def test_an_original_is_a_config_without_reuse(tmp_path: Path) -> None:
@@ -99,6 +97,18 @@ def test_an_original_is_a_config_without_reuse(tmp_path: Path) -> None:
     save_uniform(tmp_path, model, name=NAME, data_config=DataConfig.of_model(model))
     assert read_config(tmp_path).reuse == ()
     assert torch.equal(logits_of(from_config(tmp_path), IMAGES), logits_of(model, IMAGES))
+
+
+@pytest.mark.parametrize("plan", ["1~4", "4=class"])
+def test_what_the_format_cannot_describe_is_refused(
+    plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = original()
+    monkeypatch.setattr("trex.export.uniform.plan_of", lambda model: Plan.parse(plan))
+    with pytest.raises(BundleError, match=f'who reuses whom, and "{plan}" does more') as caught:
+        save_uniform(tmp_path / "out", model, name=NAME, data_config=DataConfig.of_model(model))
+    assert "export a bundle" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def without_single_enums(schema: Any) -> Any:
@@ -135,7 +145,10 @@ def test_the_shipped_schema_is_that_of_the_reader() -> None:
         ({"model": "uniform_l"}, "weights of another variant"),
         ({"num_classes": 5}, "weights of another variant"),
         ({"reuse": [entry(2, 1)]}, "weights of another variant"),
-        ({"reuse": [entry(3, 2)]}, r"reuse: encoder 3 \(stage 2\) cannot reuse encoder 2"),
+        (
+            {"reuse": [entry(3, 2)]},
+            "reuse: encoder 3 cannot reuse encoder 2: they lie in different stages",
+        ),
         ({"reuse": [entry(2, 3)]}, "reuse: encoder 2 reuses encoder 3, which runs later"),
         ({"reuse": [entry(5, 4)]}, "names encoder 5, but the model has 5 encoders"),
         ({"reuse": [entry(), entry()]}, "encoder 2 has two sources"),
@@ -207,7 +220,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
-    variant = apply_reuse(original(), PLAN, TRANSFORMS)
+    variant = apply_plan(original(), PLAN)
     own_sizes = timm.create_model(NAME, img_size=SIDE, num_classes=4, embed_dim=(64, 64, 64))
     for name, model in (
         (NAME, copy.deepcopy(variant).fuse()),

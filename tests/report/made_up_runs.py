@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.search.run import SCHEMA
 
 MODEL, CHIP = "deit_small_patch16_224", "trex_fefet_32nm"
 ENCODERS = 12
+LAYOUT: dict[str, Any] = {
+    "stages": [0] * ENCODERS, "tokens": 197, "protected": 1, "class_rows": 1,
+    "no_merging": "", "no_class_rows": "",
+}  # fmt: skip
 #: of the shipped chip's files, filled in by whoever prices
 ORIGINAL = {"latency_s": 10.92e-3, "energy_j": 0.13e-3, "area_m2": 775.2e-6}
 
@@ -22,16 +26,17 @@ def estimate(share: float, accounting: str = "paper", chip: str = CHIP) -> dict[
     return {"chip": chip, "accounting": accounting, **costs, "edap_mj_ms_mm2": edap}
 
 
-def record(consumers: list[int], loss: float, labelled: bool = True) -> dict[str, Any]:
-    """A candidate; every consumer spares five percent."""
-    plan = ReusePlan.nearest(consumers)
+def record(
+    consumers: list[int], loss: float, labelled: bool = True, more: str = ""
+) -> dict[str, Any]:
+    """A candidate; every consumer spares five percent. `more` is done beside reuse."""
+    plan = Plan.parse(f"{Plan.nearest(consumers)} {more}")
     return {
         "schema": SCHEMA,
         "key": f"key{plan.key}",
         "plan": str(plan),
         "n_reuse": plan.n_reuse,
         "transform": "linear",
-        "transforms": {str(c): "linear" for c in plan.consumers},
         "estimate": estimate(1 - 0.05 * plan.n_reuse),
         "predicted_loss": 0.8 * loss,
         "selection": {
@@ -69,7 +74,7 @@ def write_run(path: Path, records: list[dict[str, Any]] | None = None, **setting
             "search": {"seed": 7}, **settings,
         },
         "command": ["trex", "search", "--hw", settings.get("chip", CHIP), "--out", str(path)],
-        "versions": {"trex": "0.1.0"},
+        "versions": {"trex": "0.1.0"}, "layout": LAYOUT,
         "calibration": "images", "calibration_images": 1000,
         "space_size": 2048, "feasible": 1024, "baseline": estimate(1.0),
     }  # fmt: skip
@@ -89,7 +94,7 @@ def write_run(path: Path, records: list[dict[str, Any]] | None = None, **setting
         (path / "summary.json").write_text(json.dumps({
             "schema": SCHEMA, "run": str(path), "model": manifest["settings"]["model"],
             "chip": manifest["settings"]["chip"], "accounting": "paper",
-            "budget": "latency <= 0.9x", "baseline": estimate(1.0),
+            "budget": "latency <= 0.9x", "strategy": "exact", "baseline": estimate(1.0),
             "best": {**best, "evaluation": {
                 "data": "labelled", "data_sha256": "aa", "top1": 0.75, "top5": 0.9,
                 "baseline_top1": 0.8, "baseline_top5": 0.95, "difference": -0.05,

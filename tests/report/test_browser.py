@@ -71,6 +71,6 @@ def test_the_page_in_a_browser(browser: str, tmp_path: Path, width: int) -> None
     found = opened(browser, page, tmp_path / "profile", f"--window-size={width},900")
     assert "error" not in found
     for record in RECORDS:
-        assert f"{record['plan']} (linear)" in found["tips"]
+        assert f"{record['plan']}\n" in found["tips"]
     assert found["after"] == "true"
     assert found["wider"] == "0"

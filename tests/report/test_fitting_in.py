@@ -11,9 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from trex.plan import Layout
 from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.evaluations import Evaluation, Noisy
 from trex.report.facts import Facts, read_facts
+from trex.report.figures import draw_plan
+from trex.report.plans import plan_numbers
 
 LONG_MODEL = "vit_base_patch16_clip_quickgelu_384.openai_ft_in12k_in1k_and_more"
 LONG_CHIP = "a_chip_of_ones_own_with_all_that_it_holds_in_its_name_22nm"
@@ -94,14 +97,17 @@ def test_the_names_of_many_runs(facts: Facts, count: int) -> None:
 
 
 def test_the_longest_reuse_of_a_plan_is_drawn_whole() -> None:
-    from trex.report.figures import draw_plan, plan_numbers
-
-    for plan, encoders in (("11<-0", 12), ("1<-0 23<-2", 24), ("1<-0", 2), ("", 6)):
+    for plan, encoders in (
+        ("11<-0", 12), ("1<-0 23<-2", 24), ("1<-0", 2), ("", 6),
+        ("11<-0 0~98 1~49 11=class", 12), ("23=class", 24),
+    ):  # fmt: skip
+        layout = Layout(stages=(0,) * encoders, tokens=197, protected=1, class_rows=1)
         figure = Figure(figsize=(7.2, 1.7))
         axes = figure.add_axes((0.01, 0.0, 0.98, 0.98))
-        draw_plan(axes, plan_numbers(plan, encoders))
+        draw_plan(axes, plan_numbers(plan, layout))
         FigureCanvasAgg(figure).draw()
         frame = axes.get_window_extent()
+        assert outside(figure) == []
         for patch in axes.patches:
             box = patch.get_path().get_extents(patch.get_transform())
             assert box.y1 <= frame.y1 + 0.5

@@ -148,8 +148,8 @@ def test_a_fine_tuning_of_no_run_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_newer_fine_tuning(tmp_path: Path) -> None:
-    tuned = write_finetuning(tmp_path / "tuned", tmp_path, schema=2)
-    with pytest.raises(RunError, match="is of schema 2, this TReX reads 1"):
+    tuned = write_finetuning(tmp_path / "tuned", tmp_path, schema=3)
+    with pytest.raises(RunError, match="is of schema 3, this TReX reads 1 and 2"):
         read_finetuning(tuned)
 
 

@@ -134,9 +134,10 @@ def test_a_winner_off_the_front_is_shown_too() -> None:
 
 def test_of_one_plan_in_two_forms_only_the_winner_is_marked() -> None:
     best = record("3<-2", 0.008, 0.1)
-    other = {**record("3<-2", 0.007, 0.3), "transform": "none"}
+    other = record("3<-2:output/none", 0.007, 0.3)
     lines = search_table(result(best={**best, "evaluation": None}, pareto=[other, best]))
     assert sum(line.lstrip().startswith("* ") and line.endswith("3<-2") for line in lines) == 1
+    assert not any(line.startswith("*") and line.endswith("none") for line in lines)
 
 
 def test_without_labels_there_is_no_accuracy() -> None:

@@ -16,7 +16,7 @@ from small_runs import Inputs, results
 import trex
 from trex.cli import main
 from trex.export.bundle import load_config
-from trex.reuse import reuse_of
+from trex.reuse import plan_of
 from trex.search.ranking import best_first, best_record, last_rung
 from trex.search.run import Run
 from trex.search.storage import JOURNAL, Journal
@@ -71,7 +71,7 @@ def test_training_begins_with_the_fit_and_changes_more_than_the_fit_did(undistur
     fitted = load_file(undisturbed.candidates / f"{winner['key']}.safetensors")
     trained = trex.load(undisturbed.finetuned).state_dict()
     best = trex.load(undisturbed.best).state_dict()
-    assert reuse_of(trex.load(undisturbed.finetuned)) == reuse_of(trex.load(undisturbed.best))
+    assert plan_of(trex.load(undisturbed.finetuned)) == plan_of(trex.load(undisturbed.best))
     for name, value in fitted.items():
         assert not torch.equal(trained[name], value)
         assert torch.allclose(trained[name], value, atol=0.02)

@@ -26,7 +26,7 @@ def test_flags_say_what_may_be_chosen(inputs: Inputs, tmp_path: Path, capsys) ->
     for record in Run.open(tmp_path / "run").records():
         plan = Plan.parse(record["plan"])
         assert set(plan.consumers) <= {2, 3, 5}
-        assert {reuse.tensor for reuse in plan} == {"map"}
+        assert {reuse.tensor for reuse in plan.reuses} == {"map"}
         assert plan.n_reuse <= 2
         for name in ("parameters", "macs"):
             assert record["estimate"][name] <= 0.99 * baseline[name] * (1 + 1e-9)

@@ -124,7 +124,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             hint=f"export it again; {', '.join(running)} belong together",
         )
     try:
-        return current(config)
+        return current(config) if config["schema"] == V0_1 else config
     except PlanError as error:
         raise BundleError(f"{file}: {error.message}", hint="export it again") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trex.errors import TrexError
-from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, workload
+from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, without_dead_rows, workload
 from trex.plan import Plan
 from trex.report.facts import Facts
 from trex.report.operations import stored_architecture
@@ -15,11 +15,15 @@ from trex.search.run import Run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Priced:
-    """The original and the winner under one accounting."""
+    """The original and the winner under one accounting.
+
+    `trimmed`: the original without rows that its head does not read; None where it reads all.
+    """
 
     accounting: str
     before: Cost
     after: Cost
+    trimmed: Cost | None = None
 
     @property
     def edap_gain(self) -> float:
@@ -58,6 +62,8 @@ def prices(facts: Facts) -> Prices:
             model = architecture(facts.model, **settings["model_args"])
         before = workload(model)
         after = workload(model, Plan.parse(facts.best.plan))
+        alive = without_dead_rows(model)
+        trimmed = None if alive is None else workload(model, alive)
         planes = (facts.manifest.get("densities") or {}).get("planes")
         wanted = [a for a in ACCOUNTINGS if a == facts.accounting]
         if "full" not in wanted:
@@ -67,6 +73,9 @@ def prices(facts: Facts) -> Prices:
                 accounting=accounting,
                 before=price(before, chip, accounting, densities=planes),
                 after=price(after, chip, accounting, densities=planes),
+                trimmed=None
+                if trimmed is None
+                else price(trimmed, chip, accounting, densities=planes),
             )
             for accounting in wanted
         )

@@ -22,11 +22,10 @@ _LATEX: Final = str.maketrans({
 
 
 class CostRows(NamedTuple):
-    """The original beside the winner under one accounting."""
+    """The original beside the winner under one accounting; the last cells are EDAP gains."""
 
     accounting: str
     rows: tuple[Row, ...]
-    gain: float
 
 
 def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Row]]:
@@ -64,15 +63,22 @@ def costs(estimate: Estimate) -> tuple[str, str, str, str]:
 
 
 def cost_rows(pair: Priced) -> CostRows:
-    """Totals of the original and the winner."""
+    """Totals of the original, with and without its dead rows, and of the winner."""
     rows = []
-    for name, cost in (("original", pair.before), ("winner", pair.after)):
+    for name, cost in (
+        ("original", pair.before),
+        ("original without dead rows", pair.trimmed),
+        ("winner", pair.after),
+    ):
+        if cost is None:
+            continue
         total = Estimate(
             latency_s=cost.latency_s, energy_j=cost.energy_j, area_m2=cost.area_m2,
             edap_mj_ms_mm2=cost.edap_mj_ms_mm2,
         )  # fmt: skip
-        rows.append((name, *costs(total)))
-    return CostRows(pair.accounting, tuple(rows), pair.edap_gain)
+        gain = pair.before.edap_j_s_m2 / cost.edap_j_s_m2
+        rows.append((name, *costs(total), "1x" if cost is pair.before else f"{gain:.2f}x"))
+    return CostRows(pair.accounting, tuple(rows))
 
 
 def part_rows(pair: Priced) -> tuple[Row, list[Row]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trex.errors import RunError, TrexError
+from trex.errors import PlanError, RunError, TrexError
 from trex.plan import Layout, Plan
 from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
@@ -159,7 +159,9 @@ def read_facts(path: Path) -> Facts:
         )
     try:
         return _facts(run, manifest, records)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        KeyError, TypeError, ValueError, IndexError, AttributeError, PlanError
+    ) as error:  # fmt: skip
         raise RunError(
             f"{path} is damaged: {type(error).__name__} {error}",
             hint="restore its files, or search again in another folder",

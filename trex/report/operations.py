@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 from trex.architecture import Architecture, Encoder, Operation
+from trex.plan import Layout
 from trex.search.run import Run
+from trex.stored import read_layout
 
 FILE: Final = "architecture.json"
 
@@ -21,7 +24,12 @@ def store_architecture(run: Run, model: Architecture) -> None:
         _encoder_json(item) if isinstance(item, Encoder) else _operation_json(item)
         for item in model.body
     ]
-    content = {"model": model.model, "body": body, "uncounted": list(model.uncounted)}
+    content = {
+        "model": model.model,
+        "layout": asdict(model.layout),
+        "body": body,
+        "uncounted": list(model.uncounted),
+    }
     run.write_json(FILE, content)
 
 
@@ -33,18 +41,23 @@ def stored_architecture(run: Run) -> Architecture | None:
     """
     if not (run.path / FILE).exists():
         return None
-    content, layout = run.read_json(FILE), run.layout()
+    content = run.read_json(FILE)
     body = tuple(
         _encoder(item) if "operations" in item else Operation(**item) for item in content["body"]
     )
-    if not layout.tokens:  # of version 0.1
-        layout = replace(layout, tokens=next(i.tokens for i in body if isinstance(i, Encoder)))
     return Architecture(
         model=content["model"],
         body=body,
-        layout=layout,
+        layout=read_layout(content["layout"]) if "layout" in content else _layout(body),
         uncounted=tuple(content["uncounted"]),
     )
+
+
+def _layout(body: Sequence[Operation | Encoder]) -> Layout:
+    """Who may reuse whom in a run of version 0.1, whose plans do nothing else."""
+    encoders = [item for item in body if isinstance(item, Encoder)]
+    tokens = encoders[0].tokens if encoders else 0
+    return Layout(stages=tuple(encoder.stage for encoder in encoders), tokens=tokens)
 
 
 def _operation_json(op: Operation) -> dict[str, Any]:

@@ -230,9 +230,9 @@ def _noisy(facts: Facts) -> list[measured_charts.NoisyPair]:
 
 
 def _plan_caption(picture: PlanPicture) -> str:
-    text = (
-        "Filled: computes its own attention. Open: reuses an earlier encoder's, along the arrow."
-    )
+    text = "Filled: computes its own attention."
+    if picture.arcs:
+        text += " Open: reuses an earlier encoder's, along the arrow."
     if picture.tokens:
         text += " Below: the tokens that enter each encoder."
     if picture.rows:

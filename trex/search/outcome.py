@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trex.plan import Plan, Rows
+from trex.hardware import without_dead_rows
+from trex.models.registry import architecture_of
 from trex.search.engine import Search
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
@@ -68,15 +69,21 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
     Args:
         result: what `outcome` gave.
     """
-    best, baseline, lean = (result[name] for name in ("best", "baseline", "lean"))
+    best, baseline, trimmed = (
+        result["best"],
+        result["baseline"],
+        result["baseline_without_dead_rows"],
+    )
     return {
         **{name: best[name] for name in ("plan", "n_reuse", "transform", "key", "evaluation")},
         **{name: result[name] for name in ("run", "model", "chip", "accounting")},
         "estimate": best["estimate"],
         "baseline": baseline,
         "relative": relative(best["estimate"], baseline),
-        "lean_baseline": lean,
-        "relative_to_lean": None if lean is None else relative(best["estimate"], lean),
+        "baseline_without_dead_rows": trimmed,
+        "relative_without_dead_rows": (
+            None if trimmed is None else relative(best["estimate"], trimmed)
+        ),
         "selection": best["selection"],
         "ranked_by": result["ranked_by"],
         "plans": [
@@ -102,18 +109,12 @@ def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, An
 
 
 def _given(search: Search, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is told of given plans alone: all of them, the best first.
-
-    `lean`: what the original costs without rows that its head does not read; None where it reads
-    all of them.
-    """
-    model = search.problem.loaded
-    layout = model.adapter.layout(model.model)
-    dead = bool(layout.class_rows) and not layout.no_class_rows
-    lean = Plan(rows=(Rows(len(layout.stages) - 1),)) if dead else None
+    """What is told of given plans alone: all of them, the best first, and one more baseline."""
+    loaded = search.problem.loaded
+    trimmed = without_dead_rows(architecture_of(loaded.model, loaded.name))
     return {
         "plans": [_short(record) for record in best_first(records, "selection")],
-        "lean": None if lean is None else search.estimate(lean),
+        "baseline_without_dead_rows": None if trimmed is None else search.estimate(trimmed),
     }
 
 

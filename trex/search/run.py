@@ -27,7 +27,7 @@ from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
 from trex.plan import Layout
 from trex.search.locks import LOCKS, file_lock
 from trex.settings import difference
-from trex.stored import current, read_plan, text_of_v0_1
+from trex.stored import current, read_layout, read_plan, text_of_v0_1
 
 _logger = logging.getLogger(__name__)
 
@@ -171,8 +171,7 @@ class Run:
         manifest = self.manifest()
         if "layout" not in manifest:
             return Layout(stages=tuple(manifest["settings"]["space"]["stages"]), tokens=0)
-        stored = manifest["layout"]
-        return Layout(**{**stored, "stages": tuple(stored["stages"])})
+        return read_layout(manifest["layout"])
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; a plan at its top is told as this version tells it.

@@ -82,7 +82,6 @@ def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job
         "fitted": variant_of(loaded),
         "candidate": {
             "plan": PLAN,
-            "transforms": {"3": "linear", "4": "linear", "7": "linear"},
             "n_reuse": 3,
             "transform": "linear",
             "estimate": {"latency_s": 1.0},
