@@ -32,8 +32,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from trex.files import write_atomic
-from trex.plan import uniform_plans
-from trex.reuse.fit import Candidate, apply_fitted
+from trex.fit.fitter import apply_fitted
+from trex.plan import Plan, uniform_plans
 from trex.search.surrogate import build, probes
 from trex.training.data import batches
 from trex.training.evaluate import PairedComparison, compare_paired, predict
@@ -93,11 +93,11 @@ def main() -> None:
         steps = encoder_steps(ways[n][way], encoders)
         print(
             f"{n:<3}{way:<12}{len(ways[n][way]):>6}{steps:>7}{measured.loss(winner):>7.3f}"
-            f"{top1:>7}{change:>22}  " + " ".join(map(str, winner.plan.consumers))
+            f"{top1:>7}{change:>22}  " + " ".join(map(str, winner.consumers))
         )
 
 
-def chosen(measured: Measured, n_reuse: int) -> dict[str, list[Candidate]]:
+def chosen(measured: Measured, n_reuse: int) -> dict[str, list[Plan]]:
     """Every way's plans of so many consumers."""
     space = space_of(measured, "default")
     measured.measure(probes(space))
@@ -105,8 +105,8 @@ def chosen(measured: Measured, n_reuse: int) -> dict[str, list[Candidate]]:
     patterns = uniform_plans(space.num_encoders, n_reuse)
     masks = space.masks()
     every = [nearest_plan(np.flatnonzero(mask).tolist()) for mask in masks]
-    every = [candidate for candidate in every if candidate.plan.n_reuse == n_reuse]
-    rows = np.stack([space.choices().row(candidate) for candidate in every])
+    every = [plan for plan in every if plan.n_reuse == n_reuse]
+    rows = np.stack([space.choices().row(plan) for plan in every])
     order = np.argsort(surrogate.predict(rows), kind="stable")
     at_random = random_plans(space.num_encoders, n_reuse, MANY)
     return {
@@ -117,7 +117,7 @@ def chosen(measured: Measured, n_reuse: int) -> dict[str, list[Candidate]]:
     }
 
 
-def screened(args: argparse.Namespace, measured: Measured, n_reuse: int) -> list[Candidate]:
+def screened(args: argparse.Namespace, measured: Measured, n_reuse: int) -> list[Plan]:
     """The best of all plans of so many consumers on few images."""
     few = argparse.Namespace(**vars(args))
     few.store = args.store.with_suffix(".screen.jsonl")
@@ -143,21 +143,21 @@ class Answers:
         self._folder.mkdir(exist_ok=True)
         self.count = len(self._images)
 
-    def measure(self, candidates: Iterable[Candidate]) -> None:
-        """Fit candidates on all calibration images and run them, where it was not done before."""
+    def measure(self, plans: Iterable[Plan]) -> None:
+        """Fit plans on all calibration images and run them, where it was not done before."""
         original = self._measured.loaded.model
         if not self._file("original").exists():
             self._run("original", original)
-        wanted = {c.key: c for c in candidates if not self._file(c.key).exists()}
+        wanted = {c.key: c for c in plans if not self._file(c.key).exists()}
         if wanted:
             print(f"fitting and measuring {len(wanted)} winners", flush=True)
             for fitted in self._measured.fitted_finally([*wanted.values()]):
-                self._run(fitted.candidate.key, apply_fitted(deepcopy(original), fitted))
+                self._run(fitted.plan.key, apply_fitted(deepcopy(original), fitted))
                 self._measured.stop_if_late()
 
-    def compare(self, candidate: Candidate) -> PairedComparison:
+    def compare(self, plan: Plan) -> PairedComparison:
         """A plan against the original."""
-        ours, theirs = (load_file(self._file(key)) for key in (candidate.key, "original"))
+        ours, theirs = (load_file(self._file(key)) for key in (plan.key, "original"))
         return compare_paired(ours["logits"], theirs["logits"], theirs["labels"])
 
     def _run(self, key: str, model: nn.Module) -> None:

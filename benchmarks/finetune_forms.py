@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from trex.hardware import Chip, Cost, load_chip, price, workload
 from trex.models.registry import architecture
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.report.finetunings import is_finetuning
 from trex.training.finetune.folder import FinetuneFolder
 
@@ -42,28 +42,28 @@ def main() -> None:
     args = parser.parse_args()
     chip = load_chip(args.hw)
     settings: dict[str, Any] = {}
-    groups: dict[tuple[str, str], list[tuple[int, dict[str, Any], dict[str, Any]]]] = {}
+    groups: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]] = {}
     for path in args.tuned:
         now, (fitted, finetuned) = read(path)
         for name in _ALIKE:
             if settings.setdefault(name, now[name]) != now[name]:
                 raise SystemExit(f"{path} is of another {name} than {args.tuned[0]}")
-        rows = groups.setdefault((fitted["plan"], json.dumps(fitted["transforms"])), [])
+        rows = groups.setdefault(fitted["plan"], [])
         rows.append((now["seed"], fitted, finetuned))
     model, n_images = settings["model"], fitted["evaluation"]["n"]
-    base = costs(model, chip, "", "{}")
+    base = costs(model, chip, "")
     print(f"{model}, {n_images} images; latency and EDAP: full accounting, {chip.name}")
     print(
         f"{'latency':>8}{'EDAP gain':>11}  {'stage':<11}{'seed':>4}{'top-1':>8}{'lost':>6}"
         f"{'95 %':>15}{'agreement':>11}"
     )
-    for (plan, transforms), rows in groups.items():
-        cost = costs(model, chip, plan, transforms)
+    for plan, rows in groups.items():
+        cost = costs(model, chip, plan)
         prices = (
             f"{cost.latency_s / base.latency_s:>7.3f}x"
             f"{base.edap_j_s_m2 / cost.edap_j_s_m2:>10.2f}x"
         )
-        print(f"{plan}  {' '.join(sorted(set(json.loads(transforms).values())))}")
+        print(plan)
         starts = {fitted["weights_sha256"]: fitted for _, fitted, _ in rows}
         for record in starts.values():
             print(f"{prices}  {measured(record, '')}")
@@ -93,10 +93,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads((path / "manifest.json").read_text())["settings"], records
 
 
-def costs(model: str, chip: Chip, plan: str, transforms: str) -> Cost:
+def costs(model: str, chip: Chip, plan: str) -> Cost:
     """An estimate under full accounting."""
-    given = {int(encoder): name for encoder, name in json.loads(transforms).items()}
-    return price(workload(architecture(model), ReusePlan.parse(plan), given), chip, "full")
+    return price(workload(architecture(model), Plan.parse(plan)), chip, "full")
 
 
 def measured(record: dict[str, Any], seed: str) -> str:

@@ -22,8 +22,7 @@ import numpy as np
 from trex.errors import InfeasibleError
 from trex.hardware import load_chip
 from trex.models.registry import architecture_of, create
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import Plan
 from trex.reuse.sizes import parameter_table
 from trex.search.budget import Budget, values
 from trex.search.costs import AREA, ENERGY, LATENCY, MACS, PARAMETERS
@@ -79,10 +78,7 @@ def print_prices(priced: PricedSpace) -> None:
         shares = priced.pricer.by_form[:, 1, number] / np.maximum(
             priced.pricer.by_form[:, 1, 0], 1e-300
         )
-        plan = ReusePlan.nearest(strided, form[0])
-        row = priced.choices.row(
-            Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, form[1]))
-        )
+        row = priced.choices.row(Plan.nearest(strided, *form))
         costs = priced.price(row[None])
         whole = [
             (values(costs, name) / values(priced.baseline, name))[0]

@@ -23,10 +23,13 @@ import torch
 from torch import Tensor
 
 from trex.files import append_line, read_jsonl
+from trex.fit.calibration import Calibration
+from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.models.registry import LoadedModel, load
-from trex.reuse.fit import Calibration, Candidate, FittedPlan, PlanFitter
+from trex.plan import Plan
 from trex.search.problem import SearchSettings
-from trex.search.records import describe, selection_metrics
+from trex.search.records import selection_metrics
+from trex.stored import plan_fields
 from trex.training.data import ImageSet, batches, dataset_fingerprint, open_dataset
 from trex.training.transforms import DataConfig, eval_transform
 
@@ -98,17 +101,17 @@ class Measured:
             f"{len(self._select)} others, {precision}"
         )
 
-    def loss(self, candidate: Candidate) -> float:
+    def loss(self, plan: Plan) -> float:
         """The KL divergence from the original on the images compared on, in nats an image."""
-        return float(self.records[candidate.key]["loss"])
+        return float(self.records[plan.key]["loss"])
 
-    def measure(self, candidates: Iterable[Candidate]) -> None:
+    def measure(self, plans: Iterable[Plan]) -> None:
         """Measure what the store does not hold.
 
         Raises:
             SystemExit: the time is over; the same command goes on.
         """
-        wanted = {c.key: c for c in candidates if c.key not in self.records}
+        wanted = {c.key: c for c in plans if c.key not in self.records}
         if not wanted:
             return
         with self._precision(), tempfile.TemporaryDirectory() as scratch:
@@ -123,7 +126,7 @@ class Measured:
                     self._keep(fitted, original, labels)
                     self.stop_if_late()
 
-    def fitted_finally(self, candidates: Sequence[Candidate]) -> Iterator[FittedPlan]:
+    def fitted_finally(self, plans: Sequence[Plan]) -> Iterator[FittedPlan]:
         """Plans fitted on the images `final`; by default all there are."""
         with self._precision(), tempfile.TemporaryDirectory() as scratch:
             calibration = Calibration(
@@ -133,7 +136,7 @@ class Measured:
                 settings=self.settings.fit,
                 scratch=Path(scratch),
             )
-            yield from PlanFitter(calibration).fit(candidates)
+            yield from PlanFitter(calibration).fit(plans)
 
     def stop_if_late(self) -> None:
         """End the program where the time is over.
@@ -164,27 +167,20 @@ class Measured:
 
     def _keep(self, fitted: FittedPlan, original: Tensor, labels: Tensor) -> None:
         record = {
-            "key": fitted.candidate.key,
-            **describe(fitted.candidate),
+            "key": fitted.plan.key,
+            **plan_fields(fitted.plan),
             **selection_metrics(fitted.logits.float(), original, labels),
         }
         append_line(self._store, json.dumps(record))
         self.records[record["key"]] = record
 
 
-def encoder_steps(candidates: Iterable[Candidate], num_encoders: int) -> int:
-    """How many encoders a set of images passes when candidates share their beginnings."""
+def encoder_steps(plans: Iterable[Plan], num_encoders: int) -> int:
+    """How many encoders a set of images passes when plans share their beginnings."""
     return len(
         {
-            (
-                depth,
-                *(
-                    (reuse, candidate.transforms[reuse.consumer])
-                    for reuse in candidate.plan
-                    if reuse.consumer < depth
-                ),
-            )
-            for candidate in candidates
+            tuple(plan.at(encoder) for encoder in range(depth))
+            for plan in plans
             for depth in range(1, num_encoders + 1)
         }
     )

@@ -25,8 +25,7 @@ from measured import Measured, add_arguments
 from rank_correlation import rank_correlation
 
 from trex.models.registry import architecture_of
-from trex.plan import ReusePlan
-from trex.reuse.fit import Candidate
+from trex.plan import Plan
 from trex.search.plans import RandomPlans
 from trex.search.space import SearchSpace
 from trex.search.surrogate import Surrogate, build, probes
@@ -77,7 +76,7 @@ def mixed(measured: Measured, count: int) -> None:
     for n in COUNTS:
         draws = RandomPlans(space, n)
         rows = {row.tobytes(): row for row in (draws.draw(rng) for _ in range(each))}
-        targets[n] = [space.choices().candidate(row) for row in rows.values()]
+        targets[n] = [space.choices().plan(row) for row in rows.values()]
     measured.measure([*probes(space), *itertools.chain(*targets.values())])
     surrogate = build(space, {c.key: measured.loss(c) for c in probes(space)})
     print(f"{'Spearman, any source, mixed forms':<34}", *(f"{n:>14}" for n in (*COUNTS, "all")))
@@ -97,7 +96,7 @@ def space_of(
 
 def random_plans(
     num_encoders: int, n_reuse: int, count: int, without: Container[str] = ()
-) -> list[Candidate]:
+) -> list[Plan]:
     """Different random plans of the nearest source, output, linear; none of the keys `without`."""
     every, rng = [*itertools.combinations(range(1, num_encoders), n_reuse)], random.Random(1)
     drawn = rng.sample(every, min(count, len(every)))
@@ -107,16 +106,14 @@ def random_plans(
     return [*itertools.islice((plan for plan in plans if plan.key not in without), count)]
 
 
-def nearest_plan(consumers: Sequence[int]) -> Candidate:
+def nearest_plan(consumers: Sequence[int]) -> Plan:
     """A plan of the nearest source, output, linear."""
-    return Candidate(
-        plan=ReusePlan.nearest(consumers), transforms=dict.fromkeys(consumers, "linear")
-    )
+    return Plan.nearest(consumers)
 
 
 def predictions(
     surrogate: Surrogate, choices: Choices
-) -> dict[str, Callable[[Sequence[Candidate]], Floats]]:
+) -> dict[str, Callable[[Sequence[Plan]], Floats]]:
     """The shipped prediction, and what is left of it without its parts."""
     terms = surrogate.terms
     none, no_triples = np.zeros_like(terms.added), np.zeros_like(terms.triples)
@@ -131,7 +128,7 @@ def predictions(
         "and all near triples (shipped)": terms,
     }
 
-    def predicting(with_terms: LossTerms) -> Callable[[Sequence[Candidate]], Floats]:
+    def predicting(with_terms: LossTerms) -> Callable[[Sequence[Plan]], Floats]:
         return lambda plans: with_terms.predict(np.stack([choices.row(plan) for plan in plans]))
 
     return {name: predicting(of) for name, of in simpler.items()}
@@ -139,8 +136,8 @@ def predictions(
 
 def correlation(
     measured: Measured,
-    plans: Sequence[Candidate],
-    predict: Callable[[Sequence[Candidate]], Floats],
+    plans: Sequence[Plan],
+    predict: Callable[[Sequence[Plan]], Floats],
 ) -> str:
     """Spearman's correlation, with its 95 % interval over plans."""
     losses = np.array([measured.loss(plan) for plan in plans])

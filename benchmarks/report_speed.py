@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,7 +27,7 @@ import numpy as np
 
 from trex.hardware import CostTable, load_chip
 from trex.models.registry import architecture
-from trex.plan import ReusePlan
+from trex.plan import Plan
 from trex.report.operations import store_architecture
 from trex.search.run import SCHEMA, Run
 
@@ -63,19 +64,18 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
     manifest = {
         "schema": SCHEMA, "settings": settings, "command": ["made", "up"], "versions": {},
         "calibration": "none", "calibration_images": 0, "space_size": candidates,
-        "feasible": candidates, "baseline": estimate(0),
+        "feasible": candidates, "baseline": estimate(0), "layout": asdict(model.layout),
     }  # fmt: skip
     (path / "manifest.json").write_text(json.dumps(manifest))
     store_architecture(Run(path), model)
     with (path / "results.jsonl").open("w") as file:
         for row, mask in enumerate(masks, start=1):
-            plan = ReusePlan.nearest(np.flatnonzero(mask).tolist())
+            plan = Plan.nearest(np.flatnonzero(mask).tolist())
             predicted = 0.05 * plan.n_reuse**2 * float(rng.lognormal(0, 0.3))
             loss = predicted * float(rng.lognormal(0, 0.2)) + 1e-3
             record = {
                 "schema": SCHEMA, "key": f"made-up-{row}", "plan": str(plan),
                 "n_reuse": plan.n_reuse, "transform": "linear",
-                "transforms": {str(c): "linear" for c in plan.consumers},
                 "estimate": estimate(row), "predicted_loss": predicted,
                 "selection": {
                     "loss": loss, "agreement": float(np.exp(-loss)),

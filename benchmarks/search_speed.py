@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import PlanFitter
 from trex.models.registry import adapter_of, create
-from trex.plan import ReusePlan
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter
-from trex.search.records import candidate_of
+from trex.plan import Plan
 from trex.search.run import Run
 from trex.search.surrogate import Surrogate
+from trex.stored import read_plan
 
 #: consumers of the twelve encoders, in random and in predicted plans
 N_REUSE = 5
@@ -50,7 +51,7 @@ def main() -> None:
     most = max(args.candidates)
     ways = {"random": random_plans(most)}
     if args.run:
-        ways["measured by a search"] = [candidate_of(r) for r in Run.open(args.run).records()]
+        ways["measured by a search"] = [read_plan(r) for r in Run.open(args.run).records()]
     if args.surrogate:
         ways["predicted best"] = predicted_best(args.surrogate, most)
 
@@ -84,7 +85,7 @@ def main() -> None:
 
 def compare(
     name: str,
-    candidates: list[Candidate],
+    candidates: list[Plan],
     counts: list[int],
     calibration: Calibration,
     original_s: float,
@@ -99,11 +100,11 @@ def compare(
     for count in sorted({min(count, len(candidates)) for count in counts}):
         some = candidates[:count]
         start = time.process_time()
-        together = {fitted.candidate.key: fitted.logits for fitted in fitter.fit(some)}
+        together = {fitted.plan.key: fitted.logits for fitted in fitter.fit(some)}
         together_s = time.process_time() - start
         for candidate, (logits, _) in zip(some, alone, strict=False):
             difference = (logits - together[candidate.key]).abs().max()
-            assert difference < 1e-3, f"{candidate.plan}: differs by {difference}"
+            assert difference < 1e-3, f"{candidate}: differs by {difference}"
         steps = fitter.steps(some) // calibration.n_images
         alone_steps = len(calibration.encoders) * count
         alone_s = sum(seconds for _, seconds in alone[:count])
@@ -115,17 +116,17 @@ def compare(
         )
 
 
-def random_plans(count: int) -> list[Candidate]:
+def random_plans(count: int) -> list[Plan]:
     """Random plans of five of twelve consumers."""
     rng = np.random.default_rng(0)
-    plans: dict[ReusePlan, None] = {}
+    plans: dict[Plan, None] = {}
     while len(plans) < count:
         consumers = rng.choice(np.arange(1, 12), size=N_REUSE, replace=False)
-        plans.setdefault(ReusePlan.nearest(consumers.tolist()))
-    return [of_linear(plan) for plan in plans]
+        plans.setdefault(Plan.nearest(consumers.tolist()))
+    return list(plans)
 
 
-def predicted_best(file: Path, count: int) -> list[Candidate]:
+def predicted_best(file: Path, count: int) -> list[Plan]:
     """The plans of five consumers, of nearest sources, that lose least by a surrogate."""
     surrogate = Surrogate.from_json(json.loads(file.read_text()))
     encoders = len(surrogate.alone)
@@ -135,12 +136,7 @@ def predicted_best(file: Path, count: int) -> list[Candidate]:
     masks = masks[masks.sum(1) == N_REUSE]
     losses = masks @ surrogate.alone + surrogate.terms.of_consumers(masks)
     best = np.argsort(losses, kind="stable")[:count]
-    return [of_linear(ReusePlan.nearest(np.flatnonzero(masks[i]).tolist())) for i in best]
-
-
-def of_linear(plan: ReusePlan) -> Candidate:
-    """A plan with the linear transform."""
-    return Candidate(plan=plan, transforms=dict.fromkeys(plan.consumers, "linear"))
+    return [Plan.nearest(np.flatnonzero(masks[i]).tolist()) for i in best]
 
 
 if __name__ == "__main__":

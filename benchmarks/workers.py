@@ -33,10 +33,11 @@ import numpy as np
 import torch
 
 from trex.files import append_line, read_jsonl
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import PlanFitter, Take
 from trex.models.registry import adapter_of, create
-from trex.plan import ReusePlan
-from trex.reuse.fit import Calibration, Candidate, FitSettings, PlanFitter, Take
-from trex.search.entries import candidate_notes, candidate_of_trial
+from trex.plan import Plan
+from trex.search.entries import plan_notes, plan_of_trial
 from trex.search.storage import open_storage
 from trex.search.study import Entry, Study
 from trex.search.workers import Phase, Result, work_off
@@ -99,34 +100,34 @@ def cpu_seconds() -> float:
     return sum(of.ru_utime + of.ru_stime for of in used)
 
 
-def phase(folder: Path, calibration: Calibration, candidates: Sequence[Candidate]) -> Phase:
+def phase(folder: Path, calibration: Calibration, candidates: Sequence[Plan]) -> Phase:
     """Fitting and measuring, as a search does it."""
 
-    def work(order: Sequence[Candidate], take: Take) -> Iterator[Result]:
+    def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         for fitted in PlanFitter(calibration).fit(order, take):
-            append_line(folder / "done.jsonl", json.dumps({"key": fitted.candidate.key}))
-            yield Result(fitted.candidate.key, [float(fitted.logits.mean())], {})
+            append_line(folder / "done.jsonl", json.dumps({"key": fitted.plan.key}))
+            yield Result(fitted.plan.key, [float(fitted.logits.mean())], {})
 
     return Phase(
         name="candidates",
         total=len(candidates),
-        entries=[Entry(key=c.key, choices={}, notes=candidate_notes(c)) for c in candidates],
+        entries=[Entry(key=c.key, choices={}, notes=plan_notes(c)) for c in candidates],
         open_study=lambda: Study(open_storage(None, folder, "speed"), "speed", ["mean"], {}),
-        candidate_of=candidate_of_trial,
+        plan_of=plan_of_trial,
         prepare=lambda: None,
         known=lambda key: None,
         work=work,
     )
 
 
-def random_plans(count: int) -> list[Candidate]:
+def random_plans(count: int) -> list[Plan]:
     """Random plans of five of twelve consumers."""
     rng = np.random.default_rng(0)
-    plans: dict[ReusePlan, None] = {}
+    plans: dict[Plan, None] = {}
     while len(plans) < count:
         consumers = rng.choice(np.arange(1, 12), size=5, replace=False)
-        plans.setdefault(ReusePlan.nearest(consumers.tolist()))
-    return [Candidate(plan=p, transforms=dict.fromkeys(p.consumers, "linear")) for p in plans]
+        plans.setdefault(Plan.nearest(consumers.tolist()))
+    return list(plans)
 
 
 def kills(count: int) -> None:
