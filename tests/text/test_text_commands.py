@@ -15,7 +15,7 @@ import trex
 from trex.cli import main
 from trex.models.bert import TextClassifier
 from trex.models.registry import create, load
-from trex.reuse import consumers_of
+from trex.reuse import consumers_of, plan_of
 from trex.text.tokenizer import encode
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -92,6 +92,21 @@ def test_the_bundle_runs_without_the_folder(run: Path, tmp_path: Path, capsys) -
     inputs = encode(tokenizer, SENTENCES[:4], model.tokens)
     with torch.no_grad():
         assert torch.equal(model(inputs), trex.load(run / "best")(inputs))
+
+
+def test_a_plan_of_ones_own_is_fitted(folder: Path, cola: str, tmp_path: Path, capsys) -> None:
+    flags = ["fit", "--model", str(folder), "--tokens", "10", "--calib", cola, "--eval", cola]
+    out = tmp_path / "run"
+    capsys.readouterr()
+    plan = "1<-0 0~2"
+    assert main([*flags, "--plan", plan, "--refine", "--out", str(out), "--json"]) == 0
+    found = output(capsys)
+    assert found["plan"] == plan
+    assert found["evaluation"]["unit"] == "texts"
+    assert found["relative"]["latency"] < 1
+    assert str(plan_of(trex.load(out / "best"))) == plan
+    assert main(["report", str(out)]) == 0
+    assert "Tokens: 10 enter, 8 behind encoder 0." in (out / "report/index.html").read_text()
 
 
 def test_fine_tuning(run: Path, cola: str, tmp_path: Path, capsys) -> None:
