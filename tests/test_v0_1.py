@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from optuna import create_trial
 from safetensors.torch import load_file
 from tiny_models import logits_of
 
@@ -22,6 +23,7 @@ from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_all
 from trex.report.finetunings import read_finetuning
 from trex.reuse import plan_of
+from trex.search.entries import plan_of_trial
 from trex.search.pick import load_original, pick_record, pick_variant
 from trex.search.run import Run
 from trex.settings import difference
@@ -227,6 +229,13 @@ def test_a_search_goes_on_in_it(run: Run, capsys) -> None:
             value if isinstance(value, str) else pytest.approx(value)
         )
     assert found["predicted_loss"] == pytest.approx(lost["predicted_loss"])
+
+
+@pytest.mark.parametrize("old", PLANS, ids=lambda old: old["text"] or "none")
+def test_a_studys_trials_are_of_the_same_plans(old: dict[str, Any]) -> None:
+    told = {"plan": old["plan"] or "no reuse", "transforms": old["transforms"]}
+    trial = create_trial(value=0.0, user_attrs=told)
+    assert plan_of_trial(trial).key == old["key"]
 
 
 # ---- fine-tunings

@@ -30,7 +30,7 @@ from trex.search.surrogate import Surrogate, build, probes
 from trex.search.terms import LossTerms
 from trex.search.workers import More, Result
 from trex.search.workshop import Workshop
-from trex.stored import plan_fields
+from trex.stored import current, plan_fields
 
 
 def measure_surrogate(shop: Workshop) -> Surrogate:
@@ -107,7 +107,8 @@ def measure_fitted(
     )
     recorded = {record["key"] for record in shop.run.records()}
     for key in done.keys() - recorded:  # measured on other machines
-        shop.run.append_unless(partial(shop.record, key), done[key].user_attrs[RECORD])
+        record = current(done[key].user_attrs[RECORD])
+        shop.run.append_unless(partial(shop.record, key), record)
 
 
 def trial_entry(plan: Plan, shop: Workshop, terms: LossTerms | None) -> Entry:
