@@ -1,6 +1,6 @@
 """How much of the speed-up that a plan's operations predict a CPU delivers. Prints a table.
 
-    python benchmarks/variant_speed.py [--images 1 8] [--rounds 15] [--model NAME] [--plan PLAN ...]
+    python benchmarks/variant_speed.py [--images 1 8] [--rounds 15] [--model NAME --plan PLAN]
 
 timm's own model and the variant run in turns in one process, one thread, float32. Predicted is the
 ratio of all multiply-accumulates, stem and head included. Weights and images are random: neither

@@ -57,8 +57,8 @@ class Operation:
     #: for elementwise: values of a second operand that it fetches, such as one a row; None where
     #: these are as many as it puts out (of add and multiply), or none (of others)
     operand: int | None = None
-    #: for dynamic_matmul: the matrix is the mean of so many groups' matrices that another operation
-    #: has written: all of them are read, nothing is written; 0 where it writes its own
+    #: for dynamic_matmul: the matrix is the mean of so many groups' matrices that another
+    #: operation has written: all of them are read, nothing is written; 0 where it writes its own
     resident_groups: int = 0
 
     @property

@@ -11,6 +11,7 @@ through a transform), how many pairs of tokens it merges, and which rows it comp
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -486,7 +487,7 @@ def _check_transform(name: str) -> None:
 
 
 def _once(encoders: list[int], twice: str) -> None:
-    for earlier, encoder in zip(encoders, encoders[1:], strict=False):
+    for earlier, encoder in itertools.pairwise(encoders):
         if earlier == encoder:
             raise PlanError(f"encoder {encoder} {twice}", hint="name each encoder once")
 
