@@ -29,6 +29,7 @@ import timm.data
 import timm.optim
 import torch
 from safetensors.torch import save_file
+from timm.layers import build_sincos2d_pos_embed
 from timm.loss import SoftTargetCrossEntropy
 from timm.models.vision_transformer import LayerScale
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class Recipe:
         least_share: of a picture's area that a crop shows.
         erased: share of pictures of which a part is erased.
         mixup: Mixup's alpha.
+        attentive: whether attention starts as `attentive_start` has it.
         epochs: where the command line says nothing.
     """
 
@@ -79,6 +81,7 @@ class Recipe:
     least_share: float
     erased: float
     mixup: float
+    attentive: bool
     epochs: int
 
 
@@ -93,6 +96,7 @@ RECIPES: Final = {
         least_share=0.5,
         erased=0.1,
         mixup=0.0,
+        attentive=False,
         epochs=20,
     ),
     "average": Recipe(
@@ -105,6 +109,7 @@ RECIPES: Final = {
         least_share=0.6,
         erased=0.0,
         mixup=0.1,
+        attentive=True,
         epochs=20,
     ),
 }
@@ -119,7 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = RECIPES[args.recipe]
     torch.manual_seed(args.seed)
     model = create(recipe.model, num_classes=CLASSES, img_size=recipe.img_size)
-    open_layer_scale(model)
+    if recipe.attentive:
+        attentive_start(model)
     _log.info("%s, %d pixels, seed %d", recipe.model, recipe.img_size, args.seed)
     test = Pictures(args.test, model, args.seed)
     train(model, recipe, args, test)
@@ -229,11 +235,37 @@ def enlarged(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=side, mode="bicubic", antialias=True)
 
 
-def open_layer_scale(model: nn.Module) -> None:
-    """Let the branches count from the start."""
+@torch.no_grad()
+def attentive_start(model: nn.Module) -> None:
+    """Encoders that attend to near patches from the start (mimetic, arXiv 2305.09828).
+
+    Without it, a model that averages patches learns to name what single patches show and hardly
+    uses its attention. A head's Q'K is near the identity, V's product with the projection near
+    its negative, and positions are sines; LayerScale lets branches count at once.
+    """
+    rows, columns = model.patch_embed.grid_size
+    sines = build_sincos2d_pos_embed([rows, columns], model.embed_dim, interleave_sin_cos=True)
+    model.pos_embed.copy_(F.pad(sines, (0, 0, model.pos_embed.shape[1] - len(sines), 0)))
     for module in model.modules():
         if isinstance(module, LayerScale):
             nn.init.constant_(module.gamma, LAYER_SCALE)
+    for block in model.blocks:
+        queries, keys, values = block.attn.qkv.weight.chunk(3)
+        heads = block.attn.num_heads
+        for query, key in zip(queries.chunk(heads), keys.chunk(heads), strict=True):
+            left, right = halves(model.embed_dim, 0.7, 0.7)
+            query.copy_(left.T[: len(query)])
+            key.copy_(right[: len(key)])
+        left, right = halves(model.embed_dim, 0.4, -0.4)
+        values.copy_(right)
+        block.attn.proj.weight.copy_(left)
+
+
+def halves(width: int, noise: float, identity: float) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product is noise and the identity, both weighted; largest part first."""
+    product = noise * torch.randn(width, width) / width**0.5 + identity * torch.eye(width)
+    left, sizes, right = torch.linalg.svd(product)
+    return left * sizes.sqrt(), sizes.sqrt()[:, None] * right
 
 
 def seed_everything(seed: int) -> None:
