@@ -3,9 +3,10 @@
 A plan says of every encoder what its form is (its own attention, or an earlier encoder's tensor
 through a transform), how many pairs of tokens it merges, and which rows it computes. In text:
 
-    5<-4 7<-6:map/linear 3~40 6~40 11=class
+    5<-4 7<-6:map/mixed 8:map/average 3~40 6=53 7=class 9=@6 11=class
 
-`consumer<-source[:tensor[/transform]]`, `encoder~pairs`, `encoder=rows`. No torch in here.
+`consumer<-source[:tensor[/transform]]`, `consumer:map/average`, `encoder~pairs` and
+`encoder=rows`. No torch in here.
 """
 
 from __future__ import annotations
@@ -24,28 +25,33 @@ from trex.errors import PlanError
 ReusedTensor = Literal["output", "map"]
 REUSED_TENSORS: Final[tuple[ReusedTensor, ...]] = get_args(ReusedTensor)
 
-#: What stands between the reused tensor and the consumer's projection: nothing, a linear map
-#: folded into the projection, the paper's LayerNorm → d×d → GELU, or a linear term of the
-#: consumer's own normalised input.
-Transform = Literal["none", "linear", "block", "linear_own"]
-TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
+#: What stands between the reused tensor and the consumer's projection. Of both tensors: nothing, a
+#: linear map folded into the projection, the paper's LayerNorm → d×d → GELU, or a linear term of
+#: the consumer's own normalised input. Of maps only: `mixed`, an average map of each of the
+#: consumer's heads, kept as a constant, plus a weighted sum over the source's heads; `average`,
+#: the constant alone, which has no source.
+Transform = Literal["none", "linear", "block", "linear_own", "mixed", "average"]
+TRANSFORMS: Final[tuple[Transform, ...]] = ("none", "linear", "block", "linear_own")
+MAP_TRANSFORMS: Final[tuple[Transform, ...]] = get_args(Transform)
 
 #: What a consumer costs depends on this alone, not on its source.
 Form = tuple[ReusedTensor, Transform]
 
-#: The rows of attention that an encoder computes: those of the class tokens.
-RowsKind = Literal["class"]
-
 _REUSE: Final = re.compile(r"(\d+)<-(\d+)(?::([a-z]+)(?:/([a-z_]+))?)?")
+_AVERAGE: Final = re.compile(r"(\d+):map/average")
 _MERGE: Final = re.compile(r"(\d+)~(\d+)")
-_ROWS: Final = re.compile(r"(\d+)=(\S+)")
+_ROWS: Final = re.compile(r"(\d+)=(?:(class)|(\d+)|@(\d+))")
 #: Longer numbers are no encoders and no pairs; Python refuses to read far longer ones.
 _MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reuse:
-    """Encoder `consumer` reuses the `tensor` of the earlier encoder `source`."""
+    """Encoder `consumer` reuses the `tensor` of the earlier encoder `source`.
+
+    An encoder of average maps reuses what it was itself, on calibration images: it is its own
+    source, and takes nothing of another.
+    """
 
     consumer: int
     source: int
@@ -57,7 +63,14 @@ class Reuse:
         """Tensor and transform."""
         return self.tensor, self.transform
 
+    @property
+    def is_average(self) -> bool:
+        """Whether it is an average map alone, which needs no other encoder."""
+        return self.transform == "average"
+
     def __str__(self) -> str:
+        if self.is_average:
+            return f"{self.consumer}:map/average"
         form = "" if self.form == ("output", "linear") else f":{self.tensor}/{self.transform}"
         return f"{self.consumer}<-{self.source}{form}"
 
@@ -73,23 +86,49 @@ class Merge:
         return f"{self.encoder}~{self.pairs}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """`encoder` computes these rows only, of keys and values of all tokens."""
+    """Which rows of attention an encoder computes.
+
+    `class`: the class tokens' rows only, in the last encoder; in a consumer of maps these rows
+    are its own and the others are reused. A number: so many, shared by tokens that are alike.
+    `source`: as many as that encoder, shared by the groups that it matched.
+    """
 
     encoder: int
-    rows: RowsKind = "class"
+    rows: int | Literal["class"] = "class"
+    source: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.encoder}={self.rows}"
+        return f"{self.encoder}={self.rows if self.source is None else f'@{self.source}'}"
 
 
 class EncoderPlan(NamedTuple):
-    """A plan's say in one encoder; equal where two plans do the same there."""
+    """A plan's say in one encoder; equal where two plans do the same there.
+
+    Attributes:
+        reuse: what it reuses, or None.
+        pairs: of tokens it merges.
+        class_rows: whether it computes the class tokens' rows, and no others.
+        shared: how many rows its tokens share; 0 where each has its own.
+        groups_of: the encoder whose groups share them; None where it matches them itself.
+    """
 
     reuse: Reuse | None
-    pairs: int
-    rows: RowsKind | None
+    pairs: int = 0
+    class_rows: bool = False
+    shared: int = 0
+    groups_of: int | None = None
+
+    @property
+    def only_class(self) -> bool:
+        """Whether nothing of the other tokens is left behind its attention."""
+        return self.class_rows and not self.own_class
+
+    @property
+    def own_class(self) -> bool:
+        """Whether it reuses a map for all rows but the class tokens', which it computes."""
+        return self.class_rows and self.reuse is not None and self.reuse.tensor == "map"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,17 +140,24 @@ class Layout:
             exchange attention.
         tokens: vectors that enter encoder 0.
         protected: the first so many tokens are never merged.
+        class_tokens: the first so many tokens are class tokens.
         class_rows: the first so many tokens are all that the head reads; 0 where it reads others.
+        windows: for every encoder, the tokens that attend to each other, where these are not all
+            of the stream's (0 where the image's size says how many); empty where they are.
         no_merging: why the tokens cannot be merged; empty where they can.
         no_class_rows: why the last encoder cannot leave its other rows out; empty where it can.
+        no_map_rows: why maps cannot be mixed or averaged; empty where they can.
     """
 
     stages: tuple[int, ...]
     tokens: int
     protected: int = 0
+    class_tokens: int = 0
     class_rows: int = 0
+    windows: tuple[int, ...] = ()
     no_merging: str = ""
     no_class_rows: str = ""
+    no_map_rows: str = ""
 
     def most_pairs(self, tokens: int) -> int:
         """Of so many tokens, how many pairs can become one: half of those not protected."""
@@ -136,7 +182,7 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reuses", tuple(sorted(self.reuses)))
         object.__setattr__(self, "merges", tuple(sorted(m for m in self.merges if m.pairs)))
-        object.__setattr__(self, "rows", tuple(sorted(self.rows)))
+        object.__setattr__(self, "rows", tuple(sorted(self.rows, key=lambda r: r.encoder)))
         _once([r.consumer for r in self.reuses], "has two sources")
         _once([m.encoder for m in self.merges], "merges twice")
         _once([r.encoder for r in self.rows], "has its rows named twice")
@@ -164,7 +210,10 @@ class Plan:
         _check_transform(transform)
         reuses, merges, rows = [], [], []
         for item in text.replace(",", " ").split():
-            if match := _REUSE.fullmatch(item):
+            if match := _AVERAGE.fullmatch(item):
+                encoder = _number(match[1])
+                reuses.append(Reuse(encoder, encoder, "map", "average"))
+            elif match := _REUSE.fullmatch(item):
                 tensor, named = match[3] or "output", match[4] or transform
                 reuse = Reuse(_number(match[1]), _number(match[2]))
                 reuses.append(
@@ -177,17 +226,19 @@ class Plan:
             elif match := _MERGE.fullmatch(item):
                 merges.append(Merge(_number(match[1]), _number(match[2])))
             elif match := _ROWS.fullmatch(item):
-                if match[2] != "class":
-                    raise PlanError(
-                        f"encoder {match[1]} cannot compute the rows {_short(match[2])!r}",
-                        hint=f"write {match[1]}=class for the class tokens' rows only",
-                    )
-                rows.append(Rows(_number(match[1])))
+                encoder = _number(match[1])
+                if match[2]:
+                    rows.append(Rows(encoder))
+                elif match[3]:
+                    rows.append(Rows(encoder, _number(match[3])))
+                else:
+                    rows.append(Rows(encoder, 0, _number(match[4])))
             else:
                 raise PlanError(
                     f"{_short(item)!r} is not part of a plan",
                     hint='write consumer<-source, for example "5<-4 7<-6" or "7<-6:map/linear", '
-                    'encoder~pairs of tokens merged, "3~40", or "11=class"',
+                    'encoder~pairs of tokens merged, "3~40", encoder=rows, "6=53" or "7=@6", '
+                    'or "11=class"',
                 )
         return cls(tuple(reuses), tuple(merges), tuple(rows))
 
@@ -256,7 +307,7 @@ class Plan:
     @property
     def sources(self) -> tuple[int, ...]:
         """The producers somebody reuses, ascending, each once."""
-        return tuple(sorted({r.source for r in self.reuses}))
+        return tuple(sorted({r.source for r in self.reuses if not r.is_average}))
 
     @property
     def transforms(self) -> dict[int, Transform]:
@@ -289,11 +340,27 @@ class Plan:
 
     def at(self, encoder: int) -> EncoderPlan:
         """What is done in one encoder."""
+        rows = self.rows_of(encoder)
+        class_rows = rows is not None and rows.rows == "class"
         return EncoderPlan(
-            self.reuse_of(encoder),
-            next((m.pairs for m in self.merges if m.encoder == encoder), 0),
-            next((r.rows for r in self.rows if r.encoder == encoder), None),
+            reuse=self.reuse_of(encoder),
+            pairs=next((m.pairs for m in self.merges if m.encoder == encoder), 0),
+            class_rows=class_rows,
+            shared=self._shared(rows),
+            groups_of=None if rows is None else rows.source,
         )
+
+    def rows_of(self, encoder: int) -> Rows | None:
+        """What the plan says of an encoder's rows, or None."""
+        return next((r for r in self.rows if r.encoder == encoder), None)
+
+    def _shared(self, rows: Rows | None) -> int:
+        if rows is None or rows.rows == "class":
+            return 0
+        if rows.source is None:
+            return rows.rows
+        source = self.rows_of(rows.source)
+        return 0 if source is None or source.rows == "class" else source.rows
 
     def reuse_of(self, encoder: int) -> Reuse | None:
         """What `encoder` reuses, or None where it is a producer."""
@@ -331,7 +398,7 @@ class Plan:
         counts, now = [], layout.tokens
         for encoder in range(len(layout.stages)):
             here = self.at(encoder)
-            after = layout.class_rows if here.rows else now - here.pairs
+            after = layout.class_rows if here.only_class else now - here.pairs
             counts.append((now, after))
             now = after
         return tuple(counts)
@@ -365,23 +432,98 @@ class Plan:
         self._check_merges(layout)
 
     def _check_rows(self, layout: Layout) -> None:
-        last = len(layout.stages) - 1
+        for reuse in self.reuses:
+            if reuse.transform in ("mixed", "average") and layout.no_map_rows:
+                raise PlanError(
+                    f"encoder {reuse.consumer} cannot mix maps: {layout.no_map_rows}",
+                    hint=f"leave {reuse} out, or reuse the map as it is",
+                )
         for rows in self.rows:
-            where = f"encoder {rows.encoder} cannot compute its class rows only"
-            drop = f"leave {rows} out"
-            if layout.no_class_rows:
-                raise PlanError(f"{where}: {layout.no_class_rows}", hint=drop)
-            if rows.encoder != last:
-                raise PlanError(
-                    f"{where}: encoder {rows.encoder + 1} reads all of them",
-                    hint=f"name the last encoder, {last}=class",
-                )
-            if (reuse := self.reuse_of(last)) is not None and reuse.tensor == "map":
-                raise PlanError(
-                    f"{where}: it reuses a map, and with its own class rows nothing of it "
-                    "would be left",
-                    hint=f"{drop}, or leave {reuse} out",
-                )
+            here = self.at(rows.encoder)
+            if here.own_class:
+                self._check_own_class(rows, layout)
+            elif here.class_rows:
+                self._check_class_rows(rows, layout)
+            else:
+                self._check_shared(rows, layout)
+
+    def _check_own_class(self, rows: Rows, layout: Layout) -> None:
+        drop = f"leave {rows} out"
+        if not layout.class_tokens:
+            raise PlanError(
+                f"encoder {rows.encoder} cannot compute its class rows: the model has no class "
+                "token",
+                hint=drop,
+            )
+        if layout.class_rows and rows.encoder == len(layout.stages) - 1:
+            raise PlanError(
+                f"encoder {rows.encoder} is the last, of which the head reads class rows only: "
+                "with these its own, nothing of the map would be left",
+                hint=f"{drop}, or leave {self.reuse_of(rows.encoder)} out",
+            )
+
+    def _check_class_rows(self, rows: Rows, layout: Layout) -> None:
+        where = f"encoder {rows.encoder} cannot compute its class rows only"
+        last = len(layout.stages) - 1
+        if layout.no_class_rows:
+            raise PlanError(f"{where}: {layout.no_class_rows}", hint=f"leave {rows} out")
+        if rows.encoder != last:
+            raise PlanError(
+                f"{where}: encoder {rows.encoder + 1} reads all of them",
+                hint=f"name the last encoder, {last}=class",
+            )
+
+    def _check_shared(self, rows: Rows, layout: Layout) -> None:
+        encoder, drop = rows.encoder, f"leave {rows} out"
+        if (reuse := self.reuse_of(encoder)) is not None:
+            raise PlanError(
+                f"encoder {encoder} reuses and has no queries that could share rows",
+                hint=f"{drop}, or leave {reuse} out",
+            )
+        if rows.source is not None:
+            self._check_groups(rows, layout)
+            return
+        tokens = self.attending(encoder, layout)
+        shared = self.at(encoder).shared
+        if tokens and shared > tokens:
+            raise PlanError(
+                f"encoder {encoder} shares {shared} rows among {tokens} tokens; at most {tokens}",
+                hint="give fewer rows, or merge less before it",
+            )
+        if shared <= layout.protected and shared != tokens:
+            least = layout.protected + 1
+            raise PlanError(
+                f"encoder {encoder} shares {shared} rows; at least {least}",
+                hint="the first tokens keep rows of their own",
+            )
+
+    def _check_groups(self, rows: Rows, layout: Layout) -> None:
+        encoder, source = rows.encoder, cast(int, rows.source)
+        own = self.rows_of(source) if source < encoder else None
+        if own is None or own.source is not None or own.rows == "class":
+            raise PlanError(
+                f"encoder {encoder} takes the groups of encoder {source}, which matches none "
+                "before it",
+                hint=f"name an earlier encoder that has a number of rows, as in {source}=53",
+            )
+        merging = [m.encoder for m in self.merges if source <= m.encoder < encoder]
+        if merging:
+            raise PlanError(
+                f"encoder {encoder} takes the groups of encoder {source}, but encoder "
+                f"{merging[0]} merges tokens in between",
+                hint=f"give {encoder} a number of rows of its own",
+            )
+        if layout.stages[source] != layout.stages[encoder]:
+            raise PlanError(
+                f"encoder {encoder} takes the groups of encoder {source} of another stage",
+                hint="name an encoder of its stage",
+            )
+
+    def attending(self, encoder: int, layout: Layout) -> int:
+        """How many tokens attend to each other in an encoder; 0 where the image's size says."""
+        if layout.windows:
+            return layout.windows[encoder]
+        return self.tokens(layout)[encoder][0]
 
     def _check_merges(self, layout: Layout) -> None:
         for merge, (before, _) in (
@@ -393,7 +535,7 @@ class Plan:
                     hint=f"leave {merge} out",
                 )
             check_pairs(merge.encoder, merge.pairs, before, layout.most_pairs(before))
-            if self.at(merge.encoder).rows:
+            if self.at(merge.encoder).only_class:
                 raise PlanError(
                     f"encoder {merge.encoder} computes its class rows only, which do not merge",
                     hint=f"leave {merge} out",
@@ -450,11 +592,18 @@ def uniform_plans(num_encoders: int, n_reuse: int) -> list[Plan]:
 
 def _check_reuse(reuse: Reuse, consumers: set[int]) -> None:
     consumer, source = reuse.consumer, reuse.source
-    if consumer == 0:
+    if consumer == 0 and not reuse.is_average:
         raise PlanError(
             "encoder 0 cannot reuse: nothing runs before it",
             hint="choose a consumer from 1 on",
         )
+    if reuse.is_average:
+        if reuse.form != ("map", "average") or source != consumer:
+            raise PlanError(
+                f"encoder {consumer} has an average map, which has no source",
+                hint=f"write {consumer}:map/average",
+            )
+        return
     if source < 0 or source == consumer:
         raise PlanError(
             f"encoder {consumer} cannot reuse encoder {source}",
@@ -476,13 +625,18 @@ def _check_reuse(reuse: Reuse, consumers: set[int]) -> None:
             hint=f"choose one of {', '.join(REUSED_TENSORS)}",
         )
     _check_transform(reuse.transform)
+    if reuse.tensor != "map" and reuse.transform not in TRANSFORMS:
+        raise PlanError(
+            f"encoder {consumer} cannot reuse an output through {reuse.transform!r}",
+            hint=f"choose one of {', '.join(TRANSFORMS)}, or reuse the map",
+        )
 
 
 def _check_transform(name: str) -> None:
-    if name not in TRANSFORMS:
+    if name not in MAP_TRANSFORMS:
         raise PlanError(
             f"{_short(str(name))!r} is not a transform",
-            hint=f"choose one of {', '.join(TRANSFORMS)}",
+            hint=f"choose one of {', '.join(MAP_TRANSFORMS)}",
         )
 
 

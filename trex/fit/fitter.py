@@ -26,7 +26,7 @@ from trex.models.adapter import Adapter, Consumer
 from trex.plan import EncoderPlan, Plan
 from trex.reuse.apply import apply_plan
 from trex.reuse.precision import forward_precision
-from trex.reuse.route import Kept, Route, State, Step, advance, enter, features
+from trex.reuse.route import Kept, Route, State, Step, advance, enter, features, kept_until
 from trex.reuse.transforms import consumer_of
 
 #: chooses which of some plans to work on next; None for none of them
@@ -170,9 +170,9 @@ class PlanFitter:
                 node = node.children.setdefault(plan.at(index), _Node())
                 node.below.append(plan)
                 path.append(node)
-            for reuse in plan.reuses:
-                for passed in path[reuse.source : reuse.consumer]:
-                    passed.live.add((reuse.source, reuse.tensor))
+            for kept, last in kept_until(plan):
+                for passed in path[kept[0] : last]:
+                    passed.live.add(kept)
             node.plan = plan
         return root
 

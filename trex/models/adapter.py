@@ -7,7 +7,7 @@ refuses a model with a child it does not understand. The steps of a model are
 
 and of an encoder
 
-    before ─> attend ─> merge (projection, residual) ─> after (MLP, residual)
+    before ─> attend ─> branch (projection) ─> join (residual) ─> after (MLP, residual)
 
 Neither the token count nor the width need be the same in all encoders: a stream is whatever tensor
 the family passes from step to step.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,34 @@ from trex.architecture import Architecture
 from trex.errors import ModelError, ReuseError
 from trex.plan import Layout, ReusedTensor
 
-#: What can be asked of an attention beside its output; `keys` are the means over heads.
-Wanted = Literal["output", "map", "keys"]
+#: What can be asked of an attention beside its output; `keys` are the means over heads, `groups`
+#: the row that every token has where rows are shared.
+Wanted = Literal["output", "map", "keys", "groups"]
+
+
+class Groups(Protocol):
+    """Tokens that share rows; shapes are (B, tokens or rows, width)."""
+
+    @property
+    def target(self) -> Tensor:
+        """(B, N), the row that every token has."""
+
+    def mean(self, rows_BND: Tensor, /) -> Tensor:
+        """From tokens to the means of those that share a row."""
+
+    def copies(self, rows_BMD: Tensor, /) -> Tensor:
+        """From rows to all tokens that have them."""
+
+
+class RowSharing(Protocol):
+    """How the tokens of an attention come to share rows."""
+
+    def groups(self, keys_BNE: Tensor, /) -> Groups:
+        """Who shares a row, by keys."""
+
+
+#: The rows of an attention: the first so many, shared ones, or None for every token's own.
+AttentionRows = int | RowSharing | None
 
 
 class Products(nn.Module):
@@ -142,12 +168,13 @@ class Adapter(ABC):
         wanted: frozenset[Wanted],
         *,
         sizes: Tensor | None = None,
-        rows: int | None = None,
+        rows: AttentionRows = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """A producer's attention: its output, and what else is wanted of it.
 
         The output is the projection's input, (B, N, D) for ViTs; a map is (B, heads, N, N); keys
-        are (B, N, width of a head).
+        are (B, N, width of a head). Where rows are shared the output is that of the rows, for
+        `spread` to copy behind the projection; what else is wanted is every token's.
 
         Args:
             block: the encoder.
@@ -155,13 +182,20 @@ class Adapter(ABC):
             wanted: what else.
             sizes: (B, N), how many tokens each stands for: attention is proportional to them.
                 None for one each, and always where the layout refuses merging.
-            rows: only the first so many queries; None for all, and always where the layout
-                refuses class rows.
+            rows: which queries; a number only where the layout allows class rows.
         """
 
     @abstractmethod
-    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
-        """The stream after the attention branch: projection of `output`, scaling, residual."""
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """The attention branch behind its products: projection of `output`, scaling."""
+
+    def spread(self, block: nn.Module, branch: Tensor, groups: Groups) -> Tensor:
+        """A branch of shared rows as one of all tokens."""
+        return groups.copies(branch)
+
+    def join(self, block: nn.Module, stream: Tensor, branch: Tensor) -> Tensor:
+        """The stream after the attention branch: the residual."""
+        return stream + branch
 
     @abstractmethod
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:

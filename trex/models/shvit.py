@@ -14,7 +14,12 @@ from timm.models.shvit import FFN, SHSA, BasicBlock, Conv2dNorm, Residual, SHViT
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer, Wanted, image_channels
+from trex.models.adapter import (
+    AttentionRows,
+    Consumer,
+    Wanted,
+    image_channels,
+)
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer, conv_and_norm
 from trex.models.vit import check_children
 from trex.plan import ReusedTensor
@@ -126,7 +131,7 @@ class ShvitAdapter(StagedAdapter):
         wanted: frozenset[Wanted],
         *,
         sizes: Tensor | None = None,
-        rows: int | None = None,
+        rows: AttentionRows = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Single-head attention on the first channels, the others behind it."""
         attention = _attention(block)
@@ -136,14 +141,22 @@ class ShvitAdapter(StagedAdapter):
         query, key, value = parts.split(
             (attention.qk_dim, attention.qk_dim, attention.pdim), dim=1
         )
-        scores = query.flatten(2).mT @ key.flatten(2) * attention.scale
-        map_Bnn = scores.softmax(dim=-1)
+        query, groups = query.flatten(2).mT, None
+        if rows is not None:
+            assert not isinstance(rows, int), "a grid has no class token"
+            groups = rows.groups(key.flatten(2).mT)
+            query = groups.mean(query)
+        map_Bnn = (query @ key.flatten(2) * attention.scale).softmax(dim=-1)
+        if groups is not None:
+            map_Bnn = groups.copies(map_Bnn)
         context = _context(value, map_Bnn)
         kept: dict[Wanted, Tensor] = {}
         if "map" in wanted:
             kept["map"] = map_Bnn
         if "output" in wanted:
             kept["output"] = context
+        if groups is not None:
+            kept["groups"] = groups.target
         return torch.cat((context, others), dim=1), kept
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trex.architecture import Architecture, Encoder, Operation
-from trex.models.adapter import Adapter, Consumer, Linear, stages_of
+from trex.models.adapter import (
+    Adapter,
+    Consumer,
+    Groups,
+    Linear,
+    stages_of,
+)
 from trex.models.trace import trace_architecture
 from trex.plan import Layout, ReusedTensor
 
@@ -68,9 +74,19 @@ class StagedAdapter(Adapter):
         return Layout(
             stages=stages_of(model, self.containers(model)),
             tokens=0,
+            windows=tuple(map(self.window_tokens, self._blocks(model))),
             no_merging=grid,
             no_class_rows=f"{type(model).__name__} has no class token",
+            no_map_rows=f"maps of {type(model).__name__} are of no fixed places in the image",
         )
+
+    def window_tokens(self, block: nn.Module) -> int:
+        """How many tokens of an encoder attend to each other; 0 where the image's size says."""
+        return 0
+
+    def _blocks(self, model: nn.Module) -> list[nn.Module]:
+        names = self.containers(model)
+        return [block for name in names for block in model.get_submodule(name).children()]
 
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Everything before the first encoder."""
@@ -92,9 +108,13 @@ class StagedAdapter(Adapter):
         stream = self._to_next_encoder(model, stream, self._attending(model)[-1] + 1)
         return cast(Tensor, cast(Any, model).forward_head(stream))
 
-    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
-        """ReLU, projection, residual."""
-        return stream + cast(Tensor, self.projecting(block)(output))
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """ReLU and projection."""
+        return cast(Tensor, self.projecting(block)(output))
+
+    def spread(self, block: nn.Module, branch: Tensor, groups: Groups) -> Tensor:
+        """Grids are copied to right behind the products."""
+        return branch
 
     def projection(self, block: nn.Module) -> nn.Linear:
         """A linear layer that does what the convolution and its normalisation do."""
@@ -146,7 +166,10 @@ class StagedAdapter(Adapter):
                     stage=stage,
                 )
             )
-        return replace(traced, body=tuple(body), layout=self.layout(model))
+        encoders = [item for item in body if isinstance(item, Encoder)]
+        layout = self.layout(model)
+        windows = (w or e.tokens for w, e in zip(layout.windows, encoders, strict=True))
+        return replace(traced, body=tuple(body), layout=replace(layout, windows=tuple(windows)))
 
     def _attending(self, model: nn.Module) -> list[int]:
         stages = enumerate(cast(Any, model).stages)

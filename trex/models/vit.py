@@ -20,7 +20,9 @@ from trex.architecture import Architecture, vit_encoder, with_encoders
 from trex.errors import ModelError
 from trex.models.adapter import (
     Adapter,
+    AttentionRows,
     Consumer,
+    Groups,
     Linear,
     Products,
     ProductsAt,
@@ -86,16 +88,15 @@ def attention_output(
     normed_BND: Tensor,
     wanted: frozenset[Wanted],
     sizes_BN: Tensor | None = None,
-    rows: int | None = None,
+    rows: AttentionRows = None,
 ) -> tuple[Tensor, dict[Wanted, Tensor]]:
     """The projection's input, (B, N or rows, D), by an attention's own children; what is wanted.
 
     The two products are fused, unless the map is reused or the attention has `products`. Where
     tokens were merged, attention is proportional: the logarithm of a key's size joins its scores
-    (ToMe, arXiv 2210.09461, equation 1).
+    (ToMe, arXiv 2210.09461, equation 1). A shared row's query is made of its tokens' mean input.
     """
-    query, key, value = _project(attention, normed_BND, rows)
-    query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key, value, groups = _project(attention, normed_BND, rows)
     dropout = attention.attn_drop.p if attention.training else 0.0
     products = getattr(attention, "products", None)
     bias = None if sizes_BN is None else sizes_BN.log().to(query.dtype)[:, None, None, :]
@@ -105,7 +106,7 @@ def attention_output(
         scores = products.scores(query * attention.scale, key)
         probabilities = (scores if bias is None else scores + bias).softmax(dim=-1)
         if "map" in wanted:
-            kept["map"] = probabilities
+            kept["map"] = probabilities if groups is None else map_rows(probabilities, groups)
         context = products.context(F.dropout(probabilities, dropout), value)
     else:
         context = F.scaled_dot_product_attention(
@@ -113,26 +114,48 @@ def attention_output(
         )
     output = attention.norm(join_heads(context))
     if "output" in wanted:
-        kept["output"] = output
+        kept["output"] = output if groups is None else groups.copies(output)
     if "keys" in wanted:
         kept["keys"] = key.mean(dim=1)
+    if groups is not None:
+        kept["groups"] = groups.target
     return output, kept
 
 
 def _project(
-    attention: Any, normed_BND: Tensor, rows: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of the first `rows`, keys and values of all tokens, each (B, H, N, E)."""
-    heads, qkv = attention.num_heads, attention.qkv
-    if rows is None or type(qkv) is not nn.Linear:
-        query, key, value = split_heads(qkv(normed_BND), 3, heads)
-        return query[:, :, :rows], key, value
-    width = qkv.out_features // 3
-    bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
-    own = F.linear(normed_BND[:, :rows], qkv.weight[:width], bias[0])
-    (query,) = split_heads(own, 1, heads)
-    key, value = split_heads(F.linear(normed_BND, qkv.weight[width:], bias[1]), 2, heads)
-    return query, key, value
+    attention: Any, normed_BND: Tensor, rows: AttentionRows
+) -> tuple[Tensor, Tensor, Tensor, Groups | None]:
+    """Queries of the rows, keys and values of all tokens, each (B, H, ·, E), and who shares."""
+    heads = attention.num_heads
+    if rows is None:
+        query, key, value = split_heads(attention.qkv(normed_BND), 3, heads)
+        return attention.q_norm(query), attention.k_norm(key), value, None
+    key, value = split_heads(_part_of_qkv(attention, normed_BND, 1, 3), 2, heads)
+    key, groups = attention.k_norm(key), None
+    if isinstance(rows, int):
+        own = normed_BND[:, :rows]
+    else:
+        groups = rows.groups(key.mean(dim=1))
+        own = groups.mean(normed_BND)
+    (query,) = split_heads(_part_of_qkv(attention, own, 0, 1), 1, heads)
+    return attention.q_norm(query), key, value, groups
+
+
+def _part_of_qkv(attention: Any, normed_BND: Tensor, first: int, last: int) -> Tensor:
+    """Queries, keys and values from the first to before the last of them, side by side."""
+    qkv = attention.qkv
+    width = attention.num_heads * attention.head_dim
+    part = slice(first * width, last * width)
+    if type(qkv) is not nn.Linear:  # arrays hold all three side by side
+        return cast(Tensor, qkv(normed_BND)[..., part])
+    return F.linear(normed_BND, qkv.weight[part], None if qkv.bias is None else qkv.bias[part])
+
+
+def map_rows(map_BHMN: Tensor, groups: Groups) -> Tensor:
+    """Every token's row of a map of shared ones, (B, H, N, N)."""
+    heads, keys = map_BHMN.shape[1], map_BHMN.shape[3]
+    rows = groups.copies(map_BHMN.transpose(1, 2).flatten(2))
+    return rows.unflatten(2, (heads, keys)).transpose(1, 2)
 
 
 class SteppedAttention(nn.Module):
@@ -290,6 +313,7 @@ class VitAdapter(Adapter):
             stages=stages_of(model, self.containers(model)),
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
             protected=vit.num_prefix_tokens,
+            class_tokens=self.class_tokens(model),
             class_rows=0 if refusal else self.class_tokens(model),
             no_class_rows=refusal,
         )
@@ -323,17 +347,17 @@ class VitAdapter(Adapter):
         wanted: frozenset[Wanted],
         *,
         sizes: Tensor | None = None,
-        rows: int | None = None,
+        rows: AttentionRows = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the block's own children, fused unless the map itself is reused."""
         parts = cast(Any, block)
         return attention_output(parts.attn, parts.norm1(stream), wanted, sizes, rows)
 
-    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
-        """Projection, LayerScale, residual."""
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """Projection, LayerScale."""
         parts = cast(Any, block)
         branch = parts.ls1(parts.attn.proj_drop(parts.attn.proj(output)))
-        return stream + cast(Tensor, parts.drop_path1(branch))
+        return cast(Tensor, parts.drop_path1(branch))
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
         """The MLP and its residual."""

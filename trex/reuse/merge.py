@@ -12,11 +12,14 @@ Letters: B images, N tokens before, M after, D width, E width of what is compare
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trex.errors import PlanError
 
 #: below any cosine: merged only where nothing else is left
 _LAST_RESORT: Final = -2.0
@@ -50,6 +53,10 @@ class Assignment(NamedTuple):
         return _sum(means.mT, target, self._after).mT.reshape(
             *map_BHNN.shape[:2], self._after, self._after
         )
+
+    def copies(self, rows_BMD: Tensor) -> Tensor:
+        """Every row copied back to all tokens that it stands for, (B, N, D)."""
+        return copies_of_groups(rows_BMD, self.target)
 
     def follow(self, groups: Tensor | None) -> Tensor:
         """(B, N0): where each of the model's first tokens is now, from where it was before."""
@@ -96,11 +103,53 @@ def match(keys_BNE: Tensor, pairs: int, *, protected: int, sizes_BN: Tensor | No
         target[:, 2 * second_kept + 1 :: 2] = (
             protected + left + torch.arange(likeness.shape[2], device=target.device)
         )
-        if sizes_BN is None:
-            sizes_BN = torch.ones(batch, tokens, device=target.device)
-        sizes = _sum(sizes_BN[..., None], target, tokens - pairs).squeeze(-1)
-        share = sizes_BN / sizes.gather(1, target).clamp_min(_LEAST_SIZE)
-    return Assignment(target, share, sizes)
+        return _assigned(target, tokens - pairs, sizes_BN)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How tokens share rows of attention; the tokens stay.
+
+    Attributes:
+        encoder: whose, for messages.
+        rows: how many are left.
+        protected: the first so many tokens keep rows of their own.
+        sizes: (B, N), what the tokens stand for; None for one each.
+        target: (B, N), or (B, windows, N): which row every token has; None where they are matched.
+    """
+
+    encoder: int
+    rows: int
+    protected: int
+    sizes: Tensor | None
+    target: Tensor | None = None
+
+    def groups(self, keys_BNE: Tensor) -> Assignment:
+        """Who shares a row, by keys: pairs become one, and again, until so many rows are left.
+
+        Raises:
+            PlanError: there are fewer tokens than rows.
+        """
+        tokens = keys_BNE.shape[1]
+        if tokens < self.rows:
+            raise PlanError(
+                f"encoder {self.encoder} shares {self.rows} rows among {tokens} tokens",
+                hint="give larger images, or a plan of fewer rows",
+            )
+        with torch.no_grad():
+            target = None if self.target is None else self.target.flatten(0, -2)
+            if target is None:
+                target = self._matched(keys_BNE.detach())
+            return _assigned(target, self.rows, self.sizes)
+
+    def _matched(self, keys: Tensor) -> Tensor:
+        target = torch.arange(keys.shape[1], device=keys.device).expand(keys.shape[:2])
+        sizes = self.sizes
+        while keys.shape[1] > self.rows:
+            pairs = min(keys.shape[1] - self.rows, (keys.shape[1] - self.protected) // 2)
+            step = match(keys, pairs, protected=self.protected, sizes_BN=sizes)
+            keys, sizes, target = step.mean(keys), step.sizes, step.follow(target)
+        return target
 
 
 def mean_of_groups(rows_BND: Tensor, groups: Tensor, tokens: int) -> Tensor:
@@ -115,14 +164,28 @@ def copies_of_groups(rows_BMD: Tensor, groups: Tensor) -> Tensor:
 
     A mean, a maximum or an attention over these is one over the tokens, weighted by size.
     """
-    return rows_BMD.gather(1, groups[..., None].expand(-1, -1, rows_BMD.shape[-1]))
+    batch, after, width = rows_BMD.shape
+    flat = rows_BMD.reshape(batch * after, width).index_select(0, _flat(groups, after))
+    return flat.view(batch, groups.shape[1], width)
 
 
 def _sum(rows_BND: Tensor, target_BN: Tensor, after: int) -> Tensor:
     """Sums of the rows with one target, (B, M, D)."""
     batch, _, width = rows_BND.shape
-    # one flat list of rows: torch adds these several times faster than an expanded index
-    offset = torch.arange(batch, device=target_BN.device)[:, None] * after
     flat = rows_BND.new_zeros(batch * after, width)
-    flat = flat.index_add(0, (target_BN + offset).flatten(), rows_BND.flatten(0, 1))
+    flat = flat.index_add(0, _flat(target_BN, after), rows_BND.flatten(0, 1))
     return flat.view(batch, after, width)
+
+
+def _flat(target_BN: Tensor, after: int) -> Tensor:
+    """Places in one list of all images' rows: torch is several times faster on these."""
+    offset = torch.arange(len(target_BN), device=target_BN.device)[:, None] * after
+    return (target_BN + offset).flatten()
+
+
+def _assigned(target_BN: Tensor, after: int, sizes_BN: Tensor | None) -> Assignment:
+    if sizes_BN is None:
+        sizes_BN = torch.ones(target_BN.shape, device=target_BN.device)
+    sizes = _sum(sizes_BN[..., None], target_BN, after).squeeze(-1)
+    share = sizes_BN / sizes.gather(1, target_BN).clamp_min(_LEAST_SIZE)
+    return Assignment(target_BN, share, sizes)

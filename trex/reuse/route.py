@@ -10,17 +10,17 @@ Letters: B images, N tokens, D width, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
-from trex.models.adapter import Adapter, Consumer
+from trex.models.adapter import Adapter, AttentionRows, Consumer, Wanted
 from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, check_pairs
-from trex.reuse.merge import Assignment, copies_of_groups, match, mean_of_groups
+from trex.reuse.merge import Assignment, Sharing, copies_of_groups, match, mean_of_groups
 
-#: a producer and what is reused of it
-Kept = tuple[int, ReusedTensor]
+#: an encoder and what is kept of it for later ones
+Kept = tuple[int, ReusedTensor | Literal["groups"]]
 ResultT = TypeVar("ResultT")
 
 
@@ -56,20 +56,27 @@ class Step:
     Attributes:
         index: the encoder's.
         reuse: what it reuses; None for a producer.
-        offers: what later encoders reuse of it.
         live: what later encoders reuse of it and of those before it.
         pairs: of tokens it merges.
         rows: how many rows it computes, the first; None for all.
-        protected: the first so many tokens do not merge.
+        shared: how many rows its tokens share; 0 where each has its own.
+        groups_of: the encoder whose groups share them; None where it matches them itself.
+        protected: the first so many tokens do not merge and share no row.
     """
 
     index: int
     reuse: Reuse | None = None
-    offers: frozenset[ReusedTensor] = frozenset()
     live: frozenset[Kept] = frozenset()
     pairs: int = 0
     rows: int | None = None
+    shared: int = 0
+    groups_of: int | None = None
     protected: int = 0
+
+    @property
+    def offers(self) -> frozenset[ReusedTensor | Literal["groups"]]:
+        """What later encoders reuse of it."""
+        return frozenset(part for encoder, part in self.live if encoder == self.index)
 
     @classmethod
     def of(cls, index: int, here: EncoderPlan, live: frozenset[Kept], layout: Layout) -> Step:
@@ -84,10 +91,11 @@ class Step:
         return cls(
             index=index,
             reuse=here.reuse,
-            offers=frozenset(tensor for source, tensor in live if source == index),
             live=live,
             pairs=here.pairs,
-            rows=layout.class_rows if here.rows else None,
+            rows=layout.class_rows if here.only_class else None,
+            shared=here.shared,
+            groups_of=here.groups_of,
             protected=layout.protected,
         )
 
@@ -116,9 +124,7 @@ class Route:
         plan.validate(layout)
         steps = []
         for index in range(len(layout.stages)):
-            live = frozenset(
-                (r.source, r.tensor) for r in plan.reuses if r.source <= index < r.consumer
-            )
+            live = frozenset(of for of, last in kept_until(plan) if of[0] <= index < last)
             steps.append(Step.of(index, plan.at(index), live, layout))
         copies = bool(plan.merges) and not layout.class_rows
         return cls(plan=plan, steps=tuple(steps), copies=copies)
@@ -132,6 +138,15 @@ class Route:
         if self.copies and state.groups is not None:
             return copies_of_groups(state.stream, state.groups)
         return state.stream
+
+
+def kept_until(plan: Plan) -> list[tuple[Kept, int]]:
+    """What encoders keep for later ones, each with one that takes it."""
+    reused: list[tuple[Kept, int]] = [((r.source, r.tensor), r.consumer) for r in plan.reuses]
+    shared: list[tuple[Kept, int]] = [
+        ((r.source, "groups"), r.encoder) for r in plan.rows if r.source is not None
+    ]
+    return reused + shared
 
 
 class Passed(NamedTuple):
@@ -161,15 +176,22 @@ def attend(
 
     Producers match by their keys. Consumers have none: they match by their stream.
     """
-    stream, wanted = state.stream, set(step.offers)
+    stream = state.stream
     keys: Tensor | None = None
     kept = {of: tensor for of, tensor in state.kept.items() if of in step.live}
     if step.reuse is None:
-        asked: Any = frozenset({*wanted, "keys"} if step.pairs else wanted)
-        output, found = adapter.attend(block, stream, asked, sizes=state.sizes, rows=step.rows)
+        wanted: set[Wanted] = {*step.offers, "keys"} if step.pairs else set(step.offers)
+        rows = _rows(step, state)
+        output, found = adapter.attend(
+            block, stream, frozenset(wanted), sizes=state.sizes, rows=rows
+        )
         keys = found.get("keys")
-        kept |= {(step.index, tensor): found[tensor] for tensor in step.offers}
-        merged = adapter.merge(block, _first(stream, step.rows), output)
+        kept |= {(step.index, part): found[part] for part in step.offers}
+        branch = adapter.branch(block, output)
+        if isinstance(rows, Sharing):
+            groups = replace(rows, target=found["groups"]).groups(output)
+            branch = adapter.spread(block, branch, groups)
+        merged = adapter.join(block, _first(stream, step.rows), branch)
     else:
         consumer = cast(Consumer, block)
         merged = consumer.merge(_first(stream, step.rows), features(block, step, state))
@@ -305,6 +327,13 @@ def encoders_of(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, nn.Mo
     for container in adapter.containers(model):
         for position, block in enumerate(model.get_submodule(container).children()):
             yield f"{container}.{position}", block
+
+
+def _rows(step: Step, state: State) -> AttentionRows:
+    if not step.shared:
+        return step.rows
+    target = None if step.groups_of is None else state.kept[step.groups_of, "groups"]
+    return Sharing(step.index, step.shared, step.protected, state.sizes, target)
 
 
 def _matched(step: Step, state: State, keys: Tensor) -> Assignment:

@@ -20,9 +20,16 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, Encoder, Operation, vit_encoder
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, Consumer, Linear, Wanted, stages_of
+from trex.models.adapter import (
+    Adapter,
+    AttentionRows,
+    Consumer,
+    Linear,
+    Wanted,
+    stages_of,
+)
 from trex.models.bert.model import EncoderBlock, TextClassifier, keys_of, mask_of, masked
-from trex.models.vit import join_heads
+from trex.models.vit import join_heads, map_rows
 from trex.plan import Layout, ReusedTensor
 
 #: path in a layer -> child -> the class names understood there, behind the family's own prefix
@@ -146,6 +153,7 @@ class BertAdapter(Adapter):
             stages=stages_of(model, self.containers(model)),
             tokens=cast(TextClassifier, model).tokens,
             protected=1,
+            class_tokens=1,
             class_rows=1,
         )
 
@@ -164,18 +172,18 @@ class BertAdapter(Adapter):
         wanted: frozenset[Wanted],
         *,
         sizes: Tensor | None = None,
-        rows: int | None = None,
+        rows: AttentionRows = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the layer's own children, fused unless the map itself is reused."""
         attention = _attention(block)
-        query, key, value = (
-            part(tokens).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-            for part, tokens in (
-                (attention.query, stream[:, :rows]),
-                (attention.key, stream),
-                (attention.value, stream),
-            )
-        )
+        key, value = (_heads(attention, part(stream)) for part in (attention.key, attention.value))
+        groups, own = None, stream
+        if isinstance(rows, int):
+            own = stream[:, :rows]
+        elif rows is not None:
+            groups = rows.groups(key.mean(dim=1))
+            own = groups.mean(stream)
+        query = _heads(attention, attention.query(own))
         dropout = attention.dropout.p if attention.training else 0.0
         scale = attention.attention_head_size**-0.5
         # padding stands for no token: the logarithm of its size masks it
@@ -183,27 +191,34 @@ class BertAdapter(Adapter):
         bias = keys_of(known).log().to(query.dtype)
         kept: dict[Wanted, Tensor] = {}
         if "map" in wanted:
-            kept["map"] = ((query * scale) @ key.mT + bias).softmax(dim=-1)
-            context = F.dropout(kept["map"], dropout) @ value
+            probabilities = ((query * scale) @ key.mT + bias).softmax(dim=-1)
+            kept["map"] = probabilities if groups is None else map_rows(probabilities, groups)
+            context = F.dropout(probabilities, dropout) @ value
         else:
             context = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
             )
         output = join_heads(context)
         if "output" in wanted:
-            kept["output"] = output
+            kept["output"] = output if groups is None else groups.copies(output)
         if "keys" in wanted:
             kept["keys"] = key.mean(dim=1)
+        if groups is not None:
+            kept["groups"] = groups.target
         return output, kept
 
     def sizes(self, stream: Tensor) -> Tensor:
         """One for words, zero for padding."""
         return mask_of(stream).float()
 
-    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
-        """Projection and residual; the norm behind it belongs to `after`."""
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """Projection; the norm behind the residual belongs to `after`."""
         parts = cast(Any, block).layer.attention.output
-        return masked(stream + parts.dropout(parts.dense(output)), mask_of(stream))
+        return cast(Tensor, parts.dropout(parts.dense(output)))
+
+    def join(self, block: nn.Module, stream: Tensor, branch: Tensor) -> Tensor:
+        """The residual; padding stays zero."""
+        return masked(stream + branch, mask_of(stream))
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
         """The norm behind the attention, the MLP, its residual and norm."""
@@ -266,6 +281,11 @@ class BertAdapter(Adapter):
             layout=self.layout(model),
             uncounted=("looking up the embeddings of tokens and positions",),
         )
+
+
+def _heads(attention: Any, vectors_BND: Tensor) -> Tensor:
+    """(B, N, D) to (B, H, N, E)."""
+    return vectors_BND.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
 
 
 def _attention(block: nn.Module) -> Any:

@@ -69,11 +69,11 @@ class LvvitAdapter(VitAdapter):
         lvvit = cast(LVViT, model)
         return lvvit.embed_tokens(lvvit.patch_embed(images))
 
-    def merge(self, block: nn.Module, stream: Tensor, output: Tensor) -> Tensor:
-        """Projection, division by `skip_lam`, residual."""
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """Projection, division by `skip_lam`."""
         parts = cast(Any, block)
         branch = parts.drop_path1(parts.attn.proj_drop(parts.attn.proj(output)))
-        return stream + cast(Tensor, branch / parts.skip_lam)
+        return cast(Tensor, branch / parts.skip_lam)
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
         """The MLP, divided by `skip_lam`, and its residual."""

@@ -11,7 +11,12 @@ from typing import Any, Final, cast
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Consumer, Wanted, image_channels
+from trex.models.adapter import (
+    AttentionRows,
+    Consumer,
+    Wanted,
+    image_channels,
+)
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer
 from trex.models.uniform.attention import (
     SharedMapAttention,
@@ -115,6 +120,10 @@ class UniformAdapter(StagedAdapter):
         """The attention's `proj`."""
         return _attention(block).proj
 
+    def window_tokens(self, block: nn.Module) -> int:
+        """Windows are filled up to whole ones."""
+        return _attention(block).window ** 2
+
     def heads(self, block: nn.Module) -> int:
         """The heads that share the map."""
         return _attention(block).num_heads
@@ -131,12 +140,20 @@ class UniformAdapter(StagedAdapter):
         wanted: frozenset[Wanted],
         *,
         sizes: Tensor | None = None,
-        rows: int | None = None,
+        rows: AttentionRows = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention in each window by the attention's own steps."""
         attention = _attention(block)
         windows = to_windows(stream, attention.window)
-        map_Bnn = attention.attention_map(windows)
+        query, key = attention.query_key(windows)
+        biases, groups = attention.biases().expand(len(key), -1, -1), None
+        if rows is not None:
+            assert not isinstance(rows, int), "a grid has no class token"
+            groups = rows.groups(key)
+            query, biases = groups.mean(query), groups.mean(biases)
+        map_Bnn = (query @ key.mT + biases).softmax(dim=-1)
+        if groups is not None:
+            map_Bnn = groups.copies(map_Bnn)
         context = attention.context(attention.values(windows), map_Bnn)
         output = from_windows(context, *stream.shape[-2:])
         kept: dict[Wanted, Tensor] = {}
@@ -144,6 +161,8 @@ class UniformAdapter(StagedAdapter):
             kept["map"] = map_Bnn.reshape(stream.shape[0], -1, *map_Bnn.shape[1:])
         if "output" in wanted:
             kept["output"] = output
+        if groups is not None:
+            kept["groups"] = groups.target.unflatten(0, (len(stream), -1))
         return output, kept
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:

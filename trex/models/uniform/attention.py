@@ -25,8 +25,8 @@ class SharedMapAttention(nn.Module):
     `project(context(values(x), attention_map(x)))` is the whole; `scores` are the map before
     its softmax. What each step uses:
 
-    - `scores`: `qkvs` and `dws` make one query and one key of C/4 channels; `attention_biases`
-      holds a bias for every distance in rows and columns, of which row 0 alone is used (the
+    - `scores`: `query_key` (`qkvs` and `dws`) makes one query and one key of C/4 channels;
+      `attention_biases` holds a bias for every distance in rows and columns, of which row 0 alone is used (the
       others belong to the published parameters).
     - `values`: `mix`, one depth-wise convolution a head on its share of the channels.
     - `project`: `proj`, a ReLU and a 1×1 convolution over all heads.
@@ -67,12 +67,19 @@ class SharedMapAttention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window * window))
         self.register_buffer("bias_index", _distances(window), persistent=False)
 
+    def query_key(self, x_BCRR: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled queries and keys, (B, n, C/4) each."""
+        query, key = self.qkvs(x_BCRR).chunk(2, dim=1)
+        return self.dws(query).flatten(2).mT * self.scale, key.flatten(2).mT
+
+    def biases(self) -> Tensor:
+        """What is added to the scores, (n, n), a row for every query."""
+        return self.attention_biases[0][self.bias_index]
+
     def scores(self, x_BCRR: Tensor) -> Tensor:
         """Scaled and biased scores (B, n, n), a row for every query."""
-        query, key = self.qkvs(x_BCRR).chunk(2, dim=1)
-        query = self.dws(query).flatten(2) * self.scale
-        biased: Tensor = query.mT @ key.flatten(2) + self.attention_biases[0][self.bias_index]
-        return biased
+        query, key = self.query_key(x_BCRR)
+        return query @ key.mT + self.biases()
 
     def attention_map(self, x_BCRR: Tensor) -> Tensor:
         """The map (B, n, n) all heads share; rows sum to 1. What `map` reuse hands on."""
