@@ -114,7 +114,7 @@ class PrunedTokens(Stepped):
             return plain(adapter, block, step, state)
         entered = enter(adapter, block, step, state)
         own_map: Kept = (step.index, "map")
-        offering = replace(step, offers=frozenset({"map"}), live=frozenset({own_map}))
+        offering = replace(step, live=frozenset({own_map}))
         attended, _ = attend(adapter, block, offering, entered)
         attention_BP = attended.kept[own_map][:, :, 0, 1:].mean(dim=1)
         pruned = State(fuse_inattentive(attended.stream, attention_BP, kept))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from trex.reuse.precision import Precision, forward_precision
 from trex.reuse.route import Passed, Route, Step, encoders_of, run_encoders
 
 Progress = Callable[[int], object]
+
+#: Average and mixed maps need few numbers: so many images' maps are kept, on disk.
+MOST_MAPS: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,10 @@ class FitSettings:
     #: the share of the solved map that is used: a small push in the right direction upsets later
     #: encoders less than the whole one
     shrink: float = 0.4
+    #: the same of consumers of mixed and average maps, from the original's projection on
+    step: float = 0.5
+    #: and the penalty on going away from that
+    step_ridge: float = 0.1
     #: images in one forward
     batch_size: int = 50
     #: of forwards; what is solved is solved in double precision
@@ -51,6 +59,7 @@ class Calibration:
         measure_batches: images to measure on.
         settings: of all fits that start here.
         scratch: a folder on a disk with room for the fitted images' activations in every encoder.
+        maps: the encoders whose attention maps are kept, for `map/mixed` and `map/average`.
         progress: called with the number of images done.
 
     Attributes:
@@ -59,6 +68,8 @@ class Calibration:
         entry: of every image, the stream that enters encoder 0.
         targets: of every encoder and fitted image, what its attention branch should add to a
             stream, of the original's tokens.
+        maps: of the encoders asked for, the first fitted images' attention maps.
+        n_maps: of how many images.
         logits: the original's, of every image.
 
     Raises:
@@ -74,6 +85,7 @@ class Calibration:
         *,
         settings: FitSettings,
         scratch: Path,
+        maps: Collection[int] = (),
         progress: Progress = lambda images: None,
     ) -> None:
         self.model = model
@@ -84,21 +96,40 @@ class Calibration:
         self.encoders = list(encoders_of(model, adapter))
         self.entry = TensorFile(scratch)
         self.targets = [TensorFile(scratch) for _ in self.encoders]
-        self.n_fit = self.n_images = 0
+        self.maps = {index: TensorFile(scratch, torch.bfloat16) for index in sorted(maps)}
+        self.n_fit = self.n_images = self.n_maps = 0
         route = Route.of(Plan(), self.layout)
         logits = []
         model.eval()
         precision = forward_precision(settings.precision)
-        with torch.no_grad(), precision, closed_on_failure([self.entry, *self.targets]):
+        with (
+            torch.no_grad(),
+            precision,
+            closed_on_failure([self.entry, *self.targets, *self.maps.values()]),
+        ):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
-                    logits.append(self._collect(route, images, fitted))
+                    mapped = fitted and self.n_images < MOST_MAPS
+                    logits.append(self._collect(self._route(route, mapped), images, fitted))
                     self.n_images += len(images)
                     self.n_fit += len(images) if fitted else 0
+                    self.n_maps += len(images) if mapped else 0
                     progress(len(images))
             if not self.n_fit:
                 raise DataError("there is no image to fit on", hint="give more calibration images")
         self.logits = torch.cat(logits).float()
+
+    def _route(self, route: Route, mapped: bool) -> Route:
+        """The original's, with the maps that are asked for."""
+        if not mapped or not self.maps:
+            return route
+        steps = (
+            replace(step, live=frozenset({(step.index, "map")}))
+            if step.index in self.maps
+            else step
+            for step in route.steps
+        )
+        return replace(route, steps=tuple(steps))
 
     def _collect(self, route: Route, images: Tensor, fitted: bool) -> Tensor:
         """Run one batch through the original; store its entry stream and the fit's targets."""
@@ -108,6 +139,8 @@ class Calibration:
             if step.index and fitted:
                 target = passed.attended.stream - kept * passed.entered.stream
                 self.targets[step.index].write(start, target)
+            for (_, _), value in passed.left.kept.items():
+                self.maps[step.index].write(start, value)
 
         stream = self.adapter.stem(self.model, images)
         self.entry.write(start, stream)
@@ -115,7 +148,7 @@ class Calibration:
 
     def close(self) -> None:
         """Give the disk space back."""
-        for file in (self.entry, *self.targets):
+        for file in (self.entry, *self.targets, *self.maps.values()):
             file.close()
 
 

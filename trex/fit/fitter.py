@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trex.fit.calibration import Calibration, Progress, closed_on_failure
+from trex.fit.mixing import set_mixing
 from trex.fit.ridge import RidgeSystem
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter, Consumer
@@ -186,7 +187,7 @@ class PlanFitter:
             if not aim.leads_to(child):
                 continue
             step = Step.of(index, decision, frozenset(child.live), self._calibration.layout)
-            block, fitted = self._block(step, before)
+            block, fitted = self._block(step, decision, before)
             after, made = self._advance(block, step, before)
             try:
                 if child.plan is not None:
@@ -207,17 +208,31 @@ class PlanFitter:
             for start in range(rows.start, rows.stop, size):
                 yield start, min(start + size, rows.stop)
 
-    def _block(self, step: Step, before: _Stored) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _block(
+        self, step: Step, decision: EncoderPlan, before: _Stored
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
         """The encoder a step runs, fitted where it consumes; its own parameters by name."""
         name, block = self._calibration.encoders[step.index]
         if step.reuse is None:
             return block, {}
-        consumer = consumer_of(block, step.reuse.form, self._adapter).eval()
+        layout = self._calibration.layout
+        consumer = consumer_of(block, decision, layout, self._adapter).eval()
+        if consumer.average_tokens:
+            set_mixing(consumer, step, self._mapped(before), self._calibration)
         if step.reuse.transform != "none":
             self._solve(consumer, step, before)
-        originals = {id(p) for p in block.parameters()}
-        own = {n: p for n, p in consumer.named_parameters() if id(p) not in originals}
+        originals = {id(value) for value in (*block.parameters(), *block.buffers())}
+        named = (*consumer.named_parameters(), *consumer.named_buffers())
+        own = {key: value for key, value in named if id(value) not in originals}
         return consumer, {f"{name}.{key}": p.detach().clone() for key, p in own.items()}
+
+    def _mapped(self, before: _Stored) -> Iterator[tuple[range, State]]:
+        """States before an encoder of the fitted images whose maps are kept."""
+        rows = self._fit_rows
+        for start, stop in self._batches(
+            range(rows.start, min(rows.stop, self._calibration.n_maps))
+        ):
+            yield range(start, stop), before.read(start, stop)
 
     def _advance(
         self, block: nn.Module, step: Step, before: _Stored
@@ -254,6 +269,12 @@ class PlanFitter:
             if state.sizes is not None:
                 weights = weights * state.sizes[:, : stream.shape[1]]
             system.add(adapter.vectors(read), adapter.vectors(target), weights)
+        if consumer.average_tokens:
+            # what it computes is near the original's, and so is the best projection
+            weight, bias = system.solve(settings.step_ridge, projection.weight)
+            projection.weight.lerp_(weight.to(projection.weight), settings.step)
+            projection.bias.lerp_(bias.to(projection.bias), settings.step)
+            return
         weight, bias = system.solve(settings.ridge)
         projection.weight.copy_(settings.shrink * weight)
         projection.bias.copy_(settings.shrink * bias)

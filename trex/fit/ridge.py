@@ -29,14 +29,19 @@ class RidgeSystem:
             self._gram += (weighted.T @ x).to("cpu", torch.float64)
             self._cross += (weighted.T @ y).to("cpu", torch.float64)
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+    def solve(self, ridge: float, towards: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The weight (T, F) and bias (T,) of the best linear map, in float64.
 
         Args:
             ridge: penalty on the weights, as a share of the features' mean square; the bias is
                 free.
+            towards: (T, F), the weights that are not penalised; zero unless given.
         """
-        solution = torch.linalg.solve(self._gram + self._penalty(ridge), self._cross)
+        penalty, cross = self._penalty(ridge), self._cross
+        if towards is not None:
+            cross = cross.clone()
+            cross[:-1] += penalty[:-1, :-1] @ towards.T.to(cross)
+        solution = torch.linalg.solve(self._gram + penalty, cross)
         return solution[:-1].T.contiguous(), solution[-1].contiguous()
 
     def _penalty(self, ridge: float) -> Tensor:

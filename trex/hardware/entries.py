@@ -161,7 +161,7 @@ class Entries:
         rows = situation.class_rows
         work = encoder_work(
             original,
-            EncoderPlan(reuse, situation.pairs, "class" if rows else None),
+            EncoderPlan(reuse, situation.pairs, bool(rows)),
             (tokens, layout.class_rows if rows else tokens - situation.pairs),
             tokens + gone_since,
         )

@@ -11,7 +11,7 @@ from trex.hardware.merging import matching, merging, proportional, reused_mergin
 from trex.plan import EncoderPlan, Plan, Reuse, ReusedTensor, Rows, Transform
 
 #: A plan's say in an encoder that stays as it is.
-AS_IT_IS: Final = EncoderPlan(reuse=None, pairs=0, rows=None)
+AS_IT_IS: Final = EncoderPlan(reuse=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,11 +115,11 @@ def encoder_work(
         source_tokens: in the attention of its source; as in its own unless given.
     """
     keys, left = tokens or (encoder.tokens, encoder.tokens)
-    rows, source_tokens = left if here.rows else keys, source_tokens or keys
+    rows, source_tokens = left if here.only_class else keys, source_tokens or keys
     operations = encoder.at(keys, left, rows).operations
     if here.reuse is not None:
         operations = _consumer(encoder, here.reuse, operations, rows)
-        if source_tokens > keys and not here.rows:  # class tokens never merge
+        if source_tokens > keys and not here.only_class:  # class tokens never merge
             reused = reused_merging(encoder, source_tokens, keys, here.reuse.tensor)
             operations = _before(operations, reused, "context", "transform", "proj")
     elif keys < encoder.tokens:

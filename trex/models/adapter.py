@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 import torch
@@ -222,9 +223,7 @@ class Adapter(ABC):
         return None
 
     @abstractmethod
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """A consumer from a producer's own children; what it does not use is left behind.
 
         The producer keeps its modules (they are shared, nothing is copied) but `proj`, which the
@@ -232,9 +231,7 @@ class Adapter(ABC):
 
         Args:
             block: an encoder `check` has accepted.
-            tensor: what the consumer reuses.
-            transform: what stands between the reused tensor and the projection.
-            own_input: keep the consumer's own first norm, for a transform that reads it.
+            form: what it becomes; average maps and own rows only where the layout allows them.
         """
 
     def sizes(self, stream: Tensor) -> Tensor | None:
@@ -285,6 +282,38 @@ class PlannedEncoders(nn.Sequential):
     """A container whose encoders run a plan: what tells a variant from an original."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConsumerForm:
+    """What a consumer is made of.
+
+    Attributes:
+        tensor: what it reuses.
+        transform: what stands between the reused tensor and the projection.
+        own_input: whether its first norm stays, for a transform that reads its own input.
+        average_tokens: of its heads' average maps; 0 where it has none.
+        mixes: whether the source's maps are added to these, mixed across heads.
+        own_rows: the first so many rows of its map are its own.
+    """
+
+    tensor: ReusedTensor
+    transform: nn.Module
+    own_input: bool = False
+    average_tokens: int = 0
+    mixes: bool = False
+    own_rows: int = 0
+
+
+class Tokens(Protocol):
+    """What a consumer may ask about the tokens of its stream."""
+
+    @property
+    def sizes(self) -> Tensor | None:
+        """(B, N), how many tokens each stands for; None for one each."""
+
+    def map_of(self, map_HNN: Tensor, /) -> Tensor:
+        """A map over the model's first tokens as one over these, (B or 1, H, N, N)."""
+
+
 class Consumer(nn.Module, ABC):
     """An encoder that reuses an earlier one's attention.
 
@@ -294,6 +323,18 @@ class Consumer(nn.Module, ABC):
     """
 
     tensor: ReusedTensor
+
+    #: of its average maps, tokens; 0 where it has none
+    average_tokens: int = 0
+
+    def set_mixing(self, average_HNN: Tensor, mix_HH: Tensor | None) -> None:
+        """Give a consumer of mixed or average maps its constants.
+
+        Args:
+            average_HNN: what is added to the mixed maps.
+            mix_HH: of every own head, the source's heads' weights; None without a source.
+        """
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -305,8 +346,8 @@ class Consumer(nn.Module, ABC):
         """What comes before the attention branch."""
 
     @abstractmethod
-    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
-        """The projection's input, (B, N, D) for ViTs."""
+    def features(self, stream: Tensor, reused: Tensor | None, tokens: Tokens) -> Tensor:
+        """The projection's input, (B, N, D) for ViTs; only an average map reuses nothing."""
 
     @abstractmethod
     def merge(self, stream: Tensor, features: Tensor) -> Tensor:
@@ -316,21 +357,16 @@ class Consumer(nn.Module, ABC):
     def after(self, stream: Tensor) -> Tensor:
         """The rest of the encoder."""
 
-    def forward(self, stream: Tensor, reused: Tensor | None = None, **options: object) -> Tensor:
-        """The whole consumer. Without the reused tensor there is nothing it can do.
+    def forward(self, stream: Tensor, **options: object) -> Tensor:
+        """What nobody can do: a consumer runs by its steps, with its source's attention.
 
         Raises:
-            ReuseError: called alone, as some of timm's features do with single blocks; `options`
-                (masks) are theirs.
+            ReuseError: always; some of timm's features call single blocks.
         """
-        if reused is None or options:
-            raise ReuseError(
-                "an encoder that reuses attention was called without its source's attention",
-                hint=ALONE,
-            )
-        stream = self.before(stream)
-        stream = self.merge(stream, self.features(stream, reused))
-        return self.after(stream)
+        raise ReuseError(
+            "an encoder that reuses attention was called without its source's attention",
+            hint=ALONE,
+        )
 
 
 def first_tensor(outputs: Tensor | Sequence[Tensor]) -> Tensor:

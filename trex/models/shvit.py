@@ -17,12 +17,12 @@ from trex.errors import ModelError
 from trex.models.adapter import (
     AttentionRows,
     Consumer,
+    ConsumerForm,
     Wanted,
     image_channels,
 )
 from trex.models.staged import Parts, StagedAdapter, StagedConsumer, conv_and_norm
 from trex.models.vit import check_children
-from trex.plan import ReusedTensor
 
 _CHILDREN: Final[dict[str, dict[str, tuple[type[nn.Module], ...]]]] = {
     "": dict.fromkeys(("conv", "mixer", "ffn"), (Residual,)),
@@ -41,16 +41,14 @@ class ShvitConsumer(StagedConsumer):
     the values' rows of `qkv`, as `v`.
     """
 
-    def __init__(
-        self, block: Any, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> None:
+    def __init__(self, block: Any, form: ConsumerForm) -> None:
         attention = block.mixer.m
-        super().__init__(attention.proj, tensor, transform, own_input=own_input)
+        super().__init__(attention.proj, form)
         self.widths: list[int] = [attention.pdim, attention.dim - attention.pdim]
         self.conv = block.conv
-        if tensor == "map" or own_input:
+        if form.tensor == "map" or form.own_input:
             self.pre_norm = attention.pre_norm
-        if tensor == "map":
+        if form.tensor == "map":
             self.v = _last_outputs(attention.qkv, attention.pdim)
         self.ffn = block.ffn
 
@@ -163,11 +161,9 @@ class ShvitAdapter(StagedAdapter):
         """The FFN."""
         return cast(Tensor, cast(Any, block).ffn(stream))
 
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """The projection's batch normalisation is folded into the consumer's projection."""
-        return ShvitConsumer(block, tensor, transform, own_input=own_input)
+        return ShvitConsumer(block, form)
 
     def parts(self, block: nn.Module) -> Parts:
         """Q, K and V come from one convolution, and their normalisation is one operation."""

@@ -23,12 +23,14 @@ from trex.architecture import Architecture, Encoder, Operation
 from trex.models.adapter import (
     Adapter,
     Consumer,
+    ConsumerForm,
     Groups,
     Linear,
+    Tokens,
     stages_of,
 )
 from trex.models.trace import trace_architecture
-from trex.plan import Layout, ReusedTensor
+from trex.plan import Layout
 
 #: A prefix of an operation's name in its block -> what it is, or what it is made of: parts with
 #: the outputs that belong to each.
@@ -195,20 +197,13 @@ class StagedConsumer(Consumer):
     map fold into it.
     """
 
-    def __init__(
-        self,
-        projecting: nn.Sequential,
-        tensor: ReusedTensor,
-        transform: nn.Module,
-        *,
-        own_input: bool,
-    ) -> None:
+    def __init__(self, projecting: nn.Sequential, form: ConsumerForm) -> None:
         super().__init__()
-        self.tensor = tensor
-        self.own_input = own_input
+        self.tensor = form.tensor
+        self.own_input = form.own_input
         self.act = projecting[0]
-        self.transform = transform
-        self.proj = folded_projection(projecting[1], own_input=own_input)
+        self.transform = form.transform
+        self.proj = folded_projection(projecting[1], own_input=form.own_input)
 
     @abstractmethod
     def context(self, stream: Tensor, reused: Tensor) -> Tensor:
@@ -223,11 +218,12 @@ class StagedConsumer(Consumer):
         """The projection, its batch normalisation folded in."""
         return self.proj
 
-    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
+    def features(self, stream: Tensor, reused: Tensor | None, tokens: Tokens) -> Tensor:
         """The transformed reused output, or reused map on the own values: (B, C, H, W).
 
         With `own_input`, the own input stands behind it: (B, 2·C, H, W).
         """
+        assert reused is not None
         context_BCHW = self.act(self.context(stream, reused))
         features = self.transform(context_BCHW.movedim(1, -1)).movedim(-1, 1)
         if self.own_input:

@@ -22,17 +22,19 @@ from trex.models.adapter import (
     Adapter,
     AttentionRows,
     Consumer,
+    ConsumerForm,
     Groups,
     Linear,
     Products,
     ProductsAt,
+    Tokens,
     Wanted,
     first_tensor,
     image_channels,
     stages_of,
 )
 from trex.models.trace import trace_architecture
-from trex.plan import Layout, ReusedTensor
+from trex.plan import Layout
 
 _MODELS: Final = (VisionTransformer, VisionTransformerDistilled)
 _NOTHING: Final = (nn.Identity, nn.Dropout, DropPath)
@@ -155,7 +157,7 @@ def map_rows(map_BHMN: Tensor, groups: Groups) -> Tensor:
     """Every token's row of a map of shared ones, (B, H, N, N)."""
     heads, keys = map_BHMN.shape[1], map_BHMN.shape[3]
     rows = groups.copies(map_BHMN.transpose(1, 2).flatten(2))
-    return rows.unflatten(2, (heads, keys)).transpose(1, 2)
+    return rows.view(len(rows), -1, heads, keys).transpose(1, 2)
 
 
 class SteppedAttention(nn.Module):
@@ -190,33 +192,82 @@ class SteppedAttention(nn.Module):
 class ReusedAttention(nn.Module):
     """What a consumer keeps of its attention: a transform and the projection.
 
-    With the `map`, also the value projection `v`. `norm` is timm's norm of the attention's
-    output, where the model has one.
+    With the `map`, also the value projection `v`; for own rows the queries' and keys', `q` and
+    `k`, with their norms. `norm` is timm's norm of the attention's output, where the model has
+    one. `average` (H, T, T) and `mix` (H, H) make a map of the source's.
     """
 
+    average: Tensor
+
     def __init__(
-        self,
-        attention: Any,
-        tensor: ReusedTensor,
-        transform: nn.Module,
-        scale_D: Tensor | float,
-        own_dim: int,
+        self, attention: Any, form: ConsumerForm, scale_D: Tensor | float, own_dim: int
     ) -> None:
         super().__init__()
-        self.num_heads: int = attention.num_heads
-        if tensor == "map":
-            self.v = _value_projection(attention)
+        heads: int = attention.num_heads
+        self.num_heads, self.own_rows = heads, form.own_rows
+        self.scale: float = attention.scale
+        if form.tensor == "map":
+            self.v = _own_projection(attention, 2)
             self.norm = attention.norm
-        self.transform = transform
+        if form.own_rows:
+            self.q, self.k = _own_projection(attention, 0), _own_projection(attention, 1)
+            self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        if form.average_tokens:
+            like: dict[str, Any] = {
+                "device": attention.proj.weight.device, "dtype": attention.proj.weight.dtype
+            }  # fmt: skip
+            side = form.average_tokens
+            fresh = torch.zeros if form.mixes else torch.ones
+            self.register_buffer("average", fresh(heads, side, side, **like) / side)
+            if form.mixes:  # until it is fitted, the source's map as it is
+                self.mix = nn.Parameter(torch.eye(heads, **like))
+        self.transform = form.transform
         self.proj = _scaled_projection(attention.proj, scale_D, own_dim)
         self.proj_drop = attention.proj_drop
 
-    def context(self, own_BND: Tensor, map_BHNN: Tensor) -> Tensor:
-        """The reused map on the consumer's own values, (B, N, D)."""
-        value = self.v(own_BND)
-        value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def context(self, own_BND: Tensor, map_BHNN: Tensor | None, tokens: Tokens) -> Tensor:
+        """The consumer's map on its own values, (B, N, D)."""
+        value = self._heads(self.v, own_BND)
         products = getattr(self, "products", _PLAIN)
-        return cast(Tensor, self.norm(join_heads(products.context(map_BHNN, value))))
+        whole = self.map_of(map_BHNN, tokens).expand(len(own_BND), -1, -1, -1)
+        if self.own_rows:
+            rows = self._own_map(own_BND, tokens.sizes)
+            whole = torch.cat((rows, whole[:, :, self.own_rows :]), dim=2)
+        return cast(Tensor, self.norm(join_heads(products.context(whole, value))))
+
+    def map_of(self, map_BHNN: Tensor | None, tokens: Tokens) -> Tensor:
+        """The source's map as the consumer uses it; without one, its average."""
+        mixed = map_BHNN
+        if map_BHNN is not None and hasattr(self, "mix"):
+            batch, heads, rows, keys = map_BHNN.shape
+            flat = self.mix.to(map_BHNN.dtype) @ map_BHNN.flatten(2)
+            mixed = flat.view(batch, heads, rows, keys)
+        if hasattr(self, "average"):
+            known = tokens.map_of(self.average)
+            mixed = known if mixed is None else known.to(mixed.dtype) + mixed
+        assert mixed is not None
+        return mixed
+
+    def _own_map(self, own_BND: Tensor, sizes_BN: Tensor | None) -> Tensor:
+        """The first rows of the consumer's own map, (B, H, rows, N).
+
+        Keys are never computed where they have no norm: qᵀ(W_k x) = (W_kᵀq)ᵀx, and a key's bias
+        adds the same to all scores of a row.
+        """
+        query = self.q_norm(self._heads(self.q, own_BND[:, : self.own_rows])) * self.scale
+        if isinstance(self.k_norm, nn.Identity) and type(self.k) is nn.Linear:
+            weight = self.k.weight.view(self.num_heads, -1, own_BND.shape[-1])
+            scores = (query @ weight) @ own_BND.mT[:, None]
+        else:
+            scores = query @ self.k_norm(self._heads(self.k, own_BND)).mT
+        if sizes_BN is not None:
+            scores = scores + sizes_BN.log().to(scores.dtype)[:, None, None, :]
+        return scores.softmax(dim=-1)
+
+    def _heads(self, layer: nn.Module, vectors_BND: Tensor) -> Tensor:
+        """(B, N, D) through a layer to (B, H, N, E)."""
+        (heads,) = split_heads(layer(vectors_BND), 1, self.num_heads)
+        return heads
 
 
 class VitConsumer(Consumer):
@@ -225,20 +276,19 @@ class VitConsumer(Consumer):
     def __init__(
         self,
         block: Any,
-        tensor: ReusedTensor,
-        transform: nn.Module,
+        form: ConsumerForm,
         *,
-        own_input: bool,
         scale_D: Tensor | float,
         mlp_scale: nn.Module,
     ) -> None:
         super().__init__()
-        self.tensor = tensor
-        self.own_input = own_input
-        if tensor == "map" or own_input:
+        self.tensor = form.tensor
+        self.own_input = form.own_input
+        self.average_tokens = form.average_tokens
+        if form.tensor == "map" or form.own_input:
             self.norm1 = block.norm1
-        own_dim = block.attn.qkv.in_features if own_input else 0
-        self.attn = ReusedAttention(block.attn, tensor, transform, scale_D, own_dim)
+        own_dim = block.attn.qkv.in_features if form.own_input else 0
+        self.attn = ReusedAttention(block.attn, form, scale_D, own_dim)
         self.drop_path1 = block.drop_path1
         self.norm2 = block.norm2
         self.mlp = block.mlp
@@ -254,8 +304,15 @@ class VitConsumer(Consumer):
         """Nothing: the attention branch comes first."""
         return stream
 
-    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
-        """The transform of the reused output, or of the reused map on the own values.
+    def set_mixing(self, average_HNN: Tensor, mix_HH: Tensor | None) -> None:
+        """Give it its average maps and its heads' weights."""
+        with torch.no_grad():
+            self.attn.average.copy_(average_HNN)
+            if mix_HH is not None:
+                self.attn.mix.copy_(mix_HH)
+
+    def features(self, stream: Tensor, reused: Tensor | None, tokens: Tokens) -> Tensor:
+        """The transform of the reused output, or of the consumer's map on the own values.
 
         With `own_input`, the own normalised input stands behind it: (B, N, 2·D).
         """
@@ -263,7 +320,7 @@ class VitConsumer(Consumer):
             return cast(Tensor, self.attn.transform(reused))
         own = self.norm1(stream)
         if self.tensor == "map":
-            reused = self.attn.context(own, reused)
+            reused = self.attn.context(own, reused, tokens)
         features = cast(Tensor, self.attn.transform(reused))
         return torch.cat((features, own), dim=-1) if self.own_input else features
 
@@ -381,16 +438,12 @@ class VitAdapter(Adapter):
             return None
         return ProductsAt("attn", heads, frozenset({"context"}), attention)
 
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """LayerScale of the attention branch is folded into the consumer's projection."""
         parts = cast(Any, block)
         return VitConsumer(
             block,
-            tensor,
-            transform,
-            own_input=own_input,
+            form,
             scale_D=parts.ls1.gamma if isinstance(parts.ls1, LayerScale) else 1.0,
             mlp_scale=parts.ls2,
         )
@@ -457,18 +510,20 @@ def check_children(
         raise ModelError(f"{where} has no {missing[0]}", hint="is timm at least 1.0.20?")
 
 
-def _value_projection(attention: Any) -> nn.Linear:
+def _own_projection(attention: Any, part: int) -> nn.Linear:
+    """A copy of the queries' (0), keys' (1) or values' (2) projection."""
     qkv = attention.qkv
     width = attention.num_heads * attention.head_dim
-    value = nn.Linear(
+    rows = slice(part * width, (part + 1) * width)
+    own = nn.Linear(
         qkv.in_features, width, bias=qkv.bias is not None,
         device=qkv.weight.device, dtype=qkv.weight.dtype,
     )  # fmt: skip
     with torch.no_grad():
-        value.weight.copy_(qkv.weight[2 * width :])
+        own.weight.copy_(qkv.weight[rows])
         if qkv.bias is not None:
-            value.bias.copy_(qkv.bias[2 * width :])
-    return value
+            own.bias.copy_(qkv.bias[rows])
+    return own
 
 
 def _scaled_projection(proj: nn.Linear, scale_D: Tensor | float, own_dim: int) -> nn.Linear:

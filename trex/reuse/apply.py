@@ -235,14 +235,14 @@ def _planned(
     made: list[nn.Module] = []
     originals: dict[int, nn.Module] = {}
     for position, block in enumerate(cast(nn.Sequential, blocks)):
-        reuse = route.plan.reuse_of(first + position)
-        if reuse is None:
+        here = route.plan.at(first + position)
+        if here.reuse is None:
             made.append(block)
             if route.plan.merges or route.plan.rows:
                 # A consumer refuses to run alone; an encoder that merges would forget to.
                 block.register_forward_pre_hook(_refuse_alone)
         else:
-            made.append(consumer_of(block, reuse.form, adapter))
+            made.append(consumer_of(block, here, route.layout, adapter))
             originals[position] = block
     return PlanSequential(
         made,

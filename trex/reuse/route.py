@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
+from trex.errors import PlanError
 from trex.models.adapter import Adapter, AttentionRows, Consumer, Wanted
 from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, check_pairs
 from trex.reuse.merge import Assignment, Sharing, copies_of_groups, match, mean_of_groups
@@ -48,6 +49,16 @@ class State(NamedTuple):
             rows_BND = mean_of_groups(rows_BND, self.groups, merged)
         return rows_BND[:, : self.stream.shape[1]]
 
+    def map_of(self, map_HNN: Tensor) -> Tensor:
+        """A map over the model's first tokens as one over this state's, (B or 1, H, N, N)."""
+        whole = map_HNN[None]
+        if self.groups is None:
+            return whole
+        assert self.sizes is not None
+        share = 1.0 / self.sizes.gather(1, self.groups).clamp_min(1.0)
+        merged = Assignment(self.groups, share, self.sizes)
+        return merged.mean_map(whole.expand(len(self.groups), -1, -1, -1))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
@@ -61,6 +72,7 @@ class Step:
         rows: how many rows it computes, the first; None for all.
         shared: how many rows its tokens share; 0 where each has its own.
         groups_of: the encoder whose groups share them; None where it matches them itself.
+        own_rows: of a consumer of maps, the first so many rows are its own.
         protected: the first so many tokens do not merge and share no row.
     """
 
@@ -71,6 +83,7 @@ class Step:
     rows: int | None = None
     shared: int = 0
     groups_of: int | None = None
+    own_rows: int = 0
     protected: int = 0
 
     @property
@@ -96,6 +109,7 @@ class Step:
             rows=layout.class_rows if here.only_class else None,
             shared=here.shared,
             groups_of=here.groups_of,
+            own_rows=layout.class_tokens if here.own_class else 0,
             protected=layout.protected,
         )
 
@@ -106,11 +120,13 @@ class Route:
 
     Attributes:
         plan: what it is made of.
+        layout: of the model.
         steps: one an encoder.
         copies: whether tokens go back to all their places at the end, for a head that reads all.
     """
 
     plan: Plan
+    layout: Layout
     steps: tuple[Step, ...]
     copies: bool
 
@@ -127,7 +143,7 @@ class Route:
             live = frozenset(of for of, last in kept_until(plan) if of[0] <= index < last)
             steps.append(Step.of(index, plan.at(index), live, layout))
         copies = bool(plan.merges) and not layout.class_rows
-        return cls(plan=plan, steps=tuple(steps), copies=copies)
+        return cls(plan=plan, layout=layout, steps=tuple(steps), copies=copies)
 
     def enter(self, adapter: Adapter, stream: Tensor) -> State:
         """The state before the first encoder of a container."""
@@ -202,9 +218,13 @@ def attend(
 def features(block: nn.Module, step: Step, state: State) -> Tensor:
     """What a consumer's projection reads, from the state before its attention."""
     assert step.reuse is not None
-    reused = state.kept[step.reuse.source, step.reuse.tensor]
-    stream = _first(state.stream, step.rows)
-    return cast(Consumer, block).features(stream, _first(reused, step.rows))
+    consumer, reuse = cast(Consumer, block), step.reuse
+    if consumer.average_tokens:
+        _check_average(step.index, consumer.average_tokens, state)
+    reused = None if reuse.is_average else state.kept[reuse.source, reuse.tensor]
+    if step.rows is not None and reused is not None:
+        reused = reused[:, : step.rows]
+    return consumer.features(_first(state.stream, step.rows), reused, state)
 
 
 def leave(
@@ -334,6 +354,15 @@ def _rows(step: Step, state: State) -> AttentionRows:
         return step.rows
     target = None if step.groups_of is None else state.kept[step.groups_of, "groups"]
     return Sharing(step.index, step.shared, step.protected, state.sizes, target)
+
+
+def _check_average(encoder: int, known: int, state: State) -> None:
+    tokens = state.stream.shape[1] if state.groups is None else state.groups.shape[1]
+    if tokens != known:
+        raise PlanError(
+            f"encoder {encoder} has average maps of {known} tokens; the images make {tokens}",
+            hint="give images of the size it was fitted on, or fit it anew at this size",
+        )
 
 
 def _matched(step: Step, state: State, keys: Tensor) -> Assignment:

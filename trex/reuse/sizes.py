@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trex.models.registry import adapter_of
-from trex.plan import Form
+from trex.plan import EncoderPlan, Form, Reuse
 from trex.reuse.route import encoders_of
 from trex.reuse.transforms import consumer_of
 
@@ -39,10 +39,12 @@ def parameter_table(model: nn.Module, forms: Sequence[Form]) -> ParameterTable:
         ModelError: some part of the model is not understood.
     """
     adapter = adapter_of(model)
-    rows = []
+    layout, rows = adapter.layout(model), []
     for _, block in encoders_of(model, adapter):
         row = [_count(block)]
-        row += [_count(consumer_of(block, form, adapter)) for form in forms]
+        for form in forms:
+            here = EncoderPlan(Reuse(1, 1 if form[1] == "average" else 0, *form))
+            row.append(_count(consumer_of(block, here, layout, adapter)))
         rows.append(row)
     by_form = np.array(rows, dtype=np.int64)
     return ParameterTable(fixed=_count(model) - int(by_form[:, 0].sum()), by_form=by_form)

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.models.adapter import Adapter, Consumer
-from trex.plan import Form, Transform
+from trex.models.adapter import Adapter, Consumer, ConsumerForm
+from trex.plan import EncoderPlan, Layout, Transform
 
 #: transforms after which the projection also reads the consumer's own normalised input
 OWN_INPUT: Final[frozenset[Transform]] = frozenset({"linear_own"})
+#: transforms of maps that add the consumer's own average maps
+AVERAGED: Final[frozenset[Transform]] = frozenset({"mixed", "average"})
 
 #: Where a fresh block sits on GELU's curve: far enough right to pass its input almost unchanged.
 _PASS_THROUGH_BIAS: Final = 2.0
@@ -53,12 +55,16 @@ def make_transform(transform: Transform, like: nn.Linear) -> nn.Module:
     return nn.Identity()
 
 
-def consumer_of(block: nn.Module, form: Form, adapter: Adapter) -> Consumer:
-    """A consumer of a form, made from an original encoder's own children."""
-    tensor, transform = form
-    return adapter.make_consumer(
-        block,
-        tensor,
-        make_transform(transform, adapter.projection(block)),
+def consumer_of(block: nn.Module, here: EncoderPlan, layout: Layout, adapter: Adapter) -> Consumer:
+    """The consumer that a plan wants, made from an original encoder's own children."""
+    assert here.reuse is not None
+    tensor, transform = here.reuse.form
+    form = ConsumerForm(
+        tensor=tensor,
+        transform=make_transform(transform, adapter.projection(block)),
         own_input=transform in OWN_INPUT,
+        average_tokens=layout.tokens if transform in AVERAGED else 0,
+        mixes=transform == "mixed",
+        own_rows=layout.class_tokens if here.own_class else 0,
     )
+    return adapter.make_consumer(block, form)

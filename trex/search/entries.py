@@ -31,7 +31,7 @@ def options_of(choices: Choices, plans: Sequence[Plan] = ()) -> Options:
         tuple(
             dict.fromkeys(
                 (
-                    *(decision_name(EncoderPlan(choice, 0, None)) for choice in of),
+                    *(decision_name(EncoderPlan(choice)) for choice in of),
                     *(decision_name(plan.at(encoder)) for plan in plans),
                 )
             )
@@ -63,12 +63,17 @@ def plan_of_trial(trial: FrozenTrial) -> Plan:
 
 def decision_name(here: EncoderPlan) -> str:
     """`own`, `output of 4, linear`, or `own, 40 pairs merged`."""
-    reuse, pairs, rows = here
-    parts = [f"{reuse.tensor} of {reuse.source}, {reuse.transform}" if reuse else "own"]
-    if pairs:
-        parts.append(f"{pairs} pairs merged")
-    if rows:
-        parts.append(f"{rows} rows only")
+    parts = ["own"]
+    if (reuse := here.reuse) is not None:
+        of = "" if reuse.is_average else f" of {reuse.source}"
+        parts = [f"{reuse.tensor}{of}, {reuse.transform}"]
+    if here.pairs:
+        parts.append(f"{here.pairs} pairs merged")
+    if here.class_rows:
+        parts.append("class rows its own" if here.own_class else "class rows only")
+    if here.shared:
+        groups = "" if here.groups_of is None else f" by the groups of {here.groups_of}"
+        parts.append(f"{here.shared} rows shared{groups}")
     return ", ".join(parts)
 
 
@@ -108,12 +113,12 @@ def selection_notes(selection: Mapping[str, Any], seconds: float) -> dict[str, A
 def in_tree_order(plans: Iterable[Plan]) -> list[Plan]:
     """Plans sorted so that those that begin alike stand together."""
 
-    def decision(here: EncoderPlan) -> tuple[int, str, str, int, str]:
-        reuse, pairs, rows = here
+    def decision(here: EncoderPlan) -> tuple[int, str, str, int, bool, int]:
+        reuse = here.reuse
         way = (reuse.source + 1, reuse.tensor, reuse.transform) if reuse else (0, "", "")
-        return *way, pairs, rows or ""
+        return *way, here.pairs, here.class_rows, here.shared
 
-    def decisions(plan: Plan) -> list[tuple[int, str, str, int, str]]:
+    def decisions(plan: Plan) -> list[tuple[int, str, str, int, bool, int]]:
         return [decision(plan.at(encoder)) for encoder in range(plan.named_encoders)]
 
     return sorted(plans, key=decisions)

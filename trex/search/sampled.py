@@ -111,7 +111,7 @@ def _row(trial: optuna.Trial, space: SearchSpace, choices: Choices) -> Rows:
     for encoder, options in enumerate(choices.of):
         if len(options) < 2:
             continue
-        names = [decision_name(EncoderPlan(option, 0, None)) for option in options]
+        names = [decision_name(EncoderPlan(option)) for option in options]
         chosen = options[names.index(trial.suggest_categorical(f"encoder {encoder}", names))]
         if chosen is not None:
             source = encoder - 1 if space.source == "nearest" else chosen.source

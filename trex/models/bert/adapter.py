@@ -24,13 +24,15 @@ from trex.models.adapter import (
     Adapter,
     AttentionRows,
     Consumer,
+    ConsumerForm,
     Linear,
+    Tokens,
     Wanted,
     stages_of,
 )
 from trex.models.bert.model import EncoderBlock, TextClassifier, keys_of, mask_of, masked
 from trex.models.vit import join_heads, map_rows
-from trex.plan import Layout, ReusedTensor
+from trex.plan import Layout
 
 #: path in a layer -> child -> the class names understood there, behind the family's own prefix
 _CHILDREN: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -71,19 +73,21 @@ _LINEARS: Final = (
 class BertConsumer(Consumer):
     """A text encoder that reuses; children keep the names they have in `transformers`."""
 
-    def __init__(
-        self, layer: Any, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> None:
+    def __init__(self, layer: Any, form: ConsumerForm) -> None:
         super().__init__()
         attention = getattr(layer.attention, "self")  # noqa: B009 (a child's name)
-        self.tensor = tensor
-        self.own_input = own_input
-        self.num_heads: int = attention.num_attention_heads
-        if tensor == "map":
+        self.tensor = form.tensor
+        self.own_input = form.own_input
+        self.own_rows = form.own_rows
+        self.num_attention_heads: int = attention.num_attention_heads
+        self.scale: float = attention.attention_head_size**-0.5
+        if form.tensor == "map":
             self.value = attention.value
-        self.transform = transform
+        if form.own_rows:
+            self.query, self.key = attention.query, attention.key
+        self.transform = form.transform
         dense = layer.attention.output.dense
-        self.dense = _widened(dense, attention.query.in_features if own_input else 0)
+        self.dense = _widened(dense, attention.query.in_features if form.own_input else 0)
         self.dropout = layer.attention.output.dropout
         self.norm = layer.attention.output.LayerNorm
         self.intermediate = layer.intermediate
@@ -98,17 +102,27 @@ class BertConsumer(Consumer):
         """Nothing: the attention branch comes first."""
         return stream
 
-    def features(self, stream: Tensor, reused: Tensor) -> Tensor:
+    def features(self, stream: Tensor, reused: Tensor | None, tokens: Tokens) -> Tensor:
         """The transform of the reused output (B, N, D), or of the reused map on the own values.
 
         With `own_input`, the own hidden states stand behind it: (B, N, 2·D). The map is zero
         where the keys are padding, so the mask has its say.
         """
+        assert reused is not None
         if self.tensor == "map":
-            value = self.value(stream).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            reused = join_heads(reused @ value)
+            if self.own_rows:
+                own = self._own_map(stream, tokens.sizes)
+                reused = torch.cat((own, reused[:, :, self.own_rows :]), dim=2)
+            reused = join_heads(reused @ _heads(self, self.value(stream)))
         features = cast(Tensor, self.transform(reused))
         return torch.cat((features, stream), dim=-1) if self.own_input else features
+
+    def _own_map(self, stream: Tensor, sizes_BN: Tensor | None) -> Tensor:
+        """The first rows of its own map, (B, H, rows, N)."""
+        known = mask_of(stream).float() if sizes_BN is None else sizes_BN
+        query = _heads(self, self.query(stream[:, : self.own_rows])) * self.scale
+        scores = query @ _heads(self, self.key(stream)).mT
+        return (scores + keys_of(known).log().to(scores.dtype)).softmax(dim=-1)
 
     def merge(self, stream: Tensor, features: Tensor) -> Tensor:
         """Projection and residual."""
@@ -155,6 +169,7 @@ class BertAdapter(Adapter):
             protected=1,
             class_tokens=1,
             class_rows=1,
+            no_map_rows="a text's words have no fixed places",
         )
 
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -238,11 +253,9 @@ class BertAdapter(Adapter):
         """The first token is what the classifier reads."""
         return 1
 
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """There is no scale to fold."""
-        return BertConsumer(cast(Any, block).layer, tensor, transform, own_input=own_input)
+        return BertConsumer(cast(Any, block).layer, form)
 
     def token_weights(self, model: nn.Module, stream: Tensor, class_weight: float) -> Tensor:
         """`class_weight` for the first token, one for the others, zero for padding."""
@@ -285,7 +298,9 @@ class BertAdapter(Adapter):
 
 def _heads(attention: Any, vectors_BND: Tensor) -> Tensor:
     """(B, N, D) to (B, H, N, E)."""
-    return vectors_BND.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+    batch, tokens, width = vectors_BND.shape
+    heads = attention.num_attention_heads
+    return vectors_BND.view(batch, tokens, heads, width // heads).transpose(1, 2)
 
 
 def _attention(block: nn.Module) -> Any:

@@ -7,11 +7,13 @@ from typing import Any, Final, cast
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
-from trex.models.adapter import Consumer
+from trex.models.adapter import (
+    Consumer,
+    ConsumerForm,
+)
 from trex.models.lvvit.layers import LVBlock
 from trex.models.lvvit.model import LVViT
 from trex.models.vit import VitAdapter, VitConsumer
-from trex.plan import ReusedTensor
 
 _BLOCK_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
     "norm1": (nn.LayerNorm,),
@@ -81,16 +83,12 @@ class LvvitAdapter(VitAdapter):
         branch = parts.drop_path2(parts.mlp(parts.norm2(stream)))
         return stream + cast(Tensor, branch / parts.skip_lam)
 
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """The attention branch's `skip_lam` is folded into the consumer's projection."""
         skip_lam = cast(LVBlock, block).skip_lam
         return VitConsumer(
             block,
-            tensor,
-            transform,
-            own_input=own_input,
+            form,
             scale_D=1.0 / skip_lam,
             mlp_scale=Divide(skip_lam),
         )

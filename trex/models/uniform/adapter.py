@@ -14,6 +14,7 @@ from trex.errors import ModelError
 from trex.models.adapter import (
     AttentionRows,
     Consumer,
+    ConsumerForm,
     Wanted,
     image_channels,
 )
@@ -28,7 +29,6 @@ from trex.models.uniform.attention import (
 from trex.models.uniform.layers import ConvBN, Ffn, Residual
 from trex.models.uniform.model import UniForm, UniFormBlock
 from trex.models.vit import check_children
-from trex.plan import ReusedTensor
 
 #: convolutions have their normalisations, or are fused with them
 _CONV: Final = (ConvBN, nn.Conv2d)
@@ -50,15 +50,13 @@ _CHILDREN: Final[dict[str, dict[str, tuple[type[nn.Module], ...]]]] = {
 class UniformConsumer(StagedConsumer):
     """A UniForm encoder that reuses: without `qkvs`, `dws` and biases, for `output` also `mix`."""
 
-    def __init__(
-        self, block: Any, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> None:
+    def __init__(self, block: Any, form: ConsumerForm) -> None:
         attention = block.mixer.m.attn
-        super().__init__(attention.proj, tensor, transform, own_input=own_input)
+        super().__init__(attention.proj, form)
         self.window: int = attention.window
         self.dw0 = block.dw0
         self.ffn0 = block.ffn0
-        if tensor == "map":
+        if form.tensor == "map":
             self.mix = attention.mix
         self.dw1 = block.dw1
         self.ffn1 = block.ffn1
@@ -162,7 +160,7 @@ class UniformAdapter(StagedAdapter):
         if "output" in wanted:
             kept["output"] = output
         if groups is not None:
-            kept["groups"] = groups.target.unflatten(0, (len(stream), -1))
+            kept["groups"] = groups.target.view(len(stream), -1, key.shape[1])
         return output, kept
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
@@ -170,11 +168,9 @@ class UniformAdapter(StagedAdapter):
         parts = cast(Any, block)
         return cast(Tensor, parts.ffn1(parts.dw1(stream)))
 
-    def make_consumer(
-        self, block: nn.Module, tensor: ReusedTensor, transform: nn.Module, *, own_input: bool
-    ) -> Consumer:
+    def make_consumer(self, block: nn.Module, form: ConsumerForm) -> Consumer:
         """The projection's batch normalisation is folded into the consumer's projection."""
-        return UniformConsumer(block, tensor, transform, own_input=own_input)
+        return UniformConsumer(block, form)
 
     def parts(self, block: nn.Module) -> Parts:
         """Q and K come from one convolution; their normalisation goes with what the map needs."""

@@ -26,8 +26,8 @@ class SharedMapAttention(nn.Module):
     its softmax. What each step uses:
 
     - `scores`: `query_key` (`qkvs` and `dws`) makes one query and one key of C/4 channels;
-      `attention_biases` holds a bias for every distance in rows and columns, of which row 0 alone is used (the
-      others belong to the published parameters).
+      `attention_biases` holds a bias for every distance in rows and columns, of which row 0
+      alone is used (the others belong to the published parameters).
     - `values`: `mix`, one depth-wise convolution a head on its share of the channels.
     - `project`: `proj`, a ReLU and a 1×1 convolution over all heads.
 
