@@ -33,6 +33,8 @@ class Kind:
     #: whether tokens can merge, and whether the head reads class tokens only
     merges: bool = True
     reads_class: bool = True
+    #: a plan of shared rows and mixed maps; none where maps cannot be mixed
+    mixed: str = "2<-1:map/mixed 3:map/average 0~1 2=class 4=3"
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model in evaluation mode, with random weights far from their usual start."""
@@ -52,9 +54,15 @@ VIT_KINDS = {
     "no qkv bias": Kind(
         name="vit_tiny_patch16_224", kwargs={"qkv_bias": False}, qkv_bias=False
     ),
-    "distilled": Kind(name="deit_tiny_distilled_patch16_224"),
+    "distilled": Kind(
+        name="deit_tiny_distilled_patch16_224",
+        mixed="2<-1:map/mixed 3:map/average 0~1 2=class 4=4",
+    ),
     "layer scale": Kind(name="deit3_small_patch16_224", layer_scale=True),
-    "registers, averaged": Kind(name="vit_base_patch16_reg4_gap_256", reads_class=False),
+    "registers, averaged": Kind(
+        name="vit_base_patch16_reg4_gap_256", reads_class=False,
+        mixed="2<-1:map/mixed 3:map/average 0~1 4=6",
+    ),
     "clip, pre-norm": Kind(name="vit_base_patch16_clip_224"),
     "qk norm": Kind(name="vit_tiny_patch16_224", kwargs={"qk_norm": True}, qk_norm=True),
     "output norm": Kind(
@@ -62,7 +70,10 @@ VIT_KINDS = {
         kwargs={"scale_attn_norm": True, "scale_mlp_norm": True},
         output_norm=True,
     ),
-    "attention pool": Kind(name="test_vit3", layer_scale=True, reads_class=False),
+    "attention pool": Kind(
+        name="test_vit3", layer_scale=True, reads_class=False,
+        mixed="2<-1:map/mixed 3:map/average 0~1 4=3",
+    ),
     "any image size": Kind(name="test_vit"),
     "behind a convolutional network": Kind(
         name="vit_tiny_r_s16_p8_224", kwargs={"img_size": 64}, side=64
@@ -80,7 +91,7 @@ STAGED_KINDS = {
             "img_size": 96, "embed_dim": (16, 24, 32), "depth": (6, 1, 2),
             "num_heads": (4, 3, 2),
         },
-        side=96, merges=False, reads_class=False,
+        side=96, merges=False, reads_class=False, mixed="",
     ),
     "shvit": Kind(
         name="shvit_s1",
@@ -89,7 +100,7 @@ STAGED_KINDS = {
             "partial_dim": (4, 6, 8, 10), "qk_dim": (4,) * 4, "depth": (1, 6, 2, 1),
             "types": ("i", "s", "s", "i"),
         },
-        side=96, merges=False, reads_class=False,
+        side=96, merges=False, reads_class=False, mixed="",
     ),
 }  # fmt: skip
 
@@ -97,6 +108,8 @@ STAGED_KINDS = {
 @dataclass(frozen=True, kw_only=True)
 class TextKind(Kind):
     """A text classifier of `transformers`; one of its texts is shorter than the others."""
+
+    mixed: str = ""
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model in evaluation mode, with random weights far from their usual start."""

@@ -6,7 +6,7 @@ Models make an `Architecture` of themselves; the cost model prices it. No torch 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from trex.plan import Layout, ReusedTensor
 
@@ -26,7 +26,13 @@ _OF_ROWS: Final = frozenset(
     {"q", "map_input", "scores", "softmax", "context", "transform", "proj", "residual1"}
 )
 
-_NO_ENCODERS: Final = Layout(stages=(), tokens=0)
+#: Parts that are computed once for all tokens that share a row: in grids, whose queries and
+#: projection stay as they are, and in others, whose queries are made of mean inputs.
+_SHARED_IN_GRIDS: Final = frozenset({"scores", "softmax", "context"})
+_SHARED: Final = _SHARED_IN_GRIDS | {"q", "proj"}
+
+#: A model without encoders.
+NO_ENCODERS: Final = Layout(stages=(), tokens=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +51,8 @@ class Operation:
     name: str
     kind: OperationKind
     #: what it is in its encoder or around: norm1 q k v scores softmax context proj residual1
-    #: norm2 fc1 activation fc2 residual2 transform matching merging proportional stem head ...
+    #: norm2 fc1 activation fc2 residual2 transform matching merging proportional sharing mixing
+    #: own_rows stem head ...
     part: str
     vectors: int
     out_features: int
@@ -57,9 +64,13 @@ class Operation:
     #: for elementwise: values of a second operand that it fetches, such as one a row; None where
     #: these are as many as it puts out (of add and multiply), or none (of others)
     operand: int | None = None
-    #: for dynamic_matmul: the matrix is the mean of so many groups' matrices that another
-    #: operation has written: all of them are read, nothing is written; 0 where it writes its own
+    #: for dynamic_matmul: the matrices are means of so many in all that another operation has
+    #: written: every one of them is read, nothing is written; 0 where it writes its own
     resident_groups: int = 0
+    #: for elementwise: constants that it keeps in a memory of their own
+    stored: int = 0
+    #: whether it begins only when all that comes before it in its encoder is there
+    waits: bool = False
 
     @property
     def macs(self) -> int:
@@ -72,6 +83,18 @@ class Operation:
     def elements(self) -> int:
         """Values it puts out, an image."""
         return self.groups * self.vectors * self.out_features
+
+
+class AttentionShape(NamedTuple):
+    """An encoder's maps: of each of its windows, for each head, `tokens` rows and columns.
+
+    `width`: of a query.
+    """
+
+    windows: int
+    heads: int
+    tokens: int
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +111,43 @@ class Encoder:
     heads: int
     operations: tuple[Operation, ...]
     stage: int = 0
+
+    @property
+    def attention(self) -> AttentionShape:
+        """Its maps, as its operations compute them."""
+        queries = next(op for op in self.operations if op.part == "q")
+        scores = next(op for op in self.operations if op.part == "scores")
+        windows = queries.vectors // scores.vectors
+        return AttentionShape(
+            windows, scores.groups // windows, scores.out_features, scores.in_features
+        )
+
+    def sharing(self, rows: int, *, grid: bool) -> Encoder:
+        """The same where tokens share so many rows of attention, in every window.
+
+        Queries, if they are made of mean inputs, come behind keys and values; what follows the
+        rows waits for all of them, since each goes back to its tokens.
+
+        Args:
+            rows: of the map.
+            grid: whether rows go back to their tokens right behind the products, queries being
+                means of all tokens' own.
+        """
+        tokens, parts = self.attention.tokens, _SHARED_IN_GRIDS if grid else _SHARED
+        names = [op.part for op in self.operations]
+        on_scores = range(names.index("scores") + 1, names.index("softmax"))
+        first_after = names.index("context" if grid else "proj") + 1
+        operations = []
+        for i, op in enumerate(self.operations):
+            if op.part in parts:
+                op = replace(op, vectors=rows)
+            elif i in on_scores:  # of all windows at once
+                op = replace(op, vectors=op.vectors // tokens * rows)
+            operations.append(replace(op, waits=True) if i == first_after else op)
+        if not grid:
+            last, query = names.index("v"), names.index("q")
+            operations.insert(max(last, query), operations.pop(query))
+        return replace(self, operations=tuple(operations))
 
     def at(self, attention: int, mlp: int, rows: int | None = None) -> Encoder:
         """The same encoder at other token counts; itself at its own.
@@ -113,7 +173,7 @@ class Architecture:
     model: str
     body: tuple[Operation | Encoder, ...]
     #: what decides which plans it can run; by default one of a model without encoders
-    layout: Layout = _NO_ENCODERS
+    layout: Layout = NO_ENCODERS
     #: what the model also computes that is no operation here, a line each, for reports
     uncounted: tuple[str, ...] = ()
 

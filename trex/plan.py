@@ -369,28 +369,30 @@ class Plan:
     def with_transforms(self, transforms: str | Mapping[int, str]) -> Plan:
         """The same with other transforms: one name for all consumers, or one for each.
 
+        Consumers of mixed and average maps stay as they are: these are no maps of another.
+
         Raises:
             PlanError: an unknown name, a consumer without one, or a name for a producer.
         """
-        named = (
-            dict.fromkeys(self.consumers, transforms)
-            if isinstance(transforms, str)
-            else transforms
-        )
+        free = [r.consumer for r in self.reuses if r.transform in TRANSFORMS]
+        named = dict.fromkeys(free, transforms) if isinstance(transforms, str) else transforms
         for name in (transforms,) if isinstance(transforms, str) else transforms.values():
             _check_transform(name)
         for consumer in named:
-            if consumer not in self.consumers:
+            if consumer not in free:
                 raise PlanError(
                     f"encoder {consumer} has a transform but does not reuse",
                     hint="name transforms for consumers only",
                 )
-        if missing := sorted(set(self.consumers) - named.keys()):
+        if missing := sorted(set(free) - named.keys()):
             raise PlanError(
                 f"consumer {missing[0]} has no transform",
                 hint="name one transform for each consumer",
             )
-        reuses = (replace(r, transform=cast(Transform, named[r.consumer])) for r in self.reuses)
+        reuses = (
+            replace(r, transform=cast(Transform, named.get(r.consumer, r.transform)))
+            for r in self.reuses
+        )
         return replace(self, reuses=tuple(reuses))
 
     def tokens(self, layout: Layout) -> tuple[tuple[int, int], ...]:

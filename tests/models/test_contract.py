@@ -59,6 +59,11 @@ every_planned = pytest.mark.parametrize(
             for name, kind in KINDS.items()
             if kind.merges
         ),
+        *(
+            pytest.param(kind, kind.mixed, id=f"{name}, mixed")
+            for name, kind in KINDS.items()
+            if kind.mixed
+        ),
     ],
 )
 #: sizes by hand and single layers are of ViTs; other families have tests of their own
@@ -361,10 +366,11 @@ def test_timms_moving_average(plan: str) -> None:
     assert average.module(images).shape == (2, 7)
 
 
-@pytest.mark.parametrize("plan", [PLAN, JOINT], ids=["reuse", "joint"])
+@pytest.mark.parametrize("plan", [PLAN, JOINT, "mixed"], ids=["reuse", "joint", "mixed"])
 @pytest.mark.parametrize("name", ["vit", "distilled", "layer scale", "attention pool", "lvvit"])
 def test_compiles_as_one_graph(name: str, plan: str) -> None:
     kind = KINDS[name]
+    plan = kind.mixed if plan == "mixed" else plan
     model, images = apply_reuse(kind.build(), plan, "linear_own"), kind.images()
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -377,6 +383,8 @@ def test_compiles_as_one_graph(name: str, plan: str) -> None:
         ("lvvit", PLAN),
         ("lvvit", JOINT),
         ("vit", f"{JOINT} 5=class"),
+        ("vit", KINDS["vit"].mixed),
+        ("lvvit", "1=9 2=@1 3<-1:map/mixed 3=class"),
         pytest.param("uniform", PLAN, marks=pytest.mark.slow),
     ],
 )

@@ -35,24 +35,37 @@ def short(name: str, width: int) -> str:
 
 
 def plan_lines(cost: Cost) -> list[str]:
-    """The plan, and the tokens of the encoders where it changes them."""
+    """The plan, and the encoders' tokens and rows where it changes them."""
     reuse = f" ({cost.n_reuse} of the encoders reuse, transform {cost.transform})"
     plan = f"plan: {cost.plan or 'none, the original'}{reuse if cost.n_reuse else ''}"
     texts = [plan, f"tokens in attention/MLP: {_tokens(cost.tokens)}"]
     changed = len({tokens for pair in cost.tokens for tokens in pair}) > 1
     shown = texts if cost.plan and changed else texts[:1]
+    if rows := _rows(cost):
+        shown = [*shown, f"rows of attention computed: {rows}"]
     return [line for text in shown for line in _filled(text, "  ")]
 
 
 def _tokens(tokens: Sequence[tuple[int, int]]) -> str:
     """`0-2 197/197, 3 197/157`: encoders, tokens in their attention and in their MLP."""
+    return ", ".join(_runs([f"{attention}/{mlp}" for attention, mlp in tokens]))
+
+
+def _rows(cost: Cost) -> str:
+    """`6-7 53, 11 1`: of encoders that compute some of their rows, but not all."""
+    partial = [
+        str(rows) if 0 < rows < tokens else ""
+        for rows, (tokens, _) in zip(cost.rows, cost.tokens, strict=True)
+    ]
+    return ", ".join(run for run in _runs(partial) if not run.endswith(" "))
+
+
+def _runs(texts: Sequence[str]) -> list[str]:
+    """`0-2 text`: encoders of one text that stand together."""
     from itertools import groupby
 
-    runs = [list(run) for _, run in groupby(enumerate(tokens), key=lambda item: item[1])]
-    return ", ".join(
-        f"{run[0][0]}{f'-{run[-1][0]}' if len(run) > 1 else ''} {run[0][1][0]}/{run[0][1][1]}"
-        for run in runs
-    )
+    runs = [list(run) for _, run in groupby(enumerate(texts), key=lambda item: item[1])]
+    return [f"{run[0][0]}{f'-{run[-1][0]}' if len(run) > 1 else ''} {run[0][1]}" for run in runs]
 
 
 def _filled(text: str, indent: str) -> list[str]:

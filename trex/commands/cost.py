@@ -112,6 +112,7 @@ def as_json(cost: Cost, original: Cost, trimmed: Cost | None = None) -> dict[str
         "n_reuse": cost.n_reuse,
         "transform": cost.transform,
         "tokens": [list(pair) for pair in cost.tokens],
+        "rows": list(cost.rows),
         **figures(cost),
         "interval_s": cost.interval_s,
         "edap_gain": original.edap_j_s_m2 / cost.edap_j_s_m2,

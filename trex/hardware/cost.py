@@ -75,6 +75,8 @@ class Cost:
     transform: str | None
     #: for every encoder, tokens in its attention (keys) and in its MLP
     tokens: tuple[tuple[int, int], ...]
+    #: for every encoder, rows of attention that it computes
+    rows: tuple[int, ...]
     #: what was priced, in order
     operations: tuple[Operation, ...]
     shares: tuple[Share, ...]
@@ -177,7 +179,7 @@ def price(
     and MLP of every encoder, one after another; no transform, buffer, norm, stem or head. For a
     consumer that reuses a `map` the paper has no equation; it is priced by the same ones, its V,
     the write of V and the product with V kept. So are fewer tokens and rows, by their numbers; the
-    equations have no term for matching and merging.
+    equations have no term for matching and merging, means of what shares a row, and mixed maps.
 
     Args:
         work: what is done.
@@ -210,6 +212,7 @@ def price(
         n_reuse=work.plan.n_reuse,
         transform=work.plan.transform,
         tokens=work.tokens,
+        rows=work.rows,
         operations=tuple(p.operation for item in items for p in item),
         shares=tuple(shares),
         interval_s=interval_s,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture, Encoder, Operation
+from trex.errors import PlanError
 from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
 from trex.hardware.schedule import Stretch, exposed_times, flow
 from trex.hardware.system import Pricer, most_heads
@@ -37,8 +38,27 @@ OCCUPIED: Final = BARRIER + 1
 _ROWS: Final = OCCUPIED + 1
 
 
+class RowsPlan(NamedTuple):
+    """What a plan says of an encoder's rows, but for class rows alone.
+
+    Attributes:
+        shared: how many its tokens share; 0 where each has its own.
+        taken: whether an earlier encoder's groups share them.
+        own_class: of a consumer of maps, whether the class rows are its own.
+    """
+
+    shared: int = 0
+    taken: bool = False
+    own_class: bool = False
+
+
+def rows_codes(shared: Any, taken: Any, own_class: Any) -> Any:
+    """Numbers that say what `RowsPlan` does; 0 where nothing is said. Of arrays too."""
+    return 4 * shared + 2 * taken + own_class
+
+
 class Situation(NamedTuple):
-    """All that decides what an encoder costs.
+    """All that decides what an encoder costs, but for its source's tokens.
 
     Attributes:
         kind: encoders of one kind cost the same.
@@ -46,6 +66,7 @@ class Situation(NamedTuple):
         gone: tokens merged before it.
         pairs: tokens that it merges.
         class_rows: whether it computes class rows only.
+        rows: what else is said of its rows.
     """
 
     kind: int
@@ -53,13 +74,15 @@ class Situation(NamedTuple):
     gone: int
     pairs: int
     class_rows: bool = False
+    rows: RowsPlan = RowsPlan()
 
 
 class Entries:
     """Prices by situation: of encoders, and of everything outside them.
 
-    An encoder's entry is found in two steps: by its situation, and, if tokens were merged between
-    its source's attention and its own, by their number.
+    An encoder's entry is found in up to three steps: by its situation; if its rows are shared, or
+    some of a consumer's are its own, by these; and, if tokens were merged between its source's
+    attention and its own, by their number.
 
     Args:
         architecture: the model.
@@ -70,6 +93,7 @@ class Entries:
         values: (rows, at least entries): what each costs; entry 0 is none.
         plain: (encoders, 1 + forms): the entries of the original's tokens and rows.
         most_pairs: of tokens that one encoder can merge.
+        most_rows: of one encoder's maps.
     """
 
     def __init__(self, architecture: Architecture, pricer: Pricer, forms: Sequence[Form]) -> None:
@@ -77,12 +101,17 @@ class Entries:
         layout = architecture.layout
         self._kinds, self._encoders = _kinds(architecture.encoders, pricer)
         self.most_pairs = 0 if layout.no_merging else layout.most_pairs(layout.tokens)
+        self.most_rows = max(encoder.attention.tokens for encoder in architecture.encoders)
         counts = layout.tokens if self.most_pairs else 1
         # The axes of situations; the last number of pairs stands for class rows.
         self._axes = (len(self._encoders), 1 + len(forms), counts, self.most_pairs + 2)
         # Zeros take no memory until they are written to, and most situations never come up.
         self._of_situation: Whole = np.zeros(math.prod(self._axes), dtype=np.intp)
         self._of_source: Whole = np.zeros((1, counts), dtype=np.intp)
+        # Plans name few numbers of rows, so these are numbered as they come.
+        self._rows: list[RowsPlan] = [RowsPlan()]
+        self._number_of_rows: Whole = np.zeros(4 * (self.most_rows + 1), dtype=np.intp)
+        self._of_rows: Whole = np.zeros((1, 1), dtype=np.intp)
         self._of_tokens_left: Whole = np.zeros(layout.tokens + 1, dtype=np.intp)
         self._situations: list[Situation | None] = [None]
         self.values: Floats = np.zeros((_ROWS, 1))
@@ -116,6 +145,44 @@ class Entries:
                 situation = situation._replace(pairs=0, class_rows=True)
             self._of_situation[code] = self._priced(encoder, situation)
         return self._of_situation.take(codes)
+
+    def with_rows(self, encoder: int, found: Whole, codes: Whole) -> Whole:
+        """Entries of an encoder whose rows are shared, or in part its own.
+
+        Args:
+            encoder: its index.
+            found: the entries of its situations.
+            codes: by `rows_codes`; 0 where nothing changes.
+
+        Raises:
+            PlanError: there are not so many rows.
+        """
+        numbers = self._number_of_rows.take(codes)
+        if not numbers.all() and codes[numbers == 0].any():
+            for code in np.unique(codes[numbers == 0]):
+                if code:
+                    self._number_of_rows[code] = len(self._rows)
+                    shared, flags = divmod(int(code), 4)
+                    self._rows.append(RowsPlan(shared, flags >= 2, flags % 2 == 1))
+            numbers = self._number_of_rows.take(codes)
+        room, kinds = self.values.shape[1], len(self._rows)
+        if self._of_rows.shape[0] < room or self._of_rows.shape[1] < kinds:
+            before = self._of_rows
+            self._of_rows = np.zeros((room, max(2 * kinds, before.shape[1])), dtype=np.intp)
+            self._of_rows[: len(before), : before.shape[1]] = before
+            self._of_rows[:, 0] = np.arange(room)
+        kinds = self._of_rows.shape[1]
+        flat = self._of_rows.reshape(-1)
+        at = found * kinds + numbers
+        shared = flat.take(at)
+        if shared.all():
+            return shared
+        for code in np.unique(at[shared == 0]):
+            entry, number = divmod(int(code), kinds)
+            situation = self._situations[entry]
+            assert situation is not None
+            flat[code] = self._priced(encoder, situation._replace(rows=self._rows[number]))
+        return flat.take(at)
 
     def moved(self, encoder: int, found: Whole, gone_since: Whole) -> Whole:
         """Entries of an encoder whose sources attended over more tokens than itself.
@@ -155,15 +222,25 @@ class Entries:
         layout = self._architecture.layout
         tokens = original.tokens - situation.gone
         check_pairs(encoder, situation.pairs, tokens, layout.most_pairs(tokens))
-        reuse = (
-            Reuse(original.index, 0, *self._forms[situation.form - 1]) if situation.form else None
+        rows, only_class = situation.rows, situation.class_rows
+        if rows.shared:
+            attending = tokens if self.most_pairs else original.attention.tokens
+            _check_rows(encoder, rows.shared, attending, layout.protected)
+        here = EncoderPlan(
+            reuse=Reuse(original.index, 0, *self._forms[situation.form - 1])
+            if situation.form
+            else None,
+            pairs=situation.pairs,
+            class_rows=only_class or rows.own_class,
+            shared=rows.shared,
+            groups_of=0 if rows.taken else None,
         )
-        rows = situation.class_rows
         work = encoder_work(
             original,
-            EncoderPlan(reuse, situation.pairs, bool(rows)),
-            (tokens, layout.class_rows if rows else tokens - situation.pairs),
+            here,
+            (tokens, layout.class_rows if only_class else tokens - situation.pairs),
             tokens + gone_since,
+            layout,
         )
         prices = self._pricer.encoder(work)
         return self._add(self._numbers(prices, work.operations), situation)
@@ -213,6 +290,15 @@ class Entries:
         whole[AREA] += shared
         whole[LEAKAGE] += shared * pricer.chip.periphery.leakage_w_per_m2
         return whole
+
+
+def _check_rows(encoder: int, rows: int, tokens: int, protected: int) -> None:
+    if rows > tokens or protected >= rows != tokens:
+        raise PlanError(
+            f"encoder {encoder} shares {rows} rows among {tokens} tokens, of which {protected} "
+            "keep their own",
+            hint=f"give a number from {min(protected + 1, tokens)} to {tokens}",
+        )
 
 
 def _paces(stretch: Stretch) -> tuple[float, ...]:

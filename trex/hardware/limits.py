@@ -18,8 +18,15 @@ _PAPER = (
 )
 #: parts that put out scores, or probabilities
 _SCORES = ("scores", "proportional", "softmax")
-#: parts that say how tokens merge
-_MERGING = ("matching", "merging", "proportional")
+#: parts that the published equations have no term for, in words
+_UNPUBLISHED = (
+    (
+        "matching and merging tokens, and attention by their sizes",
+        ("matching", "merging", "proportional"),
+    ),
+    ("means of inputs that share rows", ("sharing",)),
+    ("mixing maps and scores of own class rows, on the vector unit", ("mixing", "own_rows")),
+)
 _FULL = (
     "loading weights onto the chip, off-chip memory",
     "clock tree, control, input and output pins",
@@ -39,16 +46,14 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             for name in unknown
         )
         signs = _second_columns(pricer)
-        lines = (*named, *_copies(work), *_overflow(work, pricer), *signs)
+        lines = (*named, *_left_out(work), *_overflow(work, pricer), *signs)
         return (*work.architecture.uncounted, *lines, *_FULL)
-    merging = [op for op in missing if op.part in _MERGING]
-    products = [op for op in missing if op.kind != "elementwise" and op.part not in _MERGING]
-    outside = [op for op in products if op.part != "transform"]
-    transforms = [op for op in products if op.part == "transform"]
+    known = {part for _, parts in _UNPUBLISHED for part in parts}
+    products = [op for op in missing if op.kind != "elementwise" and op.part not in known]
     grouped = (
-        ("operations outside the encoders", outside),
-        ("transforms", transforms),
-        ("matching and merging tokens, and attention by their sizes", merging),
+        ("operations outside the encoders", [op for op in products if op.part != "transform"]),
+        ("transforms", [op for op in products if op.part == "transform"]),
+        *((what, [op for op in missing if op.part in parts]) for what, parts in _UNPUBLISHED),
     )
     lines = tuple(
         f"{what}: {_named(ops)}, {sum(op.macs for op in ops) / macs:.1%} of the MACs"
@@ -56,14 +61,24 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         if ops
     )
     signs = _second_columns(pricer)
-    return (*work.architecture.uncounted, *lines, *_copies(work), *signs, *_PAPER)
+    return (*work.architecture.uncounted, *lines, *_left_out(work), *signs, *_PAPER)
 
 
-def _copies(work: Workload) -> tuple[str, ...]:
-    """A line if a head that reads all tokens is given merged ones."""
-    if not work.plan.merges or work.architecture.layout.class_rows:
-        return ()
-    return ("copying merged tokens back to all their places for the head",)
+def _left_out(work: Workload) -> tuple[str, ...]:
+    """Lines on what the plan adds that is not in its operations."""
+    architecture, rows = work.architecture, work.plan.rows
+    lines = []
+    if work.plan.merges and not architecture.layout.class_rows:
+        lines.append("copying merged tokens back to all their places for the head")
+    if any(r.rows != "class" for r in rows):
+        lines.append("copying shared rows to all their tokens")
+    own_class = [r.encoder for r in rows if work.plan.at(r.encoder).own_class]
+    if own_class and any(line.startswith("attn.k_norm") for line in architecture.uncounted):
+        lines.append(
+            f"keys of encoders {', '.join(map(str, own_class))}: their own class rows are priced "
+            "without, but a norm of keys needs them"
+        )
+    return tuple(lines)
 
 
 def _second_columns(pricer: Pricer) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from trex.errors import ChipError
 from trex.hardware.chip import ArrayModel, Chip
 from trex.hardware.mapping import MatmulShape, least, map_matmul
-from trex.hardware.prices import Accounting, Busy, Densities, MatmulPrice, move
+from trex.hardware.prices import Accounting, Busy, Densities, MatmulPrice, ReusedMap, move
 
 
 def price_matmul(
@@ -17,7 +17,7 @@ def price_matmul(
     accounting: Accounting,
     *,
     densities: Densities | None = None,
-    map_values: int = 0,
+    reused_map: ReusedMap | None = None,
 ) -> MatmulPrice:
     """Price a matrix product, or many shapes at once (see `trex.hardware.layers`)."""
     full, dynamic = accounting == "full", op.kind == "dynamic_matmul"
@@ -52,10 +52,11 @@ def price_matmul(
         energy.append(("tile_buffer", tile_buffer_j))
         area.append(("tile_buffer", buffer_area_m2))
         leakage_w += buffer_area_m2 * chip.periphery.leakage_w_per_m2
-        # partial sums of row blocks, and of the groups whose mean is read
-        sums = (mapping.row_blocks * max(op.resident_groups, 1) - 1) * op.elements
+        # partial sums of row blocks, and of the matrices whose mean is read
+        joined = op.resident_groups // op.groups if resident else 1
+        sums = (mapping.row_blocks * joined - 1) * op.elements
         energy.append(("accumulate", sums * array.accumulate_energy_j))
-        reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, map_values)
+        reads_bits, writes_bits = _traffic_bits(op, chip, array.input_bits, reused_map)
         moved_energy, moved_busy = move(op.vectors, chip, reads_bits, writes_bits)
         energy += moved_energy
         busy += moved_busy
@@ -95,17 +96,21 @@ def _planes(op: MatmulShape, array: ArrayModel, densities: Densities) -> Sequenc
     return planes
 
 
-def _traffic_bits(op: MatmulShape, chip: Chip, bits: int, map_values: int) -> tuple[Any, Any]:
+def _traffic_bits(
+    op: MatmulShape, chip: Chip, bits: int, reused_map: ReusedMap | None
+) -> tuple[Any, Any]:
     """Bits a matrix product reads from the buffer and writes to it.
 
     A depth-first softmax takes scores from the array and hands probabilities on, so neither
     crosses the buffer, except for a map that later encoders reuse: every consumer is charged for
-    writing its `map_values` and for reading it, whichever encoder does the writing.
+    writing it and for reading it, whichever encoder does the writing.
     """
     inputs = op.groups * op.vectors * op.in_features * bits
     outputs = op.elements * bits
     if op.part == "scores" and chip.softmax.depth_first:
         outputs = 0
     if op.part == "context" and chip.softmax.depth_first:
-        return (inputs, outputs + map_values * bits) if map_values else (0, outputs)
+        if reused_map is None:
+            return 0, outputs
+        return reused_map.read * bits, outputs + reused_map.written * bits
     return inputs, outputs

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from trex.architecture import Operation
 from trex.hardware.chip import Chip
@@ -61,6 +61,18 @@ class OperationPrice:
     write_s: float = 0.0
     area_m2: tuple[tuple[str, float], ...] = ()
     leakage_w: float = 0.0
+
+
+class ReusedMap(NamedTuple):
+    """Values of an attention map that an encoder does not compute.
+
+    Attributes:
+        read: that its product with the values takes from the buffer.
+        written: as its source put it out; 0 of constants.
+    """
+
+    read: int
+    written: int
 
 
 def move(

@@ -6,15 +6,18 @@ term for.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from trex.architecture import Operation
 from trex.hardware.chip import Chip
 from trex.hardware.matmul import price_matmul
-from trex.hardware.prices import Accounting, Busy, Densities, OperationPrice, move
+from trex.hardware.prices import Accounting, Busy, Densities, OperationPrice, ReusedMap, move
 
 #: Functions that move or select values without arithmetic.
 FREE_FUNCTIONS: Final = frozenset({"", "identity", "reshape", "concat", "split", "slice"})
+
+#: Functions made of others that one step of the vector unit takes on together.
+_COMPOSED: Final[dict[str, tuple[str, ...]]] = {"multiply_add": ("multiply", "add")}
 
 
 def is_priced(op: Operation, accounting: Accounting, *, in_encoder: bool) -> bool:
@@ -28,11 +31,12 @@ def is_priced(op: Operation, accounting: Accounting, *, in_encoder: bool) -> boo
 
 def is_known(op: Operation, chip: Chip) -> bool:
     """Whether the chip can price this operation at all."""
-    return (
-        op.kind != "elementwise"
-        or op.function in FREE_FUNCTIONS
-        or op.function in chip.periphery.function_energy_j
-    )
+    known = chip.periphery.function_energy_j.keys() | FREE_FUNCTIONS
+    return op.kind != "elementwise" or known.issuperset(_parts(op.function))
+
+
+def _parts(function: str) -> tuple[str, ...]:
+    return _COMPOSED.get(function, (function,))
 
 
 def price_operation(
@@ -41,7 +45,7 @@ def price_operation(
     accounting: Accounting,
     *,
     densities: Densities | None = None,
-    map_values: int = 0,
+    reused_map: ReusedMap | None = None,
 ) -> OperationPrice:
     """Price an operation that `is_priced` and `is_known`.
 
@@ -50,8 +54,7 @@ def price_operation(
         chip: the chip.
         accounting: what has a term.
         densities: measured input bit densities; the array's assumed one elsewhere.
-        map_values: of the attention map that an earlier encoder left in the buffer, where the
-            operation multiplies one.
+        reused_map: the attention map that lies in the buffer, where the operation multiplies one.
 
     Raises:
         ChipError: an operation's densities do not fit the array's input bits.
@@ -60,7 +63,7 @@ def price_operation(
         return _softmax(op, chip, accounting)
     if op.kind == "elementwise":
         return _elementwise(op, chip)
-    matmul = price_matmul(op, chip, accounting, densities=densities, map_values=map_values)
+    matmul = price_matmul(op, chip, accounting, densities=densities, reused_map=reused_map)
     return OperationPrice(
         operation=op,
         energy_j=matmul.energy_j,
@@ -108,13 +111,21 @@ def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
     """Functions work on values as they stream by; `add` and `multiply` fetch a second operand.
 
     Where values are combined (pooling, sums), each of them is worked on. An operation may say how
-    many values its second operand has, such as one for each of its rows.
+    many values its second operand has, such as one for each of its rows. Constants that it keeps
+    take memory of the global buffer's kind, beside it.
     """
-    if op.function in FREE_FUNCTIONS:
-        return OperationPrice(operation=op)
     around = chip.periphery
+    area_m2 = op.stored * chip.static_array.input_bits * around.buffer_area_m2 / around.buffer_bits
+    kept: dict[str, Any] = (
+        {"area_m2": (("buffer", area_m2),), "leakage_w": area_m2 * around.leakage_w_per_m2}
+        if op.stored
+        else {}
+    )
+    if op.function in FREE_FUNCTIONS:
+        return OperationPrice(operation=op, **kept)
     values = op.elements * max(op.in_features, 1)
-    energy = [("vector_unit", values * around.function_energy_j[op.function])]
+    each_j = sum(around.function_energy_j[part] for part in _parts(op.function))
+    energy = [("vector_unit", values * each_j)]
     seconds = values / around.vector_unit_elements_per_s
     busy = [
         Busy(
@@ -132,4 +143,4 @@ def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
         moved_energy, moved_busy = move(op.vectors, chip, bits, 0.0)
         energy += moved_energy
         busy += moved_busy
-    return OperationPrice(operation=op, energy_j=tuple(energy), busy=tuple(busy))
+    return OperationPrice(operation=op, energy_j=tuple(energy), busy=tuple(busy), **kept)

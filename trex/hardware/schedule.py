@@ -6,7 +6,8 @@
 way through all of them plus the rest of the vectors at the pace of the busiest resource. Kᵀ and V
 must be written before the first score, so every encoder that computes attention ends a chain; one
 that reuses an `output` does not. Tokens merge once all of them are matched and through the
-attention, so merging ends another. Several images are in flight, each resource working on one.
+attention, so merging ends another; so does every round of matching, the mean of what shares a row,
+and each row's way back to its tokens. Several images are in flight, each resource working on one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
 
 #: Parts that read the same input and can run at once.
 _AT_ONCE: Final = frozenset({"q", "k", "v"})
+#: Parts that find out, from all tokens, what comes after them.
+_FINDING: Final = frozenset({"matching", "sharing"})
 
 #: (component, seconds) an operation adds to the latency
 Exposed = list[tuple[str, float]]
@@ -60,7 +63,7 @@ def exposed_times(
     times: list[Exposed] = [[(b.component, b.total_s) for b in p.busy] for p in prices]
     writes = [p.write_s for p in prices]
     if schedule == "parallel":
-        together = [i for i, p in enumerate(prices) if p.operation.part in _AT_ONCE]
+        together = _at_once(prices)
         longest = max(together, key=lambda i: _own(prices[i]), default=-1)
         for i in together:
             if i != longest:
@@ -68,12 +71,7 @@ def exposed_times(
         last = max(range(len(writes)), key=writes.__getitem__, default=-1)
         writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
     if double_buffered:
-        cover_s = sum(
-            seconds
-            for price, time in zip(prices, times, strict=True)
-            if price.operation.part in _AT_ONCE
-            for _, seconds in time
-        )
+        cover_s = sum(seconds for i in _at_once(prices) for _, seconds in times[i])
         writes = _uncovered(writes, cover_s)
     for time, write_s in zip(times, writes, strict=True):
         if write_s:
@@ -123,8 +121,19 @@ def _streamed_writes(prices: Sequence[OperationPrice], double_buffered: bool) ->
     writes = [p.write_s for p in prices]
     if not double_buffered:
         return writes
-    sources = _stretch([p for p in prices if p.operation.part in _AT_ONCE])
+    sources = _stretch([prices[i] for i in _at_once(prices)])
     return _uncovered(writes, sources.fill_s + max(sources.own_s, *sources.shared_s))
+
+
+def _at_once(prices: Sequence[OperationPrice]) -> list[int]:
+    """Which operations read the same input: Q, K and V, but no Q of inputs that must be found."""
+    found: list[int] = []
+    for i, price in enumerate(prices):
+        if price.operation.part in _FINDING:
+            break
+        if price.operation.part in _AT_ONCE:
+            found.append(i)
+    return found
 
 
 def _uncovered(writes: list[float], cover_s: float) -> list[float]:
@@ -151,18 +160,18 @@ def _stream(flat: Sequence[OperationPrice], chain: Sequence[int], times: list[Ex
 def barriers(prices: Sequence[OperationPrice]) -> list[int]:
     """Indices of the operations that wait for all vectors before them.
 
-    The first that multiplies by a matrix computed on the way, and the first that merges tokens
-    once they are matched.
+    Those that say so; the first that multiplies by a matrix computed on the way, if none was
+    waited for before it; and the first that merges tokens once they are matched.
     """
     found: list[int] = []
     matched = False
     for i, price in enumerate(prices):
         op = price.operation
         matched |= op.part == "matching"
-        if op.kind == "dynamic_matmul" and not found:
-            found.append(i)
-        elif op.part == "merging" and matched:
+        if op.part == "merging" and matched:
             return [*found, i]
+        if op.waits or (op.kind == "dynamic_matmul" and not found):
+            found.append(i)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from trex.architecture import Encoder, Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Options, Schedule
-from trex.hardware.prices import Accounting, Densities, OperationPrice
+from trex.hardware.prices import Accounting, Densities, OperationPrice, ReusedMap
 from trex.hardware.pricing import is_known, is_priced, price_operation
 from trex.hardware.workload import EncoderWork, Workload
 
@@ -69,7 +69,7 @@ class Pricer:
                 self.chip,
                 self.accounting,
                 densities=self.densities,
-                map_values=_map_values(work),
+                reused_map=_reused_map(work),
             )
             for op in operations
             if self._has_price(op, in_encoder=True)
@@ -106,9 +106,19 @@ def most_heads(operations: Iterator[Operation]) -> int:
     return max((op.groups for op in operations if op.kind == "softmax"), default=0)
 
 
-def _map_values(work: EncoderWork) -> int:
-    """Values of the map that an encoder reuses, as its source put it out; 0 without one."""
-    return work.encoder.heads * work.source_tokens**2 if work.tensor == "map" else 0
+def _reused_map(work: EncoderWork) -> ReusedMap | None:
+    """The map that an encoder reuses; all but the rows that it computes come from the buffer."""
+    reuse = work.plan.reuse
+    if reuse is None or reuse.tensor != "map":
+        return None
+    windows, heads, whole, _ = work.encoder.attention
+    tokens, source = (
+        whole - work.encoder.tokens + n for n in (work.tokens[0], work.source_tokens)
+    )
+    return ReusedMap(
+        read=heads * (windows * tokens - work.rows) * tokens,
+        written=0 if reuse.is_average else windows * heads * source**2,
+    )
 
 
 def streams_on(earlier: Operation | EncoderWork | None, item: Operation | EncoderWork) -> bool:
@@ -124,10 +134,11 @@ def _fuse_qk(work: EncoderWork) -> tuple[Operation, ...]:
 
     It saves a product only where there is one head; with more, each head needs its own d×d
     matrix. Biases add a term to the scores that is not counted. An encoder that matches its tokens
-    by their keys computes them all the same.
+    by their keys computes them all the same, and writes those that it compares in every round. A
+    consumer's own rows are such products from the start.
     """
     encoder: Encoder = work.encoder
-    matches = work.plan.pairs > 0
+    matches = work.plan.reuse is None and any(op.part == "matching" for op in work.operations)
     fused: list[Operation] = []
     for op in work.operations:
         if op.part == "k" and not matches:

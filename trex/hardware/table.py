@@ -27,6 +27,7 @@ from trex.hardware.entries import (
     Entries,
     Floats,
     Whole,
+    rows_codes,
 )
 from trex.hardware.prices import Accounting, Densities
 from trex.hardware.system import Pricer, streams_on
@@ -88,38 +89,57 @@ class AdditiveCosts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanArrays:
-    """Plans as whole numbers of any width, (plans, encoders) each but for the last.
+    """Plans as whole numbers of any width, (plans, encoders) each but for `class_rows`.
 
-    What a model cannot run must not be in them; too many pairs are found out.
+    What a model cannot run must not be in them; too many pairs, and rows, are found out. The last
+    three are None where no plan has such rows.
 
     Attributes:
         forms: as a table numbers them; 0 for producers.
         sources: of consumers; a producer's is itself.
         pairs: of tokens that merge.
         class_rows: (plans,), whether the last encoder computes class rows only.
+        shared: rows that an encoder's tokens share; 0 where each has its own.
+        taken: whether it takes the groups of an encoder before it.
+        own_class: whether class rows of a consumer of maps are its own.
     """
 
     forms: NDArray[Any]
     sources: NDArray[Any]
     pairs: NDArray[Any]
     class_rows: NDArray[Any]
+    shared: NDArray[Any] | None = None
+    taken: NDArray[Any] | None = None
+    own_class: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.forms)
 
     def some(self, rows: slice) -> PlanArrays:
         """Some of the plans."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
         return PlanArrays(
-            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+            **{name: None if whole is None else whole[rows] for name, whole in given.items()}
         )
+
+    def rows_codes(self) -> NDArray[np.intp] | None:
+        """(encoders, plans): by `trex.hardware.entries.rows_codes`; None where nothing is said."""
+        codes = [
+            np.zeros((1, 1), dtype=np.intp)
+            if whole is None
+            else np.ascontiguousarray(whole.T, dtype=np.intp)
+            for whole in (self.shared, self.taken, self.own_class)
+        ]
+        whole: NDArray[np.intp] = rows_codes(*codes)
+        return None if whole.shape == (1, 1) and not whole.any() else whole
 
 
 class CostTable:
     """Prices plans of one model on one chip by adding up encoders.
 
     What an encoder costs depends on its form, on the tokens that enter it and its MLP, on its
-    rows, and, for a consumer, on the tokens in its source's attention; which source it is does not
-    matter. Each such situation is priced once, when the first plan puts an encoder in it.
+    rows and whether it matches its tokens for them, and, for a consumer, on the tokens in its
+    source's attention; which source it is does not matter. Each such situation is priced once, when the first plan puts an encoder in it.
 
     Args:
         architecture: the model.
@@ -165,7 +185,9 @@ class CostTable:
         """
         shape = len(plans), len(self.architecture.encoders)
         numbers = {form: number for number, form in enumerate(self.forms, start=1)}
-        forms, pairs = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=np.intp)
+        forms, pairs, shared = (np.zeros(shape, dtype=np.intp) for _ in range(3))
+        taken, own_class = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+        class_rows = np.zeros(len(plans), dtype=np.bool_)
         sources = np.tile(np.arange(shape[1]), (shape[0], 1))
         for row, plan in enumerate(plans):
             plan.validate(self.architecture.layout)
@@ -179,8 +201,20 @@ class CostTable:
                 sources[row, reuse.consumer] = reuse.source
             for merge in plan.merges:
                 pairs[row, merge.encoder] = merge.pairs
-        class_rows = np.array([bool(plan.rows) for plan in plans], dtype=np.bool_)
-        return PlanArrays(forms=forms, sources=sources, pairs=pairs, class_rows=class_rows)
+            for at, here in ((rows.encoder, plan.at(rows.encoder)) for rows in plan.rows):
+                class_rows[row] |= here.only_class
+                own_class[row, at] = here.own_class
+                shared[row, at] = here.shared
+                taken[row, at] = here.groups_of is not None
+        return PlanArrays(
+            forms=forms,
+            sources=sources,
+            pairs=pairs,
+            class_rows=class_rows,
+            shared=shared if shared.any() else None,
+            taken=taken if taken.any() else None,
+            own_class=own_class if own_class.any() else None,
+        )
 
     def price(self, forms: Any) -> PlanCosts:
         """Costs of plans that only reuse, as an integer matrix, plans × encoders, of form numbers.
@@ -205,12 +239,19 @@ class CostTable:
 
         Raises:
             ValueError: an array has another shape, or a number means nothing.
-            PlanError: an encoder cannot merge so many pairs.
+            PlanError: an encoder cannot merge so many pairs, or share so many rows.
         """
         layout, encoders = self.architecture.layout, len(self.architecture.encoders)
         self._checked(plans.forms, len(self.forms), "form numbers")
         self._checked(plans.pairs, self._entries.most_pairs, "pairs")
         self._checked(plans.sources, encoders - 1, "sources")
+        for given, most, name in (
+            (plans.shared, self._entries.most_rows, "shared rows"),
+            (plans.taken, 1, "groups that are taken"),
+            (plans.own_class, 1, "own class rows"),
+        ):
+            if given is not None:
+                self._checked(given, most, name)
         if plans.class_rows.any() and (layout.no_class_rows or not layout.class_rows):
             raise ValueError(f"no class rows alone: {layout.no_class_rows or 'none are read'}")
         return self._priced(len(plans), lambda rows: self._located(plans.some(rows)))
@@ -244,6 +285,7 @@ class CostTable:
             np.ascontiguousarray(numbers.T, dtype=np.intp)
             for numbers in (plans.forms, plans.sources, plans.pairs)
         )
+        codes = plans.rows_codes()
         last, class_rows = len(forms) - 1, plans.class_rows.astype(np.bool_)
         found = np.empty((len(forms) + 1, len(plans)), dtype=np.intp)
         gone = np.zeros((len(forms) + 1, len(plans)), dtype=np.intp)
@@ -254,6 +296,8 @@ class CostTable:
                 np.where(class_rows, entries.most_pairs + 1, merged) if encoder == last else merged
             )
             found[encoder] = entries.find(encoder, forms[encoder], gone[encoder], at)
+            if codes is not None and codes[encoder].any():
+                found[encoder] = entries.with_rows(encoder, found[encoder], codes[encoder])
             if forms[encoder].any():
                 since = gone[encoder] - gone.take(sources[encoder] * len(plans) + places)
                 moved = np.flatnonzero((since > 0) & (forms[encoder] > 0))

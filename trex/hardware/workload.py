@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from trex.architecture import PARTS_SPARED, Architecture, Encoder, Operation
+from trex.architecture import NO_ENCODERS, PARTS_SPARED, Architecture, Encoder, Operation
 from trex.hardware.merging import matching, merging, proportional, reused_merging
-from trex.plan import EncoderPlan, Plan, Reuse, ReusedTensor, Rows, Transform
+from trex.hardware.mixing import own_class_rows, own_maps
+from trex.hardware.sharing import repeated_matching, shared_inputs
+from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, Rows, Transform
 
 #: A plan's say in an encoder that stays as it is.
 AS_IT_IS: Final = EncoderPlan(reuse=None)
@@ -22,12 +24,14 @@ class EncoderWork:
         encoder: as it is in the original.
         plan: what is done in it.
         tokens: in its attention (keys), and in its MLP.
+        rows: of attention that it computes, in all its windows; 0 of one that reuses them all.
         source_tokens: in the attention of the encoder it reuses; of a producer, its own.
     """
 
     encoder: Encoder
     plan: EncoderPlan
     tokens: tuple[int, int]
+    rows: int
     source_tokens: int
     operations: tuple[Operation, ...]
 
@@ -62,12 +66,18 @@ class Workload:
         """For every encoder, tokens in its attention (keys) and in its MLP."""
         return tuple(item.tokens for item in self.body if isinstance(item, EncoderWork))
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """For every encoder, rows of attention that it computes."""
+        return tuple(item.rows for item in self.body if isinstance(item, EncoderWork))
+
 
 def workload(architecture: Architecture, plan: Plan | None = None) -> Workload:
     """The operations of a model that runs a plan.
 
     A consumer drops what the reused tensor spares it and gains its transform's operations. Where
-    tokens merge, encoders gain what that takes, and everything behind works on what is left.
+    tokens merge, encoders gain what that takes, and everything behind works on what is left. Where
+    they share rows, they gain what that takes, and compute as many queries, scores and outputs.
     Operations behind the encoders do so if the head reads class tokens only; else merged tokens
     are copied back to all their places, which is no arithmetic, and these stay as they are.
 
@@ -83,7 +93,8 @@ def workload(architecture: Architecture, plan: Plan | None = None) -> Workload:
         if isinstance(item, Encoder):
             here = plan.at(item.index)
             source = here.reuse.source if here.reuse else item.index
-            body.append(encoder_work(item, here, tokens[item.index], tokens[source][0]))
+            counts = tokens[item.index], tokens[source][0]
+            body.append(encoder_work(item, here, *counts, architecture.layout))
         else:
             body.append(item)
     return Workload(architecture=architecture, plan=plan, body=tuple(body))
@@ -105,6 +116,7 @@ def encoder_work(
     here: EncoderPlan = AS_IT_IS,
     tokens: tuple[int, int] | None = None,
     source_tokens: int | None = None,
+    layout: Layout = NO_ENCODERS,
 ) -> EncoderWork:
     """One encoder under a plan.
 
@@ -113,38 +125,83 @@ def encoder_work(
         here: what is done in it.
         tokens: in its attention and in its MLP; the original's unless given.
         source_tokens: in the attention of its source; as in its own unless given.
+        layout: of the model.
     """
     keys, left = tokens or (encoder.tokens, encoder.tokens)
-    rows, source_tokens = left if here.only_class else keys, source_tokens or keys
-    operations = encoder.at(keys, left, rows).operations
-    if here.reuse is not None:
-        operations = _consumer(encoder, here.reuse, operations, rows)
-        if source_tokens > keys and not here.only_class:  # class tokens never merge
-            reused = reused_merging(encoder, source_tokens, keys, here.reuse.tensor)
-            operations = _before(operations, reused, "context", "transform", "proj")
-    elif keys < encoder.tokens:
-        operations = _before(operations, proportional(encoder, keys, rows), "softmax")
+    source_tokens = source_tokens or keys
+    if here.reuse is None:
+        rows, operations = _producer(encoder, here, (keys, left), layout)
+    else:
+        rows = layout.class_tokens if here.own_class else 0
+        operations = _consumer(encoder, here, (keys, left), source_tokens, rows)
     if here.pairs:
-        found = matching(encoder, keys, by_keys=here.reuse is None)
-        operations = _before(operations, found, "scores", "context", "transform", "proj")
+        if not _has(operations, "matching"):  # rows are shared by keys, as tokens are merged
+            found = matching(encoder, keys, by_keys=here.reuse is None)
+            operations = _before(operations, found, "scores", "context", "transform", "proj")
         operations = _before(operations, merging(encoder, here.pairs), "norm2")
     return EncoderWork(
         encoder=encoder,
         plan=here,
         tokens=(keys, left),
+        rows=rows,
         source_tokens=source_tokens,
         operations=operations,
     )
 
 
+def _producer(
+    encoder: Encoder, here: EncoderPlan, tokens: tuple[int, int], layout: Layout
+) -> tuple[int, tuple[Operation, ...]]:
+    """Rows that an encoder computes, and what it does; merging apart."""
+    keys, left = tokens
+    grid, whole = bool(layout.windows), encoder.attention
+    rows = left if here.only_class else keys
+    now = encoder.at(keys, left, rows)
+    attending = whole.tokens if grid else keys
+    shares = 0 < here.shared < attending
+    if shares:
+        rows = here.shared * whole.windows
+        now = now.sharing(here.shared, grid=grid)
+    operations = now.operations
+    if keys < encoder.tokens:
+        operations = _before(operations, proportional(encoder, keys, rows), "softmax")
+    if shares:
+        inputs = shared_inputs(encoder, attending, here.shared, grid=grid)
+        if here.groups_of is None:
+            found = repeated_matching(encoder, attending, here.shared, layout.protected)
+            inputs = (*found, *inputs)
+        operations = _before(operations, inputs, "scores" if grid else "q")
+    return rows, operations
+
+
 def _consumer(
-    encoder: Encoder, reuse: Reuse, operations: tuple[Operation, ...], rows: int
+    encoder: Encoder,
+    here: EncoderPlan,
+    tokens: tuple[int, int],
+    source_tokens: int,
+    own_rows: int,
 ) -> tuple[Operation, ...]:
+    """What of an encoder's operations a consumer keeps, and what it adds; merging apart."""
+    assert here.reuse is not None
+    (keys, left), reuse = tokens, here.reuse
+    rows = left if here.only_class else keys
+    kept = _kept(encoder.at(keys, left, rows), reuse, rows)
+    added: tuple[Operation, ...] = ()
+    if source_tokens > keys and not here.only_class:  # class tokens never merge
+        added = reused_merging(encoder, source_tokens, keys, reuse.tensor, own_rows)
+    if reuse.tensor == "map":
+        added += own_maps(encoder, reuse.transform, keys, own_rows)
+    if own_rows:
+        added = (*own_class_rows(encoder, keys, own_rows), *added)
+    return _before(kept, added, "context", "transform", "proj")
+
+
+def _kept(encoder: Encoder, reuse: Reuse, rows: int) -> tuple[Operation, ...]:
     """What of an encoder's operations a consumer keeps, and its transform."""
     spared = set(PARTS_SPARED[reuse.tensor])
     if reuse.transform == "linear_own":
         spared.discard("norm1")
-    kept = tuple(op for op in operations if op.part not in spared)
+    kept = tuple(op for op in encoder.operations if op.part not in spared)
     if reuse.tensor == "output":  # what is normalised is read by the transform alone
         kept = tuple(replace(op, vectors=rows) if op.part == "norm1" else op for op in kept)
     return _before(kept, _transform_operations(encoder, reuse.transform, rows), "proj")
@@ -173,6 +230,10 @@ def _transform_operations(
     return ()
 
 
+def _has(operations: tuple[Operation, ...], part: str) -> bool:
+    return any(op.part == part for op in operations)
+
+
 def _before(
     operations: tuple[Operation, ...], added: tuple[Operation, ...], *parts: str
 ) -> tuple[Operation, ...]:
@@ -184,6 +245,6 @@ def _before(
 
 def _tokens(architecture: Architecture, plan: Plan) -> list[tuple[int, int]]:
     """As `Plan.tokens`, also of models whose stages have unlike tokens, which never merge."""
-    if plan.merges or plan.rows:
+    if (plan.merges or plan.rows) and not architecture.layout.windows:
         return list(plan.tokens(architecture.layout))
     return [(encoder.tokens, encoder.tokens) for encoder in architecture.encoders]

@@ -157,7 +157,7 @@ def map_rows(map_BHMN: Tensor, groups: Groups) -> Tensor:
     """Every token's row of a map of shared ones, (B, H, N, N)."""
     heads, keys = map_BHMN.shape[1], map_BHMN.shape[3]
     rows = groups.copies(map_BHMN.transpose(1, 2).flatten(2))
-    return rows.view(len(rows), -1, heads, keys).transpose(1, 2)
+    return rows.view(rows.shape[0], -1, heads, keys).transpose(1, 2)
 
 
 class SteppedAttention(nn.Module):
@@ -210,8 +210,10 @@ class ReusedAttention(nn.Module):
             self.v = _own_projection(attention, 2)
             self.norm = attention.norm
         if form.own_rows:
-            self.q, self.k = _own_projection(attention, 0), _own_projection(attention, 1)
             self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+            self.q = _own_projection(attention, 0)
+            plain = isinstance(self.k_norm, nn.Identity)
+            self.k = _own_projection(attention, 1, bias=not plain)
         if form.average_tokens:
             like: dict[str, Any] = {
                 "device": attention.proj.weight.device, "dtype": attention.proj.weight.dtype
@@ -229,7 +231,7 @@ class ReusedAttention(nn.Module):
         """The consumer's map on its own values, (B, N, D)."""
         value = self._heads(self.v, own_BND)
         products = getattr(self, "products", _PLAIN)
-        whole = self.map_of(map_BHNN, tokens).expand(len(own_BND), -1, -1, -1)
+        whole = self.map_of(map_BHNN, tokens).expand(own_BND.shape[0], -1, -1, -1)
         if self.own_rows:
             rows = self._own_map(own_BND, tokens.sizes)
             whole = torch.cat((rows, whole[:, :, self.own_rows :]), dim=2)
@@ -510,18 +512,19 @@ def check_children(
         raise ModelError(f"{where} has no {missing[0]}", hint="is timm at least 1.0.20?")
 
 
-def _own_projection(attention: Any, part: int) -> nn.Linear:
+def _own_projection(attention: Any, part: int, *, bias: bool = True) -> nn.Linear:
     """A copy of the queries' (0), keys' (1) or values' (2) projection."""
     qkv = attention.qkv
+    bias = bias and qkv.bias is not None
     width = attention.num_heads * attention.head_dim
     rows = slice(part * width, (part + 1) * width)
     own = nn.Linear(
-        qkv.in_features, width, bias=qkv.bias is not None,
+        qkv.in_features, width, bias=bias,
         device=qkv.weight.device, dtype=qkv.weight.dtype,
     )  # fmt: skip
     with torch.no_grad():
         own.weight.copy_(qkv.weight[rows])
-        if qkv.bias is not None:
+        if bias:
             own.bias.copy_(qkv.bias[rows])
     return own
 

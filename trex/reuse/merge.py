@@ -137,10 +137,12 @@ class Sharing:
                 hint="give larger images, or a plan of fewer rows",
             )
         with torch.no_grad():
-            target = None if self.target is None else self.target.flatten(0, -2)
-            if target is None:
-                target = self._matched(keys_BNE.detach())
-            return _assigned(target, self.rows, self.sizes)
+            known = self.target
+            return self.assigned(self._matched(keys_BNE.detach()) if known is None else known)
+
+    def assigned(self, target: Tensor) -> Assignment:
+        """Groups by the row that every token has, (B, N) or (B, windows, N)."""
+        return _assigned(target.flatten(0, -2), self.rows, self.sizes)
 
     def _matched(self, keys: Tensor) -> Tensor:
         target = torch.arange(keys.shape[1], device=keys.device).expand(keys.shape[:2])
@@ -179,7 +181,7 @@ def _sum(rows_BND: Tensor, target_BN: Tensor, after: int) -> Tensor:
 
 def _flat(target_BN: Tensor, after: int) -> Tensor:
     """Places in one list of all images' rows: torch is several times faster on these."""
-    offset = torch.arange(len(target_BN), device=target_BN.device)[:, None] * after
+    offset = torch.arange(target_BN.shape[0], device=target_BN.device)[:, None] * after
     return (target_BN + offset).flatten()
 
 

@@ -10,7 +10,7 @@ Letters: B images, N tokens, D width, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class State(NamedTuple):
         assert self.sizes is not None
         share = 1.0 / self.sizes.gather(1, self.groups).clamp_min(1.0)
         merged = Assignment(self.groups, share, self.sizes)
-        return merged.mean_map(whole.expand(len(self.groups), -1, -1, -1))
+        return merged.mean_map(whole.expand(self.groups.shape[0], -1, -1, -1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,8 +205,7 @@ def attend(
         kept |= {(step.index, part): found[part] for part in step.offers}
         branch = adapter.branch(block, output)
         if isinstance(rows, Sharing):
-            groups = replace(rows, target=found["groups"]).groups(output)
-            branch = adapter.spread(block, branch, groups)
+            branch = adapter.spread(block, branch, rows.assigned(found["groups"]))
         merged = adapter.join(block, _first(stream, step.rows), branch)
     else:
         consumer = cast(Consumer, block)

@@ -144,7 +144,7 @@ class UniformAdapter(StagedAdapter):
         attention = _attention(block)
         windows = to_windows(stream, attention.window)
         query, key = attention.query_key(windows)
-        biases, groups = attention.biases().expand(len(key), -1, -1), None
+        biases, groups = attention.biases().expand(key.shape[0], -1, -1), None
         if rows is not None:
             assert not isinstance(rows, int), "a grid has no class token"
             groups = rows.groups(key)
@@ -160,7 +160,7 @@ class UniformAdapter(StagedAdapter):
         if "output" in wanted:
             kept["output"] = output
         if groups is not None:
-            kept["groups"] = groups.target.view(len(stream), -1, key.shape[1])
+            kept["groups"] = groups.target.view(stream.shape[0], -1, key.shape[1])
         return output, kept
 
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
