@@ -90,7 +90,8 @@ def test_a_field_of_the_chip_can_be_set(capsys):
         (["--plan", "3~120"], "encoder 3 merges 120 pairs of 197 tokens; at most 98"),
         (["--plan", "2~90 5~60"], "encoder 5 merges 60 pairs of 107 tokens; at most 53"),
         (["--plan", "4=class"], "encoder 4 cannot compute its class rows only"),
-        (["--plan", "11=6"], "encoder 11 cannot compute the rows '6'"),
+        (["--plan", "11=198"], "encoder 11 shares 198 rows among 197 tokens; at most 197"),
+        (["--plan", "7=@6"], "encoder 7 takes the groups of encoder 6, which matches none"),
         (["--set", "arrays.fefet"], "FIELD=VALUE"),
         (["--set", "arrays.fefet.rows=-1"], "rows"),
         (

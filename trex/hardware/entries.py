@@ -174,15 +174,16 @@ class Entries:
         kinds = self._of_rows.shape[1]
         flat = self._of_rows.reshape(-1)
         at = found * kinds + numbers
-        shared = flat.take(at)
-        if shared.all():
-            return shared
-        for code in np.unique(at[shared == 0]):
+        changed: Whole = flat.take(at)
+        if changed.all():
+            return changed
+        for code in np.unique(at[changed == 0]):
             entry, number = divmod(int(code), kinds)
             situation = self._situations[entry]
             assert situation is not None
             flat[code] = self._priced(encoder, situation._replace(rows=self._rows[number]))
-        return flat.take(at)
+        changed = flat.take(at)
+        return changed
 
     def moved(self, encoder: int, found: Whole, gone_since: Whole) -> Whole:
         """Entries of an encoder whose sources attended over more tokens than itself.

@@ -56,7 +56,7 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         *((what, [op for op in missing if op.part in parts]) for what, parts in _UNPUBLISHED),
     )
     lines = tuple(
-        f"{what}: {_named(ops)}, {sum(op.macs for op in ops) / macs:.1%} of the MACs"
+        f"{what}: {_named(ops)}{_share(sum(op.macs for op in ops), macs)}"
         for what, ops in grouped
         if ops
     )
@@ -130,6 +130,10 @@ def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         # Of the cell, only the number of its bits costs anything.
         and (".device." not in field or field.endswith(".bits_per_cell"))
     )
+
+
+def _share(macs: int, of: int) -> str:
+    return f", {macs / of:.1%} of the MACs" if macs else ""
 
 
 def _named(operations: Iterable[Operation]) -> str:

@@ -118,9 +118,10 @@ class PlanArrays:
     def some(self, rows: slice) -> PlanArrays:
         """Some of the plans."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PlanArrays(
-            **{name: None if whole is None else whole[rows] for name, whole in given.items()}
-        )
+        some: dict[str, Any] = {
+            name: None if whole is None else whole[rows] for name, whole in given.items()
+        }
+        return PlanArrays(**some)
 
     def rows_codes(self) -> NDArray[np.intp] | None:
         """(encoders, plans): by `trex.hardware.entries.rows_codes`; None where nothing is said."""
@@ -139,7 +140,8 @@ class CostTable:
 
     What an encoder costs depends on its form, on the tokens that enter it and its MLP, on its
     rows and whether it matches its tokens for them, and, for a consumer, on the tokens in its
-    source's attention; which source it is does not matter. Each such situation is priced once, when the first plan puts an encoder in it.
+    source's attention; which source it is does not matter. Each such situation is priced once,
+    when the first plan puts an encoder in it.
 
     Args:
         architecture: the model.
