@@ -3,7 +3,8 @@
     python benchmarks/cost_speed.py
 
 (a) distinct layers a second; (b) every nearest-producer plan of a 12- and a 16-encoder model, and
-every plan of 5 merge levels in 8 encoders, alone and with every second encoder a consumer;
+every plan of 5 merge levels in 8 encoders, alone, with every second encoder a consumer, and with
+shared rows in all eight;
 (c) a model's forward on a chip that errs (`nonideal_speed.py`, which takes flags of its own).
 
 (a) and (b) are the process's CPU time, which other processes lengthen little; their ratios, to the
@@ -20,6 +21,7 @@ import itertools
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import nonideal_speed
@@ -46,6 +48,8 @@ SINGLES = 20
 #: Pairs that each of eight encoders of DeiT-S may merge: 390,625 plans.
 LEVELS = (0, 4, 8, 12, 16)
 MERGING = range(3, 11)
+#: Rows that tokens may share there; any of them with any merges.
+ROWS = (69, 49, 33, 17)
 
 
 def vit(name: str, depth: int, mlp_hidden: int) -> Architecture:
@@ -128,8 +132,12 @@ def merge_schedules() -> None:
     print(f"{head} {'first (ms)':>11} {'plans (ms)':>11} {'plans/s':>11} {'one by one':>11}")
     model, chip = vit("deit_s", 12, 1536), load_chip("trex_fefet_32nm")
     form = ("output", "linear")
-    for consumers in ((), (5, 7, 9)):
-        plans = merging_arrays(len(model.encoders), consumers)
+    whole = len(model.encoders)
+    for label, plans in (
+        ("", merging_arrays(whole, ())),
+        (", 3 consume", merging_arrays(whole, (5, 7, 9))),
+        (", 8 share rows", sharing_arrays(whole)),
+    ):
         random = np.random.default_rng(0)
         works = [
             workload(model, plan_of(plans, row))
@@ -144,9 +152,9 @@ def merge_schedules() -> None:
                 all_s = best_s(partial(table.price_plans, plans))
                 one = partial(price, chip=chip, accounting=accounting, schedule=schedule)
                 single_s = best_s(lambda one=one, works=works: list(map(one, works))) / SINGLES
-                label = f"    {accounting}, {schedule}" + (", 3 consume" if consumers else "")
                 print(
-                    f"{label:<44} {len(plans):>12,} {first_s * 1e3:>11.0f} {all_s * 1e3:>11.0f} "
+                    f"{f'    {accounting}, {schedule}{label}':<44} {len(plans):>12,} "
+                    f"{first_s * 1e3:>11.0f} {all_s * 1e3:>11.0f} "
                     f"{len(plans) / all_s:>11,.0f} {single_s * len(plans) / all_s:>10,.0f}x"
                 )
 
@@ -164,13 +172,33 @@ def merging_arrays(encoders: int, consumers: tuple[int, ...]) -> PlanArrays:
     return PlanArrays(forms=forms, sources=sources, pairs=pairs, class_rows=class_rows)
 
 
+def sharing_arrays(encoders: int) -> PlanArrays:
+    """Every choice of pairs, and random rows: some encoders take the groups of the one before."""
+    plans = merging_arrays(encoders, ())
+    random = np.random.default_rng(0)
+    shared, taken = np.zeros_like(plans.pairs), np.zeros(plans.pairs.shape, dtype=np.bool_)
+    for encoder in MERGING:
+        shared[:, encoder] = random.choice(ROWS, len(plans))
+        if encoder > MERGING.start:
+            same = (plans.pairs[:, encoder - 1] == 0) & ~taken[:, encoder - 1]
+            taken[:, encoder] = same & (random.random(len(plans)) < 0.5)
+            shared[taken[:, encoder], encoder] = shared[taken[:, encoder], encoder - 1]
+    return replace(plans, shared=shared, taken=taken)
+
+
 def plan_of(plans: PlanArrays, row: int) -> Plan:
     """One of them."""
     consumers = np.flatnonzero(plans.forms[row]).tolist()
+    rows = [Rows(len(plans.pairs[row]) - 1)]
+    if plans.shared is not None and plans.taken is not None:
+        for encoder in np.flatnonzero(plans.shared[row]).tolist():
+            taken = bool(plans.taken[row, encoder])
+            shared = 0 if taken else int(plans.shared[row, encoder])
+            rows.append(Rows(encoder, shared, encoder - 1 if taken else None))
     return Plan(
         tuple(Reuse(consumer, consumer - 1) for consumer in consumers),
         tuple(Merge(encoder, int(pairs)) for encoder, pairs in enumerate(plans.pairs[row])),
-        (Rows(len(plans.pairs[row]) - 1),),
+        tuple(rows),
     )
 
 

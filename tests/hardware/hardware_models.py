@@ -10,8 +10,10 @@ from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import shipped
 from trex.hardware import SCHEDULES, Chip, load_chip
 from trex.hardware.chip import ArrayModel, Options
-from trex.plan import REUSED_TENSORS, TRANSFORMS, Layout, Merge, Plan, Reuse, Rows
+from trex.plan import MAP_TRANSFORMS, TRANSFORMS, Layout, Merge, Plan, Reuse, Rows
 
+#: every form of a consumer
+FORMS = [("output", name) for name in TRANSFORMS] + [("map", name) for name in MAP_TRANSFORMS]
 SHIPPED = {name: load_chip(name) for name in shipped("hw_models", "chip.yaml")}
 
 
@@ -44,6 +46,7 @@ def vit(
         stages=(0,) * depth,
         tokens=tokens,
         protected=1,
+        class_tokens=1,
         class_rows=class_rows,
         no_class_rows="" if class_rows else "the head pools the patches too",
     )
@@ -70,10 +73,12 @@ def architectures(draw: st.DrawFn) -> Architecture:
 @st.composite
 def plans(draw: st.DrawFn, depth: int) -> Plan:
     """Any valid plan of reuse, not only those that reuse the nearest producer."""
-    reuses, producers = [], [0]
-    for encoder in range(1, depth):
-        if draw(st.booleans()):
-            form = draw(st.sampled_from(REUSED_TENSORS)), draw(st.sampled_from(TRANSFORMS))
+    reuses, producers = [], []
+    for encoder in range(depth):
+        form = draw(st.none() | st.sampled_from(FORMS))
+        if form == ("map", "average"):
+            reuses.append(Reuse(encoder, encoder, *form))
+        elif form and producers:
             reuses.append(Reuse(encoder, draw(st.sampled_from(producers)), *form))
         else:
             producers.append(encoder)
@@ -82,18 +87,31 @@ def plans(draw: st.DrawFn, depth: int) -> Plan:
 
 @st.composite
 def joint_plans(draw: st.DrawFn, layout: Layout) -> Plan:
-    """Any plan that a model can run: reuse, merges, class rows."""
+    """Any plan that a model can run: reuse, merges, rows of every kind."""
     last = len(layout.stages) - 1
     plan = draw(plans(last + 1))
-    reuse = plan.reuse_of(last)
-    own_map = reuse is None or reuse.tensor == "output"
-    rows = (Rows(last),) if layout.class_rows and own_map and draw(st.booleans()) else ()
-    merges, left = [], layout.tokens
-    for encoder in range(last + 1 - len(rows)):
+    rows, merges, left = [], [], layout.tokens
+    grouped: list[int] = []  # encoders whose groups can be taken
+    for encoder in range(last + 1):
+        reuse = plan.reuse_of(encoder)
+        if encoder == last and layout.class_rows:
+            if (reuse is None or reuse.tensor == "output") and draw(st.booleans()):
+                rows.append(Rows(last))
+                continue
+        elif reuse is not None and reuse.tensor == "map" and draw(st.booleans()):
+            rows.append(Rows(encoder))  # its own
+        if reuse is None and draw(st.booleans()):
+            if grouped and draw(st.booleans()):
+                rows.append(Rows(encoder, 0, draw(st.sampled_from(grouped))))
+            else:
+                least = min(layout.protected + 1, left)
+                rows.append(Rows(encoder, draw(st.integers(least, left))))
+                grouped.append(encoder)
         pairs = draw(st.integers(0, layout.most_pairs(left)) | st.just(0))
         merges.append(Merge(encoder, pairs))
         left -= pairs
-    return Plan(plan.reuses, tuple(merges), rows)
+        grouped = grouped if not pairs else []
+    return Plan(plan.reuses, tuple(merges), tuple(rows))
 
 
 @st.composite

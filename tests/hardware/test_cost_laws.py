@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DEIT_S, SHIPPED, any_chips, architectures, joint_plans, plans, vit
+from hardware_models import (
+    DEIT_S,
+    FORMS,
+    SHIPPED,
+    any_chips,
+    architectures,
+    joint_plans,
+    plans,
+    vit,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trex.architecture import Operation
 from trex.errors import ChipError
 from trex.hardware import ACCOUNTINGS, SCHEDULES, CostTable, load_chip, price, workload
-from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan
-
-FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
+from trex.plan import Plan
 
 chips = any_chips()
 accountings = st.sampled_from(

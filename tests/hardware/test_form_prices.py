@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
-from hardware_models import DEIT_S
+from hardware_models import DEIT_S, FORMS
 
 from trex.hardware import SCHEDULES, CostTable, load_chip, price, workload
-from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan
+from trex.plan import REUSED_TENSORS, Plan
 
 CHIP = load_chip("trex_fefet_32nm")
-FORMS = list(itertools.product(REUSED_TENSORS, TRANSFORMS))
 
 
 def shares(plan: str, transform: str, accounting: str = "full") -> dict[tuple[str, str], tuple]:
