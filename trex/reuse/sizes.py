@@ -22,10 +22,13 @@ class ParameterTable:
     Attributes:
         fixed: all outside the encoders.
         by_form: (encoders, 1 + forms): each encoder as a producer, then as a consumer of a form.
+        own_class: what consumers have beside that for class rows of their own; None where none
+            can have them.
     """
 
     fixed: int
     by_form: NDArray[np.int64]
+    own_class: NDArray[np.int64] | None = None
 
 
 def parameter_table(model: nn.Module, forms: Sequence[Form]) -> ParameterTable:
@@ -39,16 +42,25 @@ def parameter_table(model: nn.Module, forms: Sequence[Form]) -> ParameterTable:
         ModelError: some part of the model is not understood.
     """
     adapter = adapter_of(model)
-    layout, rows = adapter.layout(model), []
-    for _, block in encoders_of(model, adapter):
-        row = [_count(block)]
-        for form in forms:
-            here = EncoderPlan(Reuse(1, 1 if form[1] == "average" else 0, *form))
-            row.append(_count(consumer_of(block, here, layout, adapter)))
-        rows.append(row)
-    by_form = np.array(rows, dtype=np.int64)
-    return ParameterTable(fixed=_count(model) - int(by_form[:, 0].sum()), by_form=by_form)
+    layout = adapter.layout(model)
+    kinds = [None, *(Reuse(1, 1 if form[1] == "average" else 0, *form) for form in forms)]
 
+    def counted(block: nn.Module, reuse: Reuse | None, class_rows: bool) -> int:
+        here = EncoderPlan(reuse, class_rows=class_rows)
+        made = block if reuse is None else consumer_of(block, here, layout, adapter)
+        return sum(parameter.numel() for parameter in made.parameters())
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    def table(class_rows: bool) -> NDArray[np.int64]:
+        rows = [
+            [counted(block, kind, class_rows) for kind in kinds]
+            for _, block in encoders_of(model, adapter)
+        ]
+        return np.array(rows, dtype=np.int64)
+
+    by_form = table(False)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return ParameterTable(
+        fixed=whole - int(by_form[:, 0].sum()),
+        by_form=by_form,
+        own_class=table(True) - by_form if layout.class_tokens else None,
+    )

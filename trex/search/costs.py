@@ -81,6 +81,7 @@ class PlanPricer:
         counts = np.stack([parameters.by_form.astype(np.float64), additive.macs])
         self.by_form = np.concatenate([additive.by_form, counts])
         self.fixed = np.array([*additive.fixed, parameters.fixed, additive.fixed_macs])
+        self._own_class = parameters.own_class
         self.whole_latency = additive.whole_latency
         self.baseline = self.price_plans([Plan()])
 
@@ -97,14 +98,25 @@ class PlanPricer:
 
         Raises:
             PlanError: the model cannot run one, or it has another form.
+            ValueError: consumers have class rows of their own, whose parameters are not known.
         """
         arrays = self._table.arrays_of(plans)
-        return self._with_parameters(self._table.price_plans(arrays), arrays.forms)
+        costs = self._table.price_plans(arrays)
+        return self._with_parameters(costs, arrays.forms, arrays.own_class)
 
-    def _with_parameters(self, costs: PlanCosts, forms: Any) -> VariantCosts:
-        """Merging and class rows leave every parameter where it is: forms decide alone."""
+    def _with_parameters(
+        self, costs: PlanCosts, forms: Any, own_class: Any = None
+    ) -> VariantCosts:
+        """Merging and other rows leave every parameter where it is.
+
+        A consumer's form decides, and whether it has class rows of its own.
+        """
         encoders = np.arange(forms.shape[1])
         counts = self.by_form[PARAMETERS][encoders, forms].sum(axis=1) + self.fixed[PARAMETERS]
+        if own_class is not None:
+            if self._own_class is None:
+                raise ValueError("the parameters of own class rows were not counted")
+            counts = counts + (self._own_class[encoders, forms] * own_class).sum(axis=1)
         return VariantCosts(
             **{field.name: getattr(costs, field.name) for field in fields(PlanCosts)},
             parameters=counts,
