@@ -338,6 +338,21 @@ class Plan:
         named = [*self.consumers, *(m.encoder for m in self.merges)]
         return max((*named, *(r.encoder for r in self.rows)), default=-1) + 1
 
+    @property
+    def first_changed(self) -> int | None:
+        """The first encoder after which the model computes anything else; None where none does.
+
+        Consumers through `none` are left as they are, and class rows only change no answer.
+        """
+        fitted = [r.consumer for r in self.reuses if r.transform != "none"]
+        shared = [r.encoder for r in self.rows if r.rows != "class"]
+        return min((*fitted, *shared, *(m.encoder for m in self.merges)), default=None)
+
+    @property
+    def changes_attention(self) -> bool:
+        """Whether projections can make up for anything."""
+        return self.first_changed is not None
+
     def at(self, encoder: int) -> EncoderPlan:
         """What is done in one encoder."""
         rows = self.rows_of(encoder)

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from trex.compare.methods import AttentionSkip, Encoders, FittedReuse, Method, Reuse
 from trex.compare.variants import num_encoders, variant
 from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.choose import choose_settings
 from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
+from trex.reuse.transforms import AVERAGED
 from trex.search.records import mean_kl
 
 #: Losses of sets of encoders, in their order.
@@ -120,11 +122,13 @@ def fit_plan(
     loaded: LoadedModel, plan: Plan, images: Iterable[Tensor], scratch: Path
 ) -> FittedPlan:
     """A plan, fitted on batches of images (B, C, H, W)."""
+    maps = {r.consumer for r in plan.reuses if r.transform in AVERAGED}
     whole = Calibration(
-        loaded.model, loaded.adapter, images, settings=FitSettings(), scratch=scratch
+        loaded.model, loaded.adapter, images, settings=FitSettings(), scratch=scratch, maps=maps
     )
     try:
-        (fitted,) = PlanFitter(whole).fit([plan])
+        chosen = choose_settings(whole, plan)[0].settings
+        (fitted,) = PlanFitter(whole, settings=chosen).fit([plan])
     finally:
         whole.close()
     return fitted

@@ -26,21 +26,21 @@ MOST_MAPS: Final = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """How projections are fitted; the defaults are those that measured best (docs/fitting.md)."""
+    """How projections are fitted: where a choice for the model at hand starts (`fit.choose`).
+
+    The start is the original's projection for mixed and average maps, of which it is nearly right,
+    and nothing for other consumers.
+    """
 
     #: how much more a class token's error counts than a patch token's
     class_weight: float = 100.0
-    #: penalty on the weights, as a share of the features' mean square
+    #: penalty on the way from the start, as a share of the features' mean square
     ridge: float = 0.1
     #: the share of the drift between the original's and the variant's stream that is corrected
     drift: float = 1.0
-    #: the share of the solved map that is used: a small push in the right direction upsets later
-    #: encoders less than the whole one
+    #: how far to go from the start to the solved map: a small push in the right direction upsets
+    #: later encoders less than the whole one
     shrink: float = 0.4
-    #: the same of consumers of mixed and average maps, from the original's projection on
-    step: float = 0.5
-    #: and the penalty on going away from that
-    step_ridge: float = 0.1
     #: images in one forward
     batch_size: int = 50
     #: of forwards; what is solved is solved in double precision

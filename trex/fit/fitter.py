@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trex.fit.calibration import Calibration, Progress, closed_on_failure
+from trex.fit.calibration import Calibration, FitSettings, Progress, closed_on_failure
 from trex.fit.mixing import set_mixing
 from trex.fit.ridge import RidgeSystem
 from trex.fit.scratch import TensorFile
@@ -118,6 +118,8 @@ class PlanFitter:
 
     Args:
         calibration: the original's pass.
+        settings: of the fit; the calibration's unless given, and its drift, batches and precision
+            in any case.
         fit_rows: the images that are fitted on, below `calibration.n_fit`.
         measure_rows: the images whose logits are returned.
         progress: called with every image that has passed through one encoder.
@@ -127,11 +129,13 @@ class PlanFitter:
         self,
         calibration: Calibration,
         *,
+        settings: FitSettings | None = None,
         fit_rows: range | None = None,
         measure_rows: range | None = None,
         progress: Progress = lambda steps: None,
     ) -> None:
         self._calibration = calibration
+        self._settings = settings or calibration.settings
         self._adapter = calibration.adapter
         self._fit_rows = fit_rows if fit_rows is not None else range(calibration.n_fit)
         self._measure_rows = (
@@ -255,7 +259,7 @@ class PlanFitter:
         return _Stored(adapter, files), list(made.values())
 
     def _solve(self, consumer: Consumer, step: Step, before: _Stored) -> None:
-        calibration, settings = self._calibration, self._calibration.settings
+        calibration, settings = self._calibration, self._settings
         adapter, projection = self._adapter, consumer.projection
         system = RidgeSystem(projection.in_features, projection.out_features)
         for start, stop in self._batches(self._fit_rows):
@@ -269,15 +273,12 @@ class PlanFitter:
             if state.sizes is not None:
                 weights = weights * state.sizes[:, : stream.shape[1]]
             system.add(adapter.vectors(read), adapter.vectors(target), weights)
-        if consumer.average_tokens:
-            # what it computes is near the original's, and so is the best projection
-            weight, bias = system.solve(settings.step_ridge, projection.weight)
-            projection.weight.lerp_(weight.to(projection.weight), settings.step)
-            projection.bias.lerp_(bias.to(projection.bias), settings.step)
-            return
-        weight, bias = system.solve(settings.ridge)
-        projection.weight.copy_(settings.shrink * weight)
-        projection.bias.copy_(settings.shrink * bias)
+        if not consumer.average_tokens:
+            projection.weight.zero_()
+            projection.bias.zero_()
+        weight, bias = system.solve(settings.ridge, projection.weight)
+        projection.weight.lerp_(weight.to(projection.weight), settings.shrink)
+        projection.bias.lerp_(bias.to(projection.bias), settings.shrink)
 
     def _head(self, plan: Plan, after: _Stored) -> Tensor:
         route = Route.of(plan, self._calibration.layout)

@@ -130,13 +130,18 @@ def refine(
 
 
 def _projections(variant: nn.Module, adapter: Adapter) -> list[nn.Linear]:
-    """The projections from the first fitted consumer on, in order."""
+    """The projections from the first encoder on that something is fitted for, in order.
+
+    That is a consumer through a transform, or an encoder that merges tokens or shares rows.
+    """
     plan, consumers = plan_of(variant) or Plan(), consumers_of(variant)
-    fitted = [index for index, transform in plan.transforms.items() if transform != "none"]
+    fitted = {index for index, transform in plan.transforms.items() if transform != "none"}
+    first = plan.first_changed
     found = []
     for _, blocks in planned_containers(variant):
         for index, block in enumerate(blocks.children(), start=blocks.first):
-            if fitted and index >= min(fitted) and (index in fitted or index not in consumers):
+            own = index in fitted or index not in consumers
+            if first is not None and index >= first and own:
                 consumer = consumers.get(index)
                 projection = consumer.projection if consumer else adapter.projection(block)
                 # a convolution's projection is a copy: such producers stay as they are

@@ -264,7 +264,7 @@ class ReusedAttention(nn.Module):
             scores = query @ self.k_norm(self._heads(self.k, own_BND)).mT
         if sizes_BN is not None:
             scores = scores + sizes_BN.log().to(scores.dtype)[:, None, None, :]
-        return scores.softmax(dim=-1)
+        return cast(Tensor, scores.softmax(dim=-1))
 
     def _heads(self, layer: nn.Module, vectors_BND: Tensor) -> Tensor:
         """(B, N, D) through a layer to (B, H, N, E)."""

@@ -145,7 +145,9 @@ class Search:
             stored = self.run.read_json("best/best.json")
             if stored["key"] == record["key"]:
                 return stored
-        variant, rounds = fit_winner(self.problem, read_plan(record), self._shop.scratch)
+        variant, rounds = fit_winner(
+            self.problem, read_plan(record), self._shop.fit_settings, self._shop.scratch
+        )
         self._save(self.run.best, variant, record)
         best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
         self.run.write_json("best/best.json", best)

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from trex.files import write_atomic
 from trex.fit.calibration import Calibration
-from trex.fit.fitter import FittedPlan, PlanFitter, Take
+from trex.fit.fitter import FittedPlan, Take
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -41,7 +41,7 @@ def measure_surrogate(shop: Workshop) -> Surrogate:
         calibration = shop.calibration
         fit_rows, rows = _first_rows(calibration, shop.problem.settings.surrogate_images)
         original = calibration.logits[rows.start : rows.stop]
-        fitter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=rows)
+        fitter = shop.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
             yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], {})
 
@@ -89,7 +89,7 @@ def measure_fitted(
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         started = time.monotonic()
-        for fitted in PlanFitter(shop.calibration).fit(order, take):
+        for fitted in shop.fitter().fit(order, take):
             record = _record(shop, fitted, terms, time.monotonic() - started)
             shop.run.append(record)
             yield result(record)

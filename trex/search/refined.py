@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
+from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.fit.refine import refine
 from trex.search.rungs import measure_rung, measured_selection
 from trex.search.winner import answered
@@ -58,5 +58,5 @@ def _state(shop: Workshop, record: dict[str, Any]) -> FittedPlan:
     file = shop.run.candidates / f"{record['key']}.safetensors"
     if file.exists():
         return FittedPlan(plan=plan, state=load_file(file), logits=torch.empty(0))
-    (fitted,) = PlanFitter(shop.calibration).fit([plan])
+    (fitted,) = shop.fitter().fit([plan])
     return fitted

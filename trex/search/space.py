@@ -17,7 +17,7 @@ from trex.architecture import Architecture
 from trex.config import Document, FieldProblem, StrictModel, read_document
 from trex.datafiles import find, shipped
 from trex.errors import SpaceError
-from trex.plan import Form, Plan, Reuse, ReusedTensor, Transform
+from trex.plan import TRANSFORMS, Form, Plan, Reuse, ReusedTensor, Transform
 from trex.search.terms import Choices
 
 #: Spaces of more plans than this are not enumerated.
@@ -53,6 +53,15 @@ class SpaceFile(StrictModel):
             items: Sequence[object] = getattr(self, name) or ()
             if len(set(items)) < len(items):
                 raise FieldProblem((name,), "names something twice", "name each once")
+        if "average" in self.transforms:
+            raise FieldProblem(
+                ("transforms",), "names average, which has no source to choose",
+                "name it in a plan of your own: trex fit --plan",
+            )  # fmt: skip
+        if "map" not in self.tensors and "mixed" in self.transforms:
+            raise FieldProblem(
+                ("transforms",), "names mixed, which is of maps", "add map to tensors"
+            )
         if self.consumers is not None and 0 in self.consumers:
             raise FieldProblem(
                 ("consumers",), "names encoder 0, which has nothing to reuse", "begin with 1"
@@ -140,7 +149,11 @@ class SearchSpace:
             name=name,
             source=file.source,
             mixed=file.mixed,
-            forms=tuple(itertools.product(file.tensors, file.transforms)),
+            forms=tuple(
+                (tensor, transform)
+                for tensor, transform in itertools.product(file.tensors, file.transforms)
+                if tensor == "map" or transform in TRANSFORMS
+            ),
             may_reuse=tuple(i in allowed for i in range(len(encoders))),
             stages=stages,
             max_run=file.max_run or len(encoders),

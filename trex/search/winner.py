@@ -9,19 +9,23 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from trex.fit.calibration import Calibration
+from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter, apply_fitted
 from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
 from trex.reuse import apply_plan
+from trex.reuse.transforms import AVERAGED
 from trex.search.problem import Problem, progress_bar
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
 
 
-def fit_winner(problem: Problem, plan: Plan, scratch: Path) -> tuple[nn.Module, list[Round]]:
+def fit_winner(
+    problem: Problem, plan: Plan, fit: FitSettings, scratch: Path
+) -> tuple[nn.Module, list[Round]]:
     """The running variant of a plan, and what its refinement did; the original stays."""
-    if all(transform == "none" for transform in plan.transforms.values()):
+    refines = plan.changes_attention and problem.settings.refine.rounds > 0
+    if not refines and all(transform == "none" for transform in plan.transforms.values()):
         return apply_plan(deepcopy(problem.loaded.model), plan), []  # nothing to fit
     settings, loaded = problem.settings, problem.loaded
     parts: list[ImageSet | ViewSet] = [problem.images]
@@ -35,8 +39,9 @@ def fit_winner(problem: Problem, plan: Plan, scratch: Path) -> tuple[nn.Module, 
             loaded.model,
             loaded.adapter,
             pixels,
-            settings=settings.fit,
+            settings=fit,
             scratch=scratch,
+            maps={r.consumer for r in plan.reuses if r.transform in AVERAGED},
             progress=advance,
         )
     try:
@@ -47,7 +52,7 @@ def fit_winner(problem: Problem, plan: Plan, scratch: Path) -> tuple[nn.Module, 
         calibration.close()
 
     variant = apply_fitted(deepcopy(loaded.model), fitted)
-    if not settings.refine.rounds:
+    if not refines:
         return variant, []
     most = total * settings.refine.rounds
     with progress_bar("refinement", most) as advance:

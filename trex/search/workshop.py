@@ -8,28 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
-from trex.fit.calibration import Calibration
-from trex.fit.fitter import Take
+from trex.errors import RunError
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.choose import choose_settings, steps_to_choose
+from trex.fit.fitter import PlanFitter, Take
 from trex.plan import Plan
+from trex.reuse.transforms import AVERAGED
 from trex.search.entries import Options, options_of, plan_of_trial
 from trex.search.feasible import PricedSpace
+from trex.search.locks import LOCKS, file_lock
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
-from trex.search.run import Run
+from trex.search.run import V0_1, Run
 from trex.search.storage import open_storage
 from trex.search.study import Entry, Study, check_study
+from trex.search.surrogate import reference_form
 from trex.search.workers import More, Phase, Result, work_off
 from trex.training.data import Batch, ImageSet, batches
+
+#: of a run folder: how plans are fitted, and what else was tried
+FIT: Final = "fit.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,10 +105,66 @@ class Workshop:
                 _noting(batches(self.parts[1], settings.fit.batch_size), labels),
                 settings=settings.fit,
                 scratch=self.scratch,
+                maps=self._mapped(),
                 progress=advance,
             )
         self._labels = torch.cat(labels)
         return calibration
+
+    @cached_property
+    def fit_settings(self) -> FitSettings:
+        """How plans are fitted: chosen once for the model, on the images that are fitted on.
+
+        A run that version 0.1 began goes on as it began.
+        """
+        base = self.problem.settings.fit
+        if self.run.begun and self.run.manifest()["schema"] == V0_1:
+            return base
+        calibration, plan = self.calibration, self._reference_plan()
+        with file_lock(self.run.path / LOCKS / "fit"):
+            try:
+                stored = self.run.read_json(FIT)
+            except RunError:
+                most = steps_to_choose(calibration)
+                with progress_bar("choosing how to fit", most, "encoder steps") as advance:
+                    trials = choose_settings(calibration, plan, progress=advance)
+                stored = {
+                    "fitted": str(plan),
+                    "chosen": trials[0].chosen,
+                    "tried": [trial.as_json() for trial in trials],
+                }
+                self.run.write_json(FIT, stored)
+        return replace(base, **stored["chosen"])
+
+    def fitter(
+        self, fit_rows: range | None = None, measure_rows: range | None = None
+    ) -> PlanFitter:
+        """Fits plans over the search's images."""
+        return PlanFitter(
+            self.calibration,
+            settings=self.fit_settings,
+            fit_rows=fit_rows,
+            measure_rows=measure_rows,
+        )
+
+    def _reference_plan(self) -> Plan:
+        """What fits are chosen on: of given plans the one with most consumers, or a third."""
+        if self.problem.plans:
+            return max(self.problem.plans, key=lambda plan: plan.n_reuse)
+        space = self.problem.space
+        free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
+        return Plan.nearest(free[::-3], *reference_form(space))
+
+    def _mapped(self) -> set[int]:
+        """The encoders that may take average maps of themselves."""
+        given = {
+            r.consumer for plan in self.problem.plans for r in plan.reuses
+            if r.transform in AVERAGED
+        }  # fmt: skip
+        space = self.problem.space
+        if any(transform in AVERAGED for _, transform in space.forms):
+            given |= {i for i, allowed in enumerate(space.may_reuse) if allowed}
+        return given
 
     @cached_property
     def parts(self) -> tuple[ImageSet, ImageSet]:

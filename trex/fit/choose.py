@@ -1,0 +1,103 @@
+"""How to fit a model, chosen on its own calibration images.
+
+What share of a solved map to use, how much class tokens count and how strong the penalty is differ
+from model to model: what suits one that hardly needs its attention wrecks another. So a plan is
+fitted in several ways on a part of the fitted images, and the way is used that loses least on the
+others. No label and no image beside the fitted ones has a part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.fitter import PlanFitter
+from trex.plan import Plan
+
+#: Images that take part, and the share of them that ways of fitting are compared on.
+MOST_IMAGES: Final = 400
+_HELD_OUT: Final = 0.4
+#: The share of a solved map that is used; 0 keeps the start.
+_SHARES: Final = (0.0, 0.2, 0.4, 0.7, 1.0)
+_CLASS_WEIGHTS: Final = (10.0, 1000.0)
+_RIDGES: Final = (0.01, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One way of fitting, and what the plan lost with it: KL from the original, in nats."""
+
+    settings: FitSettings
+    loss: float
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What is chosen of the settings."""
+        return {name: getattr(self.settings, name) for name in ("shrink", "class_weight", "ridge")}
+
+    def as_json(self) -> dict[str, Any]:
+        """What was tried, as plain values; no loss where there was nothing to choose."""
+        return {**self.chosen, "loss": None if math.isnan(self.loss) else self.loss}
+
+
+def choose_settings(
+    calibration: Calibration,
+    plan: Plan,
+    *,
+    progress: Callable[[int], object] = lambda steps: None,
+) -> list[Trial]:
+    """Ways to fit, the best first; one alone where the plan has nothing to fit.
+
+    Args:
+        calibration: the original's pass; its settings are where the choice starts.
+        plan: what is fitted; the more consumers it has, the more the choice tells.
+        progress: called with every image that has passed through one encoder.
+    """
+    images = min(calibration.n_fit, MOST_IMAGES)
+    held_out = round(_HELD_OUT * images)
+    base = calibration.settings
+    if not any(r.transform != "none" for r in plan.reuses) or not 0 < held_out < images:
+        return [Trial(settings=base, loss=float("nan"))]
+    tried: dict[FitSettings, Trial] = {}
+
+    def best() -> FitSettings:
+        return min(tried.values(), key=lambda trial: trial.loss).settings
+
+    def attempt(ways: Iterator[FitSettings]) -> None:
+        for way in ways:
+            if way not in tried:
+                fitter = PlanFitter(
+                    calibration,
+                    settings=way,
+                    fit_rows=range(images - held_out),
+                    measure_rows=range(images - held_out, images),
+                    progress=progress,
+                )
+                (fitted,) = fitter.fit([plan])
+                original = calibration.logits[images - held_out : images]
+                tried[way] = Trial(settings=way, loss=_kl(fitted.logits, original))
+
+    attempt(replace(base, shrink=share) for share in _SHARES)
+    chosen = best()
+    attempt(replace(chosen, class_weight=weight) for weight in _CLASS_WEIGHTS)
+    chosen = best()
+    attempt(replace(chosen, ridge=ridge) for ridge in _RIDGES)
+    return sorted(tried.values(), key=lambda trial: trial.loss)
+
+
+def steps_to_choose(calibration: Calibration) -> int:
+    """How many images have to pass through how many encoders, at most."""
+    images = min(calibration.n_fit, MOST_IMAGES)
+    ways = len(_SHARES) + len(_CLASS_WEIGHTS) + len(_RIDGES)
+    return ways * images * len(calibration.encoders)
+
+
+def _kl(logits: Tensor, original: Tensor) -> float:
+    of, to = (x.double().log_softmax(-1) for x in (logits, original))
+    return float(F.kl_div(of, to, reduction="batchmean", log_target=True))
