@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trex.fit.refine import Batch, RefineSettings, _Equations, _groups, _left_out_square, refine
 from trex.models.registry import adapter_of
-from trex.reuse import apply_reuse
+from trex.reuse import apply_plan, apply_reuse
 from trex.search.records import mean_kl
 
 
@@ -52,6 +52,27 @@ def test_a_refined_variant_answers_more_like_its_original(
     assert all(done.predicted < done.before for done in rounds)
     assert after < 0.8 * before
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "plan", ["2~2", "1=3 3=@1", "2<-1:map/mixed 3:map/average 0~1 2=class 4=3", "0~2 5=class"]
+)
+def test_merged_tokens_and_shared_rows_are_made_up_for(
+    original: nn.Module, tmp_path: Path, plan: str
+) -> None:
+    """Nothing of a plan has to be fitted for its projections to answer more like the original."""
+    variant = apply_plan(copy.deepcopy(original), plan)
+    images = KINDS["vit"].images(48)
+    with torch.no_grad():
+        before = mean_kl(variant(images), original(images))
+        assert refined(original, variant, tmp_path)
+        after = mean_kl(variant(images), original(images))
+    assert after < 0.8 * before
+
+
+def test_class_rows_alone_leave_nothing_to_refine(original: nn.Module, tmp_path: Path) -> None:
+    variant = apply_plan(copy.deepcopy(original), "5=class")
+    assert refined(original, variant, tmp_path) == []
 
 
 def test_the_same_images_and_seed_give_the_same_weights(
