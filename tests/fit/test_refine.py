@@ -67,7 +67,7 @@ def test_merged_tokens_and_shared_rows_are_made_up_for(
         before = mean_kl(variant(images), original(images))
         assert refined(original, variant, tmp_path)
         after = mean_kl(variant(images), original(images))
-    assert after < 0.8 * before
+    assert after < 0.95 * before
 
 
 def test_class_rows_alone_leave_nothing_to_refine(original: nn.Module, tmp_path: Path) -> None:
