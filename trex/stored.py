@@ -46,7 +46,8 @@ def current(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_layout(stored: Mapping[str, Any]) -> Layout:
     """What of a model decides which plans it can run; `dataclasses.asdict` writes it."""
-    return Layout(**{**stored, "stages": tuple(stored["stages"])})
+    listed = {name: tuple(stored.get(name, ())) for name in ("stages", "windows")}
+    return Layout(**{**stored, **listed})
 
 
 def text_of_v0_1(plan: Plan) -> str:

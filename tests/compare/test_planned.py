@@ -11,6 +11,7 @@ from tiny_models import KINDS, VIT_KINDS, Kind, logits_of
 from torch import Tensor, nn
 
 from trex.architecture import Architecture, vit_encoder
+from trex.compare.comparison import summary
 from trex.compare.planned import ClassRows, DiffRate, TomeMerging
 from trex.compare.variants import running
 from trex.hardware import EncoderWork, Workload, load_chip, price
@@ -88,6 +89,18 @@ def test_diffrate_names_the_models_it_has_counts_for(deit_t: Architecture) -> No
     assert method.refusal(other) == "no published counts for deit_base_patch16_224"
     larger = architecture("deit_tiny_patch16_224", img_size=384)
     assert method.refusal(larger).endswith("for deit_tiny_patch16_224 of 577 tokens")
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        ("", "nothing done"),
+        ("5<-4 3~40 11=class", "1 reuse, 1 merge, class rows"),
+        ("5<-4:map/mixed 5=class 6=53 7=@6", "1 reuse, 2 share rows, own class rows"),
+    ],
+)
+def test_a_plan_in_a_few_words(plan: str, told: str) -> None:
+    assert summary(Plan.parse(plan)) == told
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

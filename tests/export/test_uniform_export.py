@@ -99,7 +99,7 @@ def test_an_original_is_a_config_without_reuse(tmp_path: Path) -> None:
     assert torch.equal(logits_of(from_config(tmp_path), IMAGES), logits_of(model, IMAGES))
 
 
-@pytest.mark.parametrize("plan", ["1~4", "4=class"])
+@pytest.mark.parametrize("plan", ["1~4", "4=class", "4=9"])
 def test_what_the_format_cannot_describe_is_refused(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from trex.search.run import SCHEMA
 MODEL, CHIP = "deit_small_patch16_224", "trex_fefet_32nm"
 ENCODERS = 12
 LAYOUT: dict[str, Any] = {
-    "stages": [0] * ENCODERS, "tokens": 197, "protected": 1, "class_rows": 1,
+    "stages": [0] * ENCODERS, "tokens": 197, "protected": 1, "class_tokens": 1, "class_rows": 1,
     "no_merging": "", "no_class_rows": "",
 }  # fmt: skip
 #: of the shipped chip's files, filled in by whoever prices

@@ -100,8 +100,11 @@ def test_the_longest_reuse_of_a_plan_is_drawn_whole() -> None:
     for plan, encoders in (
         ("11<-0", 12), ("1<-0 23<-2", 24), ("1<-0", 2), ("", 6),
         ("11<-0 0~98 1~49 11=class", 12), ("23=class", 24),
+        ("11<-0:map/mixed 4:map/average 1=197 2=@1 3=2 11=class", 13),
     ):  # fmt: skip
-        layout = Layout(stages=(0,) * encoders, tokens=197, protected=1, class_rows=1)
+        layout = Layout(
+            stages=(0,) * encoders, tokens=197, protected=1, class_tokens=1, class_rows=1
+        )
         figure = Figure(figsize=(7.2, 1.7))
         axes = figure.add_axes((0.01, 0.0, 0.98, 0.98))
         draw_plan(axes, plan_numbers(plan, layout))

@@ -68,7 +68,13 @@ def _plan(text: str, model: str | None) -> list[str]:
         from trex.models.registry import architecture
 
         plan.validate(architecture(model).layout)
-    counts = ((plan.n_reuse, "reuse"), (len(plan.merges), "merge"), (len(plan.rows), "in part"))
+    sharing = sum(rows.rows != "class" for rows in plan.rows)
+    counts = (
+        (plan.n_reuse, "reuse"),
+        (len(plan.merges), "merge"),
+        (sharing, "share rows"),
+        (len(plan.rows) - sharing, "class rows"),
+    )
     told = ", ".join(f"{number} {what}" for number, what in counts if number)
     return [f"{plan} (encoders: {told or 'as they are'})"]
 

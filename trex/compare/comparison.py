@@ -204,10 +204,14 @@ class Comparison:
 
 
 def summary(plan: Plan) -> str:
-    """How much a plan does, in words: `5 reuse, 3 merge, class rows`."""
+    """How much a plan does, in words: `5 reuse, 3 merge, 2 share rows, class rows`."""
+    here = [plan.at(rows.encoder) for rows in plan.rows]
+    sharing = sum(not of.class_rows for of in here)
     parts = (
         f"{plan.n_reuse} reuse" if plan.reuses else "",
         f"{len(plan.merges)} merge" if plan.merges else "",
-        "class rows" if plan.rows else "",
+        f"{sharing} share rows" if sharing else "",
+        "own class rows" if any(of.own_class for of in here) else "",
+        "class rows" if any(of.only_class for of in here) else "",
     )
     return ", ".join(filter(None, parts)) or "nothing done"

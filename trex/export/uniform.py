@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from safetensors.torch import save
 from torch import nn
@@ -24,6 +24,7 @@ from trex.models.uniform.config import (
     Preprocessing,
     ReusingEncoder,
     UniformReuseConfig,
+    UniformTransform,
     WeightsFile,
     first_misfit,
 )
@@ -101,7 +102,7 @@ def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> Unifor
     """The reuse config of a running variant; validated as it is when read.
 
     Raises:
-        BundleError: the variant merges tokens or leaves rows out.
+        BundleError: the variant merges tokens, shares rows or leaves some out.
     """
     plan = plan_of(model) or Plan()
     if plan.merges or plan.rows:
@@ -121,7 +122,7 @@ def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> Unifor
                 encoder=r.consumer,
                 source=r.source,
                 tensor=r.tensor,
-                transform=r.transform,
+                transform=cast(UniformTransform, r.transform),
             )
             for r in plan.reuses
         ),

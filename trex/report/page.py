@@ -233,10 +233,17 @@ def _plan_caption(picture: PlanPicture) -> str:
     text = "Filled: computes its own attention."
     if picture.arcs:
         text += " Open: reuses an earlier encoder's, along the arrow."
+    if picture.averages:
+        text += " Dashed circle: attends by the average map of its own that calibration showed."
+    if picture.own_class:
+        text += " Dot: computes its class tokens' rows itself."
     if picture.tokens:
-        text += " Below: the tokens that enter each encoder."
+        text += " Below: the tokens that attend to each other in each encoder."
+    if picture.shared:
+        told = "Bar and lower number" if picture.tokens else "Number"
+        text += f" {told}: the rows of attention that tokens share."
     if picture.rows:
-        text += " Dashed: rows that nothing reads, and that are not computed."
+        text += " Dashed box: rows that nothing reads, and that are not computed."
     return text
 
 

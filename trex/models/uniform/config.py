@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from trex.config import Document, StrictModel, read_document
 from trex.errors import BundleError, PlanError, TrexError
 from trex.models.weights import state_hash
-from trex.plan import Plan, Reuse, ReusedTensor, Transform
+from trex.plan import Plan, Reuse, ReusedTensor
 
 FORMAT: Final = "trex-uniform-reuse"
 VERSION: Final = 1
 CONFIG: Final = "reuse_config.json"
 
+#: UniForm's maps are neither mixed nor averaged
+UniformTransform = Literal["none", "linear", "block", "linear_own"]
 Positive = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
@@ -36,7 +38,7 @@ class ReusingEncoder(StrictModel):
     encoder: Positive = Field(description="the encoder that reuses")
     source: int = Field(ge=0, description="an earlier encoder of its stage, which does not reuse")
     tensor: ReusedTensor = Field(description="its windows' maps, or its attention's output")
-    transform: Transform = Field(description="what stands before the encoder's projection")
+    transform: UniformTransform = Field(description="what stands before the encoder's projection")
 
 
 class WeightsFile(StrictModel):
