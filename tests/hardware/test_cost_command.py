@@ -153,6 +153,22 @@ def test_a_joint_plan_says_its_tokens_and_both_gains(capsys):
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_rows_that_a_plan_leaves_are_said(capsys):
+    plan = "3<-2:map/mixed 3=class 5:map/average 1=60 4~40 6=53 7=@6 8=@6 11=class"
+    flags = [*COST, "--plan", plan, "--accounting", "full"]
+    assert main([*flags, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"] == [197, 60, 197, 1, 197, 0, 53, 53, 53, 157, 157, 1]
+    assert {"matching", "sharing", "mixing", "own_rows"} <= result["by_stage"].keys()
+    assert "copying shared rows to all their tokens" in result["not_modelled"]
+    assert main(flags) == 0
+    out = capsys.readouterr().out
+    assert "rows of attention computed: 1 60, 3 1, 6-8 53, 11 1\n" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert main([*COST, "--plan", "5<-4 7<-6:map"]) == 0
+    assert "rows of attention" not in capsys.readouterr().out
+
+
 def test_a_plan_of_reuse_alone_names_no_tokens(capsys):
     assert main([*COST, "--plan", "5<-4"]) == 0
     assert "tokens in" not in capsys.readouterr().out

@@ -83,10 +83,12 @@ def test_the_schedules_table():
         assert stages == ", ".join(f"{n} {s:.0%}" for n, s in ours.largest_stages())
 
 
-def test_the_table_of_merged_tokens():
+@pytest.mark.parametrize("head", ["| chip | plan | latency |", "| chip | plan of rows and maps |"])
+def test_the_tables_of_joint_plans(head):
     model = pytest.importorskip("trex.models.registry").architecture("deit_tiny_patch16_224")
-    merging = {"matching", "merging", "proportional"}
-    rows = table_after(PAGE, "| chip | plan | latency |")
+    merging = {"matching", "merging", "proportional", "sharing", "mixing", "own_rows"}
+    rows = table_after(PAGE, head)
+    assert len(rows) > 8
     for name, plan, latency, energy, area, gain, live_gain, share in rows:
         chip = load_chip(name)
         original, live, cost = (

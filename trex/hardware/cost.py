@@ -279,7 +279,8 @@ def _shares(
             for component, (energy_j, seconds, area_m2) in parts.items()
         ]
     leakage = pricer.chip.periphery.leakage_w_per_m2
-    for component, area_m2 in pricer.shared_area_m2(most_heads(iter(work))):
+    heads = most_heads(iter(work.architecture.operations))
+    for component, area_m2 in pricer.shared_area_m2(heads):
         shares.append(
             Share(layer=CHIP_LAYER, stage=CHIP_LAYER, component=component, area_m2=area_m2)
         )

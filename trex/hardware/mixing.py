@@ -4,8 +4,8 @@ Its average maps are constants in a memory of their own, 8 bit each. What of the
 mixed into them is multiplied and added to them on the vector unit, as it is read. Own class
 rows need no keys: the scores of a query q are its products with W_k of every input, which are the
 products of W_kᵀq with the inputs. W_k lies transposed in its arrays; the products of so few
-vectors with all inputs are done on the vector unit too, since to write the inputs to arrays for
-them takes more area than it saves in time and energy.
+vectors with all inputs are done on the vector unit too, for which nothing is written to arrays
+(docs/hardware.md compares both).
 """
 
 from __future__ import annotations
