@@ -14,7 +14,7 @@ from tiny_models import logits_of, randomised
 from torch import nn
 
 import trex
-from trex.errors import BundleError, StorageError
+from trex.errors import BundleError, PlanError, StorageError
 from trex.export.bundle import load_bundle, load_config, save_bundle
 from trex.models.registry import create
 from trex.models.weights import weights_hash
@@ -25,6 +25,8 @@ NAME, ARGUMENTS = "test_vit", {"num_classes": 5, "img_size": 32}
 PLAN = "2<-1:output/block 4<-3:map/block"
 #: a token merges, and the last encoder computes its class row alone
 JOINT = "2<-1:output/block 3~1 5=class"
+#: rows are shared, maps are mixed and averages, with class rows of their own
+ROWS = "3<-2:map/mixed 4:map/average 0=3 1=@0 3=class 5=class"
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -77,7 +79,7 @@ def test_it_runs_in_a_process_that_knows_nothing_else(bundle: Path, tmp_path: Pa
     torch.testing.assert_close(load_file(out)["logits"], logits_of(model, IMAGES))
 
 
-@pytest.mark.parametrize("plan", [PLAN, JOINT, ""])
+@pytest.mark.parametrize("plan", [PLAN, JOINT, ROWS, ""])
 def test_what_was_saved_is_loaded(plan: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = variant(plan)
@@ -127,6 +129,35 @@ def test_changed_weights_are_refused_and_the_base_left_alone(bundle: Path) -> No
             load_bundle(bundle, model)
     assert weights_hash(base) == weights_hash(original())
     assert plan_of(base) is None
+
+
+def test_average_maps_are_held_to_and_are_of_as_many_tokens_as_the_model_has(
+    tmp_path: Path,
+) -> None:
+    model = variant(ROWS)
+    save(tmp_path / "held", model)
+    state = load_file(tmp_path / "held" / "model.safetensors")
+    state["blocks.4.attn.average"][0, 0, 0] += 1e-6
+    save_file(state, tmp_path / "held" / "model.safetensors")
+    with pytest.raises(BundleError, match="not the file that belongs to"):
+        load_bundle(tmp_path / "held")
+    consumer: Any = model.get_submodule("blocks.3.attn")
+    consumer.average = torch.zeros(consumer.num_heads, 7, 7)
+    save(tmp_path / "other", model)
+    for base in (None, original()):
+        with pytest.raises(BundleError) as caught:
+            load_bundle(tmp_path / "other", base)
+        told = "encoder 3 has average maps of 7 tokens, and the model 5"
+        assert caught.value.message.endswith(told)
+        assert base is None or plan_of(base) is None
+
+
+def test_at_another_image_size_the_encoder_of_average_maps_is_named(tmp_path: Path) -> None:
+    save(tmp_path, variant(ROWS))
+    model = load_bundle(tmp_path)
+    larger = torch.zeros(1, 3, 48, 48)
+    with pytest.raises(PlanError, match=r"encoder 3 has average maps of 5 tokens; .* make 10"):
+        model(larger)
 
 
 @pytest.mark.parametrize(

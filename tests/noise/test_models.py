@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from tiny_models import VIT_KINDS
+from tiny_models import VIT_KINDS, randomised
 from torch import nn
 
 from trex.errors import ChipError, DataError, ModelError
@@ -225,7 +225,10 @@ def test_both_modes_have_the_same_noise_power_in_dynamic_products(images, kind):
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
-@pytest.mark.parametrize("plan", ["", "2<-1:map", "0~4 1<-0 2=class"])
+@pytest.mark.parametrize(
+    "plan",
+    ["", "2<-1:map", "0~4 1<-0 2=class", "0=7 1<-0:map/mixed 1=class 2:map/average"],
+)
 def test_a_model_learns_through_the_noise(images, mode, plan):
     model = apply_plan(vit(), plan)
     make_non_ideal(model, FEFET, [images], mode=mode)
@@ -309,6 +312,26 @@ def test_joint_plans_run_on_the_chip(name, mode):
     make_non_ideal(model, WIDE, [images], mode=mode)
     # three producers have four layers, and two products in each of three heads
     assert len(non_ideal_layers(model)) == 3 * (4 + 2 * 3) + 3 + (5 + 3)
+    # so little that the same tokens match
+    assert 0 < relative_error(model(images), plain) < 1e-3
+    remove_non_ideal(model)
+    assert torch.equal(model(images), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize(
+    "name", ["vit", "distilled", "layer scale", "qk norm", "registers, averaged", "lvvit"]
+)
+def test_plans_of_shared_rows_and_own_maps_run_on_the_chip(name, mode):
+    kind = VIT_KINDS[name]
+    model, images = kind.build(), kind.images(2)
+    randomised(apply_plan(model, kind.mixed))
+    plain = model(images)
+    make_non_ideal(model, WIDE, [images], mode=mode)
+    # four producers, a consumer of mixed maps, one of average maps, and both of values and MLPs
+    own = 2 * ("=class" in kind.mixed)
+    assert len(non_ideal_layers(model)) == 4 * (4 + 2 * 3) + 2 * (4 + 3) + own
     # so little that the same tokens match
     assert 0 < relative_error(model(images), plain) < 1e-3
     remove_non_ideal(model)

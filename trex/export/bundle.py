@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from trex.files import write_atomic
 from trex.models.registry import create
 from trex.models.weights import state_hash, weights_hash
 from trex.plan import Plan
-from trex.reuse import apply_plan, plan_of, remove_plan
+from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
 from trex.stored import current
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
@@ -165,14 +166,30 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     expected = {k: v.shape for k, v in model.state_dict().items()}
     found = {k: v.shape for k, v in state.items()}
     if expected != found:
+        averages = _misfit_of_averages(model, found)
         remove_plan(model)
         odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise BundleError(
-            f"{folder / WEIGHTS} does not hold this variant's weights; first difference: {odd[0]}",
+            f"{folder / WEIGHTS} does not hold this variant's weights; "
+            + (averages or f"first difference: {odd[0]}"),
             hint="export it again",
         )
     model.load_state_dict(state)
     return model.eval()
+
+
+def _misfit_of_averages(model: nn.Module, found: Mapping[str, torch.Size]) -> str:
+    """Which consumer's average maps are of other tokens than the model's; empty where none is."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for encoder, consumer in consumers_of(model).items():
+        for name, value in consumer.named_buffers():
+            stored = found.get(f"{names[id(consumer)]}.{name}", value.shape)
+            if consumer.average_tokens and stored[-1:] != value.shape[-1:]:
+                return (
+                    f"encoder {encoder} has average maps of {stored[-1]} tokens, and the model "
+                    f"{consumer.average_tokens}"
+                )
+    return ""
 
 
 def _fingerprint(config: dict[str, Any]) -> str:

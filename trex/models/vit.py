@@ -62,6 +62,8 @@ _ATTENTION_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
 _LINEARS: Final = (
     Linear("attn.qkv", ("q", "k", "v")),
     Linear("attn.v", ("v",)),
+    Linear("attn.q", ("q",)),
+    Linear("attn.k", ("k",)),
     Linear("attn.transform.linear", ("transform",)),
     Linear("attn.proj", ("proj",)),
     Linear("mlp.fc1", ("fc1",)),

@@ -14,6 +14,7 @@ from trex.errors import DataError, ModelError
 from trex.hardware.chip import Chip
 from trex.models.adapter import Adapter
 from trex.models.registry import adapter_of
+from trex.models.vit import ReusedAttention
 from trex.noise.attention import NonIdealProduct, NonIdealProducts
 from trex.noise.linear import Instance, NonIdealLinear
 from trex.noise.physics import MODES, Mode, NoiseSettings, Physics
@@ -21,7 +22,8 @@ from trex.reuse.apply import planned_containers
 from trex.reuse.route import encoders_of
 
 _STATE = "_non_ideal"
-_DIGITAL = (nn.LayerNorm, LayerScale)
+#: what has parameters and stays exact; of a consumer's attention itself, its heads' weights
+_DIGITAL = (nn.LayerNorm, LayerScale, ReusedAttention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def make_non_ideal(
     """Let the model's encoders compute as `chip` does, in place, and return the model.
 
     Their linear layers and the two products of their attention go onto crossbars; stem, head,
-    norms, softmax, GELU, biases and residuals stay digital and exact. Parameters stay the
+    norms, softmax, GELU, biases and residuals stay digital and exact, and so do average maps, what
+    is mixed into them and the scores of class rows of its own. Parameters stay the
     model's own, under their names, and can be trained through the noise.
 
     Args:

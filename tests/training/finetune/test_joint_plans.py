@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from trex.training.data import ImageSet
 from trex.training.finetune.job import finetune
 from trex.training.finetune.losses import Loss
 from trex.training.finetune.network import Observed, Outputs
+from trex.training.finetune.parameters import new_parameters, parameter_groups
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import LossWeights
 from trex.training.finetune.task import observed_encoders
@@ -28,9 +30,20 @@ from trex.training.finetune.task import observed_encoders
 #: merges before, in and behind consumers of both tensors
 JOINT = "1~3 2<-0 3<-1:map/block 3~2 4~2"
 NAMES = ["vit", "distilled", "layer scale", "registers, averaged", "lvvit", "bert"]
+#: shared rows, one encoder's groups used twice, a mixed map with class rows of its own, an average
+MIXED = "0~3 1=9 2=@1 3<-2:map/mixed 3=class 4:map/average"
 LOSSES = {"kl": 1.0, "class_kl": 1.0, "tokens": 1.0, "encoders": 1.0}
 
 every_name = pytest.mark.parametrize("name", NAMES)
+every_case = pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        *((name, JOINT) for name in NAMES),
+        *((name, MIXED) for name in NAMES if name not in ("bert", "registers, averaged")),
+        ("registers, averaged", MIXED.replace(" 3=class", "")),
+        ("bert", "0~1 1=5 2=@1 3<-2:map/linear 3=class"),
+    ],
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -80,9 +93,9 @@ class Case:
         return Loss(self.weights, model, adapter_of(model))(student, teacher, labels)
 
 
-@every_name
-def test_every_loss_is_finite_and_reaches_every_parameter(name: str) -> None:
-    case = Case(name=name)
+@every_case
+def test_every_loss_is_finite_and_reaches_every_parameter(name: str, plan: str) -> None:
+    case = Case(name=name, plan=plan)
     student, _ = case.network()
     parts = case.losses(student.train()(case.kind.images(4)), case.outputs(""))
     assert list(parts) == [*LOSSES, *(["dense"] if name == "lvvit" else [])]
@@ -107,9 +120,9 @@ def test_what_merges_nothing_loses_what_the_original_loses(name: str) -> None:
     assert all(same[part].item() == pytest.approx(0, abs=1e-6) for part in LOSSES)
 
 
-@every_name
-def test_checkpointing_gives_the_same_gradients(name: str) -> None:
-    case = Case(name=name)
+@every_case
+def test_checkpointing_gives_the_same_gradients(name: str, plan: str) -> None:
+    case = Case(name=name, plan=plan)
     teacher, images, gradients = case.outputs(""), case.kind.images(4), []
     for checkpointing in (False, True):
         student, _ = case.network(checkpointing=checkpointing)
@@ -188,15 +201,18 @@ def test_padding_is_not_compared() -> None:
 
 
 PLAN = "3<-2 5<-4:map/linear 1~5 5~4 11=class"
+ROWS = "3<-2:map/mixed 5:map/average 1~5 3=class 6=9 7=@6 11=class"
 
 
-def trained(out: Path, images: ImageSet, loaded: LoadedModel, mode: str) -> list[float]:
+def trained(
+    out: Path, images: ImageSet, loaded: LoadedModel, mode: str, plan: str = PLAN
+) -> list[float]:
     job = cases.job(
         out,
         images,
         loaded,
-        fitted=cases.variant_of(loaded, PLAN),
-        candidate={"plan": PLAN, "estimate": {"latency_s": 1.0}},
+        fitted=cases.variant_of(loaded, plan),
+        candidate={"plan": plan, "estimate": {"latency_s": 1.0}},
         recipe=cases.recipe(
             epochs=3,
             losses={"kl": 1.0, "tokens": 1.0, "class_kl": 1.0},
@@ -219,3 +235,28 @@ def test_a_joint_plan_is_trained_and_kept(
     # the cached original's tokens are its own: they are merged as every student asks
     cached = trained(tmp_path / "cached", images, loaded, "cached")
     assert cached == pytest.approx(live, rel=1e-2)
+
+
+def test_weights_of_heads_are_trained_and_averages_stay(
+    tmp_path: Path, images: ImageSet, loaded: LoadedModel
+) -> None:
+    assert all(map(math.isfinite, trained(tmp_path, images, loaded, "live", ROWS)))
+    tuned, start = load_bundle(tmp_path / "bundle"), cases.variant_of(loaded, ROWS)
+    assert str(plan_of(tuned)) == ROWS
+    averages = [name for name, _ in start.named_buffers() if name.endswith("average")]
+    assert averages == ["blocks.3.attn.average", "blocks.5.attn.average"]
+    before, after = start.state_dict(), tuned.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in averages)
+    assert not torch.equal(before["blocks.3.attn.mix"], after["blocks.3.attn.mix"])
+
+
+def test_weights_of_heads_are_new_and_do_not_decay(loaded: LoadedModel) -> None:
+    model = cases.variant_of(loaded, ROWS)
+    assert {name for name in new_parameters(model) if "blocks.3." in name} == {
+        "blocks.3.attn.mix", "blocks.3.attn.proj.weight", "blocks.3.attn.proj.bias",
+    }  # fmt: skip
+    groups = parameter_groups(model, loaded.adapter, cases.recipe())
+    mix = model.get_parameter("blocks.3.attn.mix")
+    (own,) = (group for group in groups if any(p is mix for p in group["params"]))
+    assert own["weight_decay"] == 0.0
+    assert own["lr_scale"] == 3.0

@@ -17,28 +17,35 @@ from trex.training.finetune.recipe import Part, Recipe, RecipeError, Stage
 
 
 def new_parameters(model: nn.Module) -> set[str]:
-    """Names of the parameters of transforms and of consumers' projections."""
+    """Names of the parameters of transforms, of consumers' projections, of what mixes maps."""
+    consumers = consumers_of(model).values()
     new = {
         id(parameter)
-        for consumer in consumers_of(model).values()
+        for consumer in consumers
         for name, module in consumer.named_modules()
         if module is consumer.projection or name.rpartition(".")[2] == "transform"
         for parameter in module.parameters()
     }
+    new |= {id(p) for of in consumers for name, p in of.named_parameters() if _mixes(name)}
     return {name for name, parameter in model.named_parameters() if id(parameter) in new}
+
+
+def _mixes(name: str) -> bool:
+    """Whether a parameter is the weights of a source's heads in a consumer's."""
+    return name.rpartition(".")[2] == "mix"
 
 
 def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups for timm's optimisers, with `lr_scale` for its schedulers.
 
-    Norms, biases and what the model names in `no_weight_decay` do not decay.
+    Norms, biases, what mixes maps and what the model names in `no_weight_decay` do not decay.
     """
     optimizer, new = recipe.optimizer, new_parameters(model)
     spared = cast(Callable[[], set[str]], getattr(model, "no_weight_decay", set))()
     depths = _depths(model, adapter)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        decays = parameter.ndim > 1 and name not in spared
+        decays = parameter.ndim > 1 and name not in spared and not _mixes(name)
         decay = optimizer.weight_decay if decays else 0.0
         scale = optimizer.lr_new / optimizer.lr if name in new else 1.0
         scale *= optimizer.layer_decay ** depths[name]
