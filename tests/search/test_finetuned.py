@@ -98,9 +98,14 @@ def test_fits_and_the_fitted_winner_do_not_depend_on_later_training(
     of = {r["key"]: (r["selection"], r["estimate"]) for r in undisturbed.records()}
     assert of == {r["key"]: (r["selection"], r["estimate"]) for r in plain.records()}
     assert not plain.finetuned.exists()
-    winners = [run.read_json("best/best.json")["key"] for run in (undisturbed, plain)]
+    # of one that is trained, training cannot choose another
+    one = ("--finetuned-candidates", "1", "--finetune-images", "8")
+    assert main(inputs.search(tmp_path / "one", *RANDOM, *one)) == 0
+    trained = Run.open(tmp_path / "one")
+    winners = [run.read_json("best/best.json")["key"] for run in (trained, plain)]
     assert winners[0] == winners[1]
-    assert weights_of(undisturbed.best) == weights_of(plain.best)
+    assert weights_of(trained.best) == weights_of(plain.best)
+    assert trained.finetuned.exists()
 
 
 def test_workers_end_with_the_records_of_one(

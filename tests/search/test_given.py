@@ -134,18 +134,20 @@ def test_going_on_repeats_nothing_that_is_recorded(
 
 
 def test_only_the_best_is_refined_and_only_if_asked(inputs: Inputs, tmp_path: Path) -> None:
-    for name, more in (("plain", ()), ("refined", ("--refine",))):
-        assert main(inputs.fit(tmp_path / name, "3<-2 4<-1", "2~1", more=more)) == 0
-    for name in ("plain", "refined"):
-        best = Run.open(tmp_path / name).read_json("best/best.json")
-        if best["plan"] == "2~1":
-            assert best["refinement"] == []
-    assert main(inputs.fit(tmp_path / "one", "3<-2 4<-1", more=("--refine",))) == 0
-    (best,) = Run.open(tmp_path / "one").records()
-    assert "refined" not in best
-    assert Run.open(tmp_path / "one").read_json("best/best.json")["refinement"]
-    assert main(inputs.fit(tmp_path / "two", "3<-2:output/none 2~1", more=("--refine",))) == 0
-    assert Run.open(tmp_path / "two").read_json("best/best.json")["refinement"] == []
+    for name, plans, refine in (
+        ("plain", ("3<-2 4<-1", "2~1"), False),
+        ("reuse", ("3<-2 4<-1", "3<-2:map/mixed 4<-2:map"), True),
+        ("merging", ("2~1",), True),
+        ("rows", ("2=3 5=class",), True),
+    ):
+        more = ("--refine",) if refine else ()
+        assert main(inputs.fit(tmp_path / name, *plans, more=more)) == 0
+        run = Run.open(tmp_path / name)
+        assert not any("refined" in record for record in run.records())
+        assert bool(run.read_json("best/best.json")["refinement"]) is refine
+    # nothing is changed that a projection could make up for
+    assert main(inputs.fit(tmp_path / "dead", "5=class", more=("--refine",))) == 0
+    assert Run.open(tmp_path / "dead").read_json("best/best.json")["refinement"] == []
 
 
 def test_later_commands_read_the_run(fitted: Run, inputs: Inputs, tmp_path: Path, capsys) -> None:

@@ -85,8 +85,8 @@ def _draw_tokens(axes: Axes, picture: PlanPicture) -> None:
 
     rows, shared = dict(picture.rows), dict(picture.shared)
     if not picture.tokens:
-        for encoder, few in picture.shared:
-            _write_rows(axes, encoder, -0.4, few)
+        for encoder, count in picture.shared:
+            _write_rows(axes, encoder, -0.4, count)
     first = max(picture.tokens, default=1)
     for encoder, tokens in enumerate(picture.tokens):
         height = max(_LEAST, _TALLEST * tokens / first)
