@@ -69,7 +69,7 @@ def test_cost(capsys) -> None:
 def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     found = answer(capsys, *inputs.search(run_folder, "--eval", str(inputs.labelled)))
     more = {"model", "chip", "accounting", "budget", "strategy", "front", "proof"}
-    more |= {"ranked_by", "ranked_on", "finetuned"}
+    more |= {"ranked_by", "ranked_on", "finetuned", "fit", "agreement"}
     assert found.keys() == SEARCH_KEYS | more
     assert found["run"] == str(run_folder)
     assert found["budget"] == "latency <= 0.8x"
@@ -83,6 +83,11 @@ def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     assert found["candidates"] == {"space": 32, "feasible": 26, "evaluated": 5}
     assert found["pareto"]
     assert all(row.keys() == best.keys() - {"evaluation"} for row in found["pareto"])
+    assert found["fit"].keys() == {"shrink", "class_weight", "ridge"}
+    near = found["agreement"]
+    assert near.keys() == {"agreement", "ci95", "n", "far_from_original"}
+    assert near["ci95"][0] <= near["agreement"] <= near["ci95"][1]
+    assert near["n"] == best["selection"]["n"]
     assert found["seconds"] >= 0
     stored = json.loads((run_folder / "summary.json").read_text())
     assert stored.keys() == found.keys() | {"schema"}
@@ -93,7 +98,7 @@ def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
 FIT_KEYS = {
     "plan", "n_reuse", "transform", "key", "evaluation", "run", "model", "chip", "accounting",
     "estimate", "baseline", "relative", "baseline_without_dead_rows",
-    "relative_without_dead_rows", "selection", "ranked_by", "plans", "seconds",
+    "relative_without_dead_rows", "selection", "agreement", "fit", "ranked_by", "plans", "seconds",
 }  # fmt: skip
 
 
@@ -178,6 +183,7 @@ def test_export_takes_the_estimate_of_the_form_it_exports(
     [
         ("1<-0 3<-2", "plan"),
         ("3~40 11=class", "plan"),
+        ("5:map/average 6=53 7=@6", "plan"),
         ("default", "search space"),
         ("trex_fefet_32nm", "chip"),
         ("RUN", "run folder"),

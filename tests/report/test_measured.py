@@ -121,7 +121,7 @@ def test_ideal_against_non_ideal_with_spread(tmp_path: Path) -> None:
     assert pair.original.mean == pytest.approx(79)
     text = page(run, tmp_path / "out")
     assert "Ideal against non-ideal" in text
-    assert "winner, chip instance 1: 68.0 %, ideal 75.0 %" in text
+    assert "best plan, chip instance 1: 68.0 %, ideal 75.0 %" in text
     assert (tmp_path / "out" / "figures" / "run-noisy1.png").exists()
 
 

@@ -58,10 +58,10 @@ def test_later_rungs_are_told_one_a_row(tmp_path: Path) -> None:
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "index.html").read_text()
     assert "<td>finetuned-1</td><td>96</td><td>0.0777</td>" in page
-    assert "winner, fine-tuned by the search" in page
+    assert "best plan, fine-tuned by the search" in page
     assert "<td>76.5</td>" in page
     assert "-3.5" in page
-    assert "winner, not trained" not in page  # that one was not measured
+    assert "best plan, not trained" not in page  # that one was not measured
 
 
 def test_the_page_says_by_what_the_winner_was_chosen(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_tables_of_the_front_hold_and_mark_a_winner_off_it(tmp_path: Path) -> No
         with (run / "report" / "tables" / f"run-{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == lines
-        assert [r["plan"] for r in rows if r["winner"] == "yes"] == [WINNER["plan"]]
+        assert [r["plan"] for r in rows if r["best"] == "yes"] == [WINNER["plan"]]
     page = (run / "report" / "index.html").read_text()
     plan = WINNER["plan"].replace("<", "&lt;")
     assert f'<tr class="best"><th>{plan}</th><td>{WINNER["n_reuse"]}</td>' in page

@@ -82,7 +82,7 @@ def test_a_run_that_was_moved_is_shown_where_it_is(tmp_path: Path, capsys) -> No
     moved = write_run(tmp_path / "before").rename(tmp_path / "after")
     assert main(["runs", "show", str(moved)]) == 0
     out = capsys.readouterr().out
-    assert f"run folder: {moved} (the winner is in {moved}/best)" in out
+    assert f"run folder: {moved} (the best plan is in {moved}/best)" in out
 
 
 def test_diff_tells_settings_and_results_apart(tmp_path: Path, capsys) -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trex.report.tables import aligned, evaluation_lines, percent, points, search_table
+from trex.report.tables import FAR, aligned, evaluation_lines, percent, points, search_table
 
 WORDS = st.text("abcxyz0189.-+%<", max_size=12)
 
@@ -176,6 +177,41 @@ def test_left_out_images_are_told() -> None:
 
 
 def test_a_winner_by_refinement_says_so() -> None:
-    best = {**result()["best"], "refined": {"loss": 0.0123, "soft_agreement": 0.7123}}
-    assert "71.2 % after refining" in "\n".join(search_table(result(best=best)))
+    best = {**result()["best"], "refined": {
+        "loss": 0.0123, "soft_agreement": 0.7123, "agreement": 0.875, "n": 48,
+    }}  # fmt: skip
+    text = "\n".join(search_table(result(best=best)))
+    assert "71.2 % after refining" in text
+    assert "first guess for 87.5 % (95 % interval 75.3 to 94.1) of 48 images" in text
     assert "refining" not in "\n".join(search_table(result()))
+
+
+def test_no_plan_is_told_without_its_interval_and_none_is_called_a_winner() -> None:
+    for lines in (search_table(result()), search_table(result(ranked_on="loss"))):
+        text = "\n".join(lines)
+        assert "winner" not in text
+        assert (
+            "original's first guess for 90.0 % (95 % interval 78.3 to 95.7) of 48 images." in text
+        )
+        assert "Warning" not in text
+
+
+def test_a_plan_far_from_the_original_says_so() -> None:
+    best = record("3<-2", 0.008, 0.1)
+    best["selection"]["agreement"] = 0.875
+    lines = search_table(result(best={**best, "evaluation": None}))
+    assert max(map(len, lines)) <= 100
+    assert f"  Warning: {FAR}" in lines
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.4, "fitted: share 0.4 of the solved step, class tokens weighing 100, penalty 0.1"),
+        (0.0, "fitted: share 0 of the solved step, since no other share lost less on images"),
+    ],
+)
+def test_how_plans_were_fitted_is_told(share: float, told: str) -> None:
+    fit = {"shrink": share, "class_weight": 100.0, "ridge": 0.1}
+    assert told in search_table(result(fit=fit))
+    assert told not in search_table(result())

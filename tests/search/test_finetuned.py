@@ -163,7 +163,7 @@ def test_before_and_after_share_no_row(inputs: Inputs, undisturbed: Run, capsys)
     assert main(inputs.search(undisturbed.path, *flags)) == 0
     table = capsys.readouterr().out
     assert "after training on 20 images" in table
-    assert "fine-tuned on 20 images, from the fitted winner" in table
+    assert "fine-tuned on 20 images, from the fitted best plan" in table
     assert all(
         len(line) <= 100 for line in table.splitlines() if str(undisturbed.path) not in line
     )

@@ -150,6 +150,37 @@ def test_only_the_best_is_refined_and_only_if_asked(inputs: Inputs, tmp_path: Pa
     assert Run.open(tmp_path / "dead").read_json("best/best.json")["refinement"] == []
 
 
+def test_a_plan_far_from_the_original_is_warned_of(
+    inputs: Inputs, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    assert main(inputs.fit(tmp_path / "near", "3<-2")) == 0
+    told = capsys.readouterr()
+    assert "95 % interval" in told.out
+    assert "far from the original" not in told.out + told.err
+    monkeypatch.setattr("trex.search.agreement.NEAR", 1.1)
+    assert main(inputs.fit(tmp_path / "far", "3<-2")) == 0
+    told = capsys.readouterr()
+    assert "Warning: this is far from the original" in told.out
+    assert "the best plan found, 3<-2, gives the original's first guess for" in told.err
+    assert main(inputs.fit(tmp_path / "far", "3<-2", more=("--json",))) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["far_from_original"] is True
+
+
+def test_how_plans_are_fitted_is_chosen_once_and_told(
+    inputs: Inputs, tmp_path: Path, capsys
+) -> None:
+    for _ in range(2):
+        assert main(inputs.fit(tmp_path / "run", "3<-2 4<-2", more=("--json",))) == 0
+        found = json.loads(capsys.readouterr().out)
+        fitting = Run.open(tmp_path / "run").fitting()
+        assert fitting is not None
+        assert found["fit"] == fitting["chosen"]
+        assert fitting["fitted"] == "3<-2 4<-2"
+        losses = [tried["loss"] for tried in fitting["tried"]]
+        assert losses == sorted(losses)
+        assert {tried["shrink"] for tried in fitting["tried"]} >= {0.0, 1.0}
+
+
 def test_later_commands_read_the_run(fitted: Run, inputs: Inputs, tmp_path: Path, capsys) -> None:
     run = str(fitted.path)
     pick = ("--pick", "4<-3 2~1 5=class")

@@ -36,7 +36,7 @@ def add_work(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=2,
         metavar="N",
-        help="augmented views of every image in the winner's last fit",
+        help="augmented views of every image in the best plan's last fit",
     )
     group.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
     group.add_argument(
@@ -170,7 +170,22 @@ def concluded(
     result = outcome(search, best, measure)
     result["seconds"] = round(seconds, 1)
     search.run.write_json("summary.json", result)
+    _warn_if_far(result)
     return result
+
+
+def _warn_if_far(result: dict[str, Any]) -> None:
+    """Say so on standard error where the best plan found is far from the original."""
+    from trex.report.tables import FAR
+    from trex.search.agreement import Agreement
+
+    best, tuned = result["best"], result["finetuned"]
+    near = Agreement.of(tuned["measured"]) if tuned else Agreement.of_best(best)
+    if near.far:
+        _logger.warning(
+            "the best plan found, %s, gives the original's first guess for %s: %s",
+            best["plan"] or "no reuse", near, FAR,
+        )  # fmt: skip
 
 
 def _measurement(problem: Problem, images: ImageSet) -> Any:

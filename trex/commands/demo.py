@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if (bundle / "config.json").exists():
         print(f"\n{bundle} is there from an earlier demo")
     else:
-        print("\nThe winner as a folder that runs anywhere TReX is installed:")
+        print("\nThe best plan as a folder that runs anywhere TReX is installed:")
         _command("export", str(found), "--out", str(bundle))
     print("\nWhat it costs on the chip, stage by stage (no reuse at the bottom):")
     _command("cost", "--model", DIGITS_MODEL, "--hw", "trex_fefet_32nm", "--plan", _plan(bundle))

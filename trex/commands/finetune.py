@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pick",
         default="best",
         metavar="best|knee|N|PLAN",
-        help="the winner, where the front bends most, the best measured plan of N consumers, or a "
+        help="the best plan found, where the front bends most, the best measured plan of N consumers, or a "
         'plan: "5<-4 3~40"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")

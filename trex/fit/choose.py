@@ -27,6 +27,8 @@ _HELD_OUT: Final = 0.4
 _SHARES: Final = (0.0, 0.2, 0.4, 0.7, 1.0)
 _CLASS_WEIGHTS: Final = (10.0, 1000.0)
 _RIDGES: Final = (0.01, 1.0)
+#: what is chosen of the settings
+CHOSEN: Final = ("shrink", "class_weight", "ridge")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +41,7 @@ class Trial:
     @property
     def chosen(self) -> dict[str, float]:
         """What is chosen of the settings."""
-        return {name: getattr(self.settings, name) for name in ("shrink", "class_weight", "ridge")}
+        return {name: getattr(self.settings, name) for name in CHOSEN}
 
     def as_json(self) -> dict[str, Any]:
         """What was tried, as plain values; no loss where there was nothing to choose."""

@@ -82,7 +82,7 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
             hover["others"] = [points.hover[i] for i in others]
     axes.plot([points.x[i] for i in points.front], [points.y[i] for i in points.front], color=INK)
     marks("front", points.front, "front (EDAP, loss)", c=INK, s=34, marker="s", zorder=3)
-    marks("best", [points.best], "winner", c=ACCENT, s=170, marker="*", zorder=4)
+    marks("best", [points.best], "best plan", c=ACCENT, s=170, marker="*", zorder=4)
     if points.paper:
         x, y, texts = zip(*points.paper, strict=True)
         axes.scatter(x, y, gid="paper", label="TReX paper (published)", marker="D", s=38,
@@ -151,12 +151,12 @@ def draw_stacks(figure: Figure, stacks: Stacks) -> dict[str, Sequence[str]]:
                 patch.set_gid(gid)
                 share = values[side] / totals[side] if totals[side] else 0.0
                 hover[gid] = [
-                    f"{name}, {('original', 'winner')[side]}: "
+                    f"{name}, {('original', 'best plan')[side]}: "
                     f"{format_quantity(values[side], stack.unit)}, "
                     f"{share:.0%} of its {stack.quantity}"
                 ]  # fmt: skip
             left = [a + b for a, b in zip(left, values, strict=True)]
-        axes.set_yticks([1, 0], ["original", "winner"])
+        axes.set_yticks([1, 0], ["original", "best plan"])
         axes.set_xticks([])
         axes.spines[["bottom", "left"]].set_visible(False)
         axes.tick_params(length=0)
@@ -180,7 +180,7 @@ def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence
                  linewidths=0, label="candidates", rasterized=many)  # fmt: skip
     best = numbers.best
     axes.scatter([numbers.predicted[best]], [numbers.measured[best]], gid="best", s=170,
-                 marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8, label="winner")  # fmt: skip
+                 marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8, label="best plan")  # fmt: skip
     both = [*numbers.predicted, *numbers.measured]
     ends = [min(both), max(both)]
     axes.plot(ends, ends, color=PALE, linestyle="--", label="equal")

@@ -35,7 +35,7 @@ def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Ro
         "plan", "transform", "reusing encoders", f"latency ms ({by})", f"energy uJ ({by})",
         f"area mm2 ({by})", f"EDAP mJ*ms*mm2 ({by})", f"EDAP gain ({by})",
         "predicted loss (nats)", "measured loss (nats)", "measured agreement %",
-        "measured top-1 %", "original top-1 %", facts.unit, "winner",
+        "measured top-1 %", "original top-1 %", facts.unit, "best",
     )  # fmt: skip
     rows: list[Row] = []
     for candidate in (facts.candidates[i] for i in positions):
@@ -68,7 +68,7 @@ def cost_rows(pair: Priced) -> CostRows:
     for name, cost in (
         ("original", pair.before),
         ("original without dead rows", pair.trimmed),
-        ("winner", pair.after),
+        ("best plan", pair.after),
     ):
         if cost is None:
             continue
@@ -91,7 +91,7 @@ def part_rows(pair: Priced) -> tuple[Row, list[Row]]:
     head = (
         "by", "part",
         *(f"{unit}, {who} ({pair.accounting} estimate)"
-          for _, _, unit in fields for who in ("original", "winner")),
+          for _, _, unit in fields for who in ("original", "best plan")),
     )  # fmt: skip
     rows: list[Row] = []
     for by in ("stage", "component"):

@@ -17,8 +17,10 @@ from trex.errors import PlanError, RunError, TrexError
 from trex.plan import Layout, Plan
 from trex.report.evaluations import Evaluation, stored_evaluations
 from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
+from trex.report.fits import Fits, read_fits
 from trex.report.rungs import RungResult, rung_results
-from trex.report.tables import shortened, winner_lines
+from trex.report.tables import best_lines, shortened
+from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
@@ -47,6 +49,11 @@ class Selection:
     top1: float | None
     baseline_top1: float | None
     n: int
+
+    @property
+    def near(self) -> Agreement:
+        """How often it gives the original's first guess, with the interval of so few images."""
+        return Agreement.of({"agreement": self.agreement, "n": self.n})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +95,7 @@ class Facts:
         tuned: the winner after the search's short training, as the summary has it, or None.
         later: what `trex evaluate` measured since.
         finetunings: of the run's variants, where their folders were given too.
+        fits: how plans were fitted; None where nothing was, and in runs of version 0.1.
     """
 
     name: str
@@ -112,6 +120,7 @@ class Facts:
     tuned: dict[str, Any] | None = None
     later: tuple[Evaluation, ...] = ()
     finetunings: tuple[Finetuning, ...] = ()
+    fits: Fits | None = None
 
     @property
     def best(self) -> Candidate:
@@ -240,10 +249,11 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         finished=ended,
         surrogate=surrogate,
         unit="texts" if "tokens" in settings.get("data", {}) else "images",
-        chosen=" ".join(map(str.strip, winner_lines(summary))) if summary and ended else "",
+        chosen=" ".join(map(str.strip, best_lines(summary))) if summary and ended else "",
         rungs=rung_results(records),
         tuned=summary.get("finetuned") if summary and ended else None,
         later=stored_evaluations(run),
+        fits=read_fits(run.fitting()),
     )
 
 

@@ -115,7 +115,7 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *aligned(head, cells, left=(0, 1, 2, 3, 8)),
         "",
-        "gain: the winner's in EDAP, an estimate; top-1: points gained, measured, "
+        "gain: the best plan's in EDAP, an estimate; top-1: points gained, measured, "
         "without training",
         "but for what is fine-tuned.",
         *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),

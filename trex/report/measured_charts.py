@@ -67,7 +67,7 @@ def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
     if noisy is None:
         return None
     plan = shortened(evaluation.plan, 56) or "no reuse"
-    names = {"best": "winner", "finetuned": "winner, fine-tuned"}
+    names = {"best": "best plan", "finetuned": "best, fine-tuned"}
     picked = names.get(evaluation.pick, "plan, not refined")
     return NoisyPair(
         title=f"{plan} on {shortened(noisy.chip, 44)}, {noisy.mode} mode",

@@ -15,6 +15,7 @@ from trex.report.costs import Prices, prices
 from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
 from trex.report.facts import Facts
 from trex.report.figures import draw_plan, plan_span
+from trex.report.fits import HEAD
 from trex.report.plans import PlanPicture, plan_in_words, plan_numbers, tokens_in_words
 from trex.report.published import paper_points
 from trex.report.tables import percent, points
@@ -127,6 +128,7 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
             f"calibration {facts.unit}": settings.get("calibration_sha256"),
             f"evaluation {facts.unit}": (facts.evaluation or {}).get("data_sha256"),
         },
+        "fits_head": HEAD,
         "noisy": _noisy(facts),
         "seed": settings.get("search", {}).get("seed"),
     }

@@ -42,5 +42,5 @@ def front_sketch(result: dict[str, Any]) -> list[str]:
         ),
         f"{'':{width}} +{'-' * _WIDTH}",
         f"{'':{width}}  {ruler}",
-        f"{'':{width}}  o the front, * the winner; loss grows by factors",
+        f"{'':{width}}  o the front, * the best plan found; loss grows by factors",
     ]

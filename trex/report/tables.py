@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from trex.report.sketch import front_sketch
+from trex.search.agreement import Agreement
 from trex.units import significant
 
 Row = Sequence[str]
@@ -48,6 +49,9 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
+#: of a plan that is
+FAR: Final = "this is far from the original; give more room, more images, or train it"
+
 #: of a search's table: what the other columns leave of it is the plan's
 _WIDTH: Final = 100
 
@@ -81,12 +85,13 @@ def search_table(result: dict[str, Any]) -> list[str]:
         "",
         *aligned(head, _last_cut(head, [original, *rows]), left=(0, 9)),
         "",
-        f"* the winner. ms, uJ, mm2 and EDAP gain are estimates ({baseline['accounting']} "
-        "accounting).",
+        f"* the best plan found. ms, uJ, mm2 and EDAP gain are estimates "
+        f"({baseline['accounting']} accounting).",
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} {unit}",
         "  that were not fitted on, without any training.",
-        *winner_lines(result),
+        *best_lines(result),
+        *_fit_lines(result),
         *(
             [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
             if knee
@@ -99,8 +104,8 @@ def search_table(result: dict[str, Any]) -> list[str]:
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         *(["", *_finetuned_lines(tuned)] if tuned else []),
         "",
-        f"run folder: {result['run']} (the winner is in {result['run']}/best)",
-        *([f"fine-tuned winner: {result['run']}/finetuned"] if tuned else []),
+        f"run folder: {result['run']} (the best plan is in {result['run']}/best)",
+        *([f"fine-tuned: {result['run']}/finetuned"] if tuned else []),
     ]
 
 
@@ -139,7 +144,8 @@ def fit_table(result: dict[str, Any]) -> list[str]:
         f"loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection['n']} {unit}",
         "that were not fitted on, without any training.",
-        *(_best_lines(result) if len(plans) > 1 else []),
+        *_best_given_lines(result),
+        *_fit_lines(result),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         "",
         f"run folder: {result['run']} ({'the best' if len(plans) > 1 else 'the variant'} is in "
@@ -147,19 +153,42 @@ def fit_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def winner_lines(result: dict[str, Any]) -> list[str]:
-    """By what the winner is chosen."""
+def best_lines(result: dict[str, Any]) -> list[str]:
+    """By what the best plan is chosen, and how near it is to the original."""
     best, tuned = result["best"], result.get("finetuned")
     rung = "refined" if "refined" in best else "selection"
     measured = tuned["measured"] if tuned else best[rung]
     when = " after refining" if rung == "refined" else ""
     when = f" after training on {tuned['images']:,} images" if tuned else when
+    near = agreement_lines(
+        Agreement.of(measured), (best["evaluation"] or {}).get("unit", "images")
+    )
     if result.get("ranked_on") == "loss":
-        return [f"  The winner has the least loss, {measured['loss']:.4g}{when}."]
+        return [f"  It has the least loss, {measured['loss']:.4g}{when}.", *near]
     agreement = percent(measured["soft_agreement"])
     return [
-        f"  The winner has the most soft agreement, {agreement} %{when}:",
+        f"  It has the most soft agreement, {agreement} %{when}:",
         "  how surely it gives the original's first guess.",
+        *near,
+    ]
+
+
+def agreement_lines(agreement: Agreement, unit: str) -> list[str]:
+    """How near the best plan is to the original; a warning where it is far."""
+    lines = [f"  It gives the original's first guess for {agreement} of {agreement.n} {unit}."]
+    return [*lines, f"  Warning: {FAR}"] if agreement.far else lines
+
+
+def _fit_lines(result: dict[str, Any]) -> list[str]:
+    """How plans were fitted."""
+    fit = result.get("fit")
+    if fit is None or not result["best"]["n_reuse"]:  # of version 0.1, or nothing to fit
+        return []
+    if fit["shrink"] == 0:
+        return ["fitted: share 0 of the solved step, since no other share lost less on images"]
+    return [
+        f"fitted: share {fit['shrink']:g} of the solved step, class tokens weighing "
+        f"{fit['class_weight']:g}, penalty {fit['ridge']:g}"
     ]
 
 
@@ -167,9 +196,9 @@ def _finetuned_lines(tuned: dict[str, Any]) -> list[str]:
     """The winner after its short training."""
     measured = tuned["measured"]
     lines = [
-        f"fine-tuned on {tuned['images']:,} images, from the {measured['start']} winner of the "
+        f"fine-tuned on {tuned['images']:,} images, from the {measured['start']} best plan of the "
         "selection:",
-        f"  loss {measured['loss']:.4g}, agreement {percent(measured['agreement'])} %, "
+        f"  loss {measured['loss']:.4g}, agreement {Agreement.of(measured)}, "
         f"top-1 {percent(measured['top1'])} % on the same {measured['n']} images",
     ]
     if tuned["evaluation"]:
@@ -272,13 +301,18 @@ def _prices(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, st
     return milliseconds, f"{estimate['latency_s'] / baseline['latency_s']:.3f}x", gain
 
 
-def _best_lines(result: dict[str, Any]) -> list[str]:
-    """Which of some given plans is the best."""
-    agreement = percent(result["best"]["selection"]["soft_agreement"])
-    return [
-        f"* the best of them: most soft agreement with the original, {agreement} %, whatever it "
-        "costs."
-    ]
+def _best_given_lines(result: dict[str, Any]) -> list[str]:
+    """Which of some given plans is the best, and how near it is to the original."""
+    best = result["best"]
+    measured = best.get("refined", best["selection"])
+    lines = []
+    if len(result["plans"]) > 1:
+        lines = [
+            "* the best of them: most soft agreement with the original, "
+            f"{percent(measured['soft_agreement'])} %, whatever it costs."
+        ]
+    unit = (best["evaluation"] or {}).get("unit", "images")
+    return lines + agreement_lines(Agreement.of(measured), unit)
 
 
 def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trex.fit.choose import CHOSEN
 from trex.hardware import without_dead_rows
 from trex.models.registry import architecture_of
+from trex.search.agreement import Agreement
 from trex.search.engine import Search
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
@@ -42,6 +44,8 @@ def outcome(
         "ranked_by": "fitted" if rung == "selection" else rung,
         "ranked_on": winner.get("ranked_on", "soft_agreement"),
         "baseline": baseline,
+        "fit": fit_of(search.run),
+        "agreement": Agreement.of_best(winner).as_json(),
         "best": {**_short(winner), "evaluation": evaluate(search.run.best) if evaluate else None},
         "finetuned": _finetuned(search.run, evaluate)
         if problem.settings.finetuning.images
@@ -85,6 +89,8 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
             None if trimmed is None else relative(best["estimate"], trimmed)
         ),
         "selection": best["selection"],
+        "agreement": result["agreement"],
+        "fit": result["fit"],
         "ranked_by": result["ranked_by"],
         "plans": [
             {**record, "relative": relative(record["estimate"], baseline)}
@@ -92,6 +98,13 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
         ],
         "seconds": result["seconds"],
     }
+
+
+def fit_of(run: Run) -> dict[str, float]:
+    """How a run's plans are fitted: what was chosen, or what version 0.1 always did."""
+    stored = run.fitting()
+    used = run.manifest()["settings"]["search"]["fit"] if stored is None else stored["chosen"]
+    return {name: used[name] for name in CHOSEN}
 
 
 def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The run folder: everything one search did, written so that a kill at any moment loses little.
 
 manifest.json     what was asked, of what (versions, hashes), written once
+fit.json          how plans are fitted, chosen once on the fitted images, and what else was tried
 surrogate.json    predicted losses' measured parts, once they are all there
 results.jsonl     one record a candidate, appended; what later rungs measured follows as lines of
                   their own. This file alone says what was measured
@@ -34,6 +35,9 @@ _logger = logging.getLogger(__name__)
 #: of what is written; version 0.1's is read too, and its runs can be gone on with
 SCHEMA: Final = 3
 V0_1: Final = 2
+
+#: how plans are fitted
+FIT: Final = "fit.json"
 
 #: what a record must hold to be read by later commands
 _RECORD_FIELDS: Final = ("key", "plan", "estimate", "selection")
@@ -204,6 +208,16 @@ class Run:
                 hint="use the version of TReX that wrote it",
             )
         return _current(data, file) if "plan" in data else data
+
+    def fitting(self) -> dict[str, Any] | None:
+        """How plans are fitted (`chosen`), and what else was `tried`.
+
+        None before anything was fitted, and in a run that version 0.1 began.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        return self.read_json(FIT) if (self.path / FIT).exists() else None
 
     def summary(self) -> dict[str, Any] | None:
         """What the search told at its end; None before.

@@ -11,14 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
-from trex.errors import RunError
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import choose_settings, steps_to_choose
 from trex.fit.fitter import PlanFitter, Take
@@ -29,15 +28,12 @@ from trex.search.feasible import PricedSpace
 from trex.search.locks import LOCKS, file_lock
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
-from trex.search.run import V0_1, Run
+from trex.search.run import FIT, V0_1, Run
 from trex.search.storage import open_storage
 from trex.search.study import Entry, Study, check_study
 from trex.search.surrogate import reference_form
 from trex.search.workers import More, Phase, Result, work_off
 from trex.training.data import Batch, ImageSet, batches
-
-#: of a run folder: how plans are fitted, and what else was tried
-FIT: Final = "fit.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +118,8 @@ class Workshop:
             return base
         calibration, plan = self.calibration, self._reference_plan()
         with file_lock(self.run.path / LOCKS / "fit"):
-            try:
-                stored = self.run.read_json(FIT)
-            except RunError:
+            stored = self.run.fitting()
+            if stored is None:
                 most = steps_to_choose(calibration)
                 with progress_bar("choosing how to fit", most, "encoder steps") as advance:
                     trials = choose_settings(calibration, plan, progress=advance)
