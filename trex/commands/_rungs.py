@@ -16,9 +16,7 @@ _IMAGES = 1000
 
 def add_rungs(parser: argparse.ArgumentParser) -> None:
     """What follows the closed-form fits."""
-    group = parser.add_argument_group(
-        "rungs after the fit (the best plan comes from the last one)"
-    )
+    group = parser.add_argument_group("rungs after the fit (the last one decides)")
     group.add_argument(
         "--refined-candidates",
         type=int,

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pick",
         default="best",
         metavar="best|finetuned|knee|N|PLAN",
-        help="the best plan found, the same after the search's short training, where the front bends most, "
-        'the best measured plan of N consumers, or a plan: "5<-4 3~40"',
+        help="the best plan found, the same after the search's short training, where the front "
+        'bends most, the best measured plan of N consumers, or a plan: "5<-4 3~40"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
     parser.add_argument(

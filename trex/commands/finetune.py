@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pick",
         default="best",
         metavar="best|knee|N|PLAN",
-        help="the best plan found, where the front bends most, the best measured plan of N consumers, or a "
-        'plan: "5<-4 3~40"',
+        help="the best plan found, where the front bends most, the best measured plan of N "
+        'consumers, or a plan: "5<-4 3~40"',
     )
     parser.add_argument("--data", required=True, metavar="DATASET", help="images to train on")
     parser.add_argument("--extra", metavar="DATASET", help="more images, without labels")

@@ -180,7 +180,8 @@ def draw_predictions(figure: Figure, numbers: Predictions) -> dict[str, Sequence
                  linewidths=0, label="candidates", rasterized=many)  # fmt: skip
     best = numbers.best
     axes.scatter([numbers.predicted[best]], [numbers.measured[best]], gid="best", s=170,
-                 marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8, label="best plan")  # fmt: skip
+                 marker="*", c=ACCENT, edgecolors=INK, linewidths=0.8,
+                 label="best plan")  # fmt: skip
     both = [*numbers.predicted, *numbers.measured]
     ends = [min(both), max(both)]
     axes.plot(ends, ends, color=PALE, linestyle="--", label="equal")
