@@ -115,6 +115,16 @@ def test_flags_replace_a_files_fields() -> None:
     assert found.name == "default"
 
 
+def test_maps_that_cannot_be_mixed_are_in_no_space() -> None:
+    given = {"tensors": ["output", "map"], "transforms": ["linear", "mixed"]}
+    forms = SearchSpace.load("default", model(), given).forms
+    assert forms == (("output", "linear"), ("map", "linear"), ("map", "mixed"))
+    found = model()
+    grids = replace(found, layout=replace(found.layout, no_map_rows="they are of no places"))
+    with pytest.raises(SpaceError, match="names mixed, but tiny cannot mix maps: they are of no"):
+        SearchSpace.load("default", grids, given)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

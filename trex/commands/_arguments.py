@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trex.plan import MAP_TRANSFORMS
+
 if TYPE_CHECKING:
     from trex.errors import TrexError
     from trex.training.data import ImageSet
@@ -17,6 +19,8 @@ _logger = logging.getLogger(__name__)
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 ACCOUNTINGS = ("paper", "paper_transform", "full")
+#: for consumers whose transform a plan leaves out; average maps have no source to leave one out of
+TRANSFORMS_LEFT_OUT = tuple(name for name in MAP_TRANSFORMS if name != "average")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,10 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--source", metavar="WHICH", help="producers to reuse: nearest, or any")
     group.add_argument("--tensors", nargs="+", metavar="NAME", help="output, map")
     group.add_argument(
-        "--transforms", nargs="+", metavar="NAME", help="none, linear, block, linear_own"
+        "--transforms",
+        nargs="+",
+        metavar="NAME",
+        help="none, linear, block, linear_own; of maps also mixed",
     )
     group.add_argument(
         "--consumers", type=int, nargs="+", metavar="ENCODER", help="that may reuse; else all"

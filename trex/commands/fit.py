@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _problem
-from trex.plan import TRANSFORMS
 
 if TYPE_CHECKING:
     from trex.plan import Plan
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transform",
         default="linear",
-        choices=TRANSFORMS,
+        choices=_arguments.TRANSFORMS_LEFT_OUT,
         help="of consumers whose transform a plan leaves out (linear)",
     )
     parser.add_argument(

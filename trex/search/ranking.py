@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from trex.plan import Plan
@@ -68,10 +69,14 @@ def records_of(records: Iterable[dict[str, Any]], text: str) -> list[dict[str, A
 
     def matches(record: Mapping[str, Any]) -> bool:
         plan = read_plan(record)
-        if plan.consumers != asked.consumers:
-            return False
-        own = plan.transforms
-        meant = {**asked.transforms, **{consumer: own[consumer] for consumer in left_out}}
-        return plan == asked.with_transforms(meant)
+        same = (plan.merges, plan.rows, plan.consumers) == (
+            asked.merges,
+            asked.rows,
+            asked.consumers,
+        )
+        return same and all(
+            own == (replace(meant, transform=own.transform) if own.consumer in left_out else meant)
+            for own, meant in zip(plan.reuses, asked.reuses, strict=True)
+        )
 
     return [record for record in records if matches(record)]

@@ -129,6 +129,13 @@ class SearchSpace:
                 hint="`trex cost` still prices it",
             )
         stages = tuple(encoder.stage for encoder in encoders)
+        if "mixed" in file.transforms and architecture.layout.no_map_rows:
+            raise document.problem(
+                ("transforms",),
+                f"names mixed, but {architecture.model} cannot mix maps: "
+                f"{architecture.layout.no_map_rows}",
+                hint=f"name some of {', '.join(TRANSFORMS)}",
+            )
         able = [i for i in range(1, len(encoders)) if stages[i - 1] == stages[i]]
         for consumer in file.consumers or ():
             if consumer >= len(encoders):
