@@ -94,12 +94,33 @@ def test_the_same_comparison_repeats_nothing(
     assert (compared / "measured.jsonl").read_bytes() == before
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if str(inputs.weights.parent.parent) not in line) <= 100
-    assert sum(line.startswith("* ") for line in lines) == 2  # the row, and the verdict
+    marked = tuple(sum(line.startswith(f"{mark} ") for line in lines) for mark in "*e")
+    # a row, and what is said of it: of what keeps most, and of the lowest EDAP, if that is another
+    assert marked in ((2, 2), (3, 0))
 
 
 def test_tables_for_papers_lie_beside(compared: Path) -> None:
     for kind in ("csv", "md", "tex"):
-        assert "ToMe merging" in (compared / f"compare.{kind}").read_text()
+        text = (compared / f"compare.{kind}").read_text()
+        assert all(title in text for title in ("ToMe merging", "shared rows", "mixed maps"))
+
+
+def test_each_axis_alone_is_measured(inputs: Inputs, compared: Path, capsys) -> None:
+    mixed = rows(compared)["mixed maps"]
+    assert mixed["measured"]["n"] == 12
+    assert len(mixed["encoders"].split()) == int(mixed["setting"].split()[0])
+    assert "class tokens' rows are the consumers' own" in mixed["note"]
+    flags = [
+        "compare", *inputs.model_flags(), "--hw", "trex_sram_32nm", "--max-latency", "0.99x",
+        "--data", str(inputs.labelled), "--methods", "shared_rows", "--accounting", "paper",
+        "--json",
+    ]  # fmt: skip
+    assert main(flags) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"][1:]
+    assert row["group"] == "within"
+    assert row["measured"]["n"] == 12
+    assert row["plan"].startswith("1=")
+    assert row["plan"].endswith("5=class")
 
 
 def test_token_methods_are_measured(inputs: Inputs, capsys) -> None:

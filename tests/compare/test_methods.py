@@ -13,7 +13,7 @@ from torch import nn
 
 from trex.architecture import Architecture
 from trex.compare import tokens
-from trex.compare.methods import closest_from_below, spread
+from trex.compare.methods import Reuse, closest_from_below, spread
 from trex.compare.planned import Planned
 from trex.compare.published import TRAINED, published_of, trained_of
 from trex.compare.registry import METHODS
@@ -24,7 +24,7 @@ from trex.hardware import load_chip, workload
 from trex.models.registry import LoadedModel, adapter_of, architecture, architecture_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-RUNNING = ("trex", "identity_reuse", "map_reuse")
+RUNNING = ("trex", "identity_reuse", "map_reuse", "mixed_maps")
 
 
 def on_chip(name: str, accounting: str = "paper", chip: str = "trex_fefet_32nm") -> Subject:
@@ -126,7 +126,7 @@ def test_a_method_is_refused_with_a_reason_or_has_a_price_and_runs(name: str, ki
     priced = subject(architecture_of(model, "tiny"), 10**6, load_chip("trex_fefet_32nm"), "full")
     class_token = has_class_token(model)
     if method.refusal(priced.model) or (method.one_class_token and not class_token):
-        assert name in ("diffrate", "class_rows", "evit", "dynamicvit")
+        assert name in ("diffrate", "class_rows", "evit", "dynamicvit", "mixed_maps")
         return
     loaded, images = loaded_of(model), KINDS[kind].images()
     settings = list(method.settings(priced.model))
@@ -135,8 +135,10 @@ def test_a_method_is_refused_with_a_reason_or_has_a_price_and_runs(name: str, ki
         if isinstance(method, Planned):
             found = logits_of(running(loaded, method.plan(priced.model, setting)), images)
         elif method.accuracy == "loaded":
-            first = 0 if name == "attention_skip" else 1
-            chosen = spread(priced.model, int(setting), first) if method.chooses else ()
+            free = range(name != "attention_skip", len(priced.model.encoders))
+            if isinstance(method, Reuse):
+                free = method.free(priced.model.layout)
+            chosen = spread(int(setting), free) if method.chooses else ()
             found = logits_of(variant(loaded, method, setting, chosen), images)
         else:
             continue
@@ -151,7 +153,8 @@ def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> No
     whole = sum(p.numel() for p in model.parameters())
     priced = subject(architecture_of(model, "tiny"), whole, load_chip("trex_fefet_32nm"), "full")
     method = METHODS[name]
-    made = variant(loaded_of(model), method, 2, spread(priced.model, 2))
+    assert isinstance(method, Reuse)
+    made = variant(loaded_of(model), method, 2, method.spread(priced.model.layout, 2))
     count = sum(p.numel() for p in made.parameters())
     # LayerScale has no operation of its own: it is folded into a consumer's projection
     folded = 2 * 48 if kind == "layer scale" else 0
@@ -190,8 +193,7 @@ def test_what_cannot_reach_the_limit_says_so(deit_s: Subject) -> None:
 
 @pytest.mark.parametrize("count", range(1, 12))
 def test_encoders_are_spread_evenly(count: int) -> None:
-    model: Architecture = architecture("deit_tiny_patch16_224")
-    chosen = spread(model, count)
+    chosen = spread(count, range(1, 12))
     assert len(set(chosen)) == count
     assert chosen[0] >= 1
     assert chosen[-1] == 11

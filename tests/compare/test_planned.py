@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trex.architecture import Architecture, vit_encoder
 from trex.compare.comparison import summary
-from trex.compare.planned import ClassRows, DiffRate, TomeMerging
+from trex.compare.methods import MixedMapReuse
+from trex.compare.planned import ClassRows, DiffRate, SharedRows, TomeMerging
 from trex.compare.variants import running
 from trex.hardware import EncoderWork, Workload, load_chip, price
 from trex.models.registry import LoadedModel, adapter_of, architecture, architecture_of
@@ -108,6 +109,30 @@ def test_merging_and_class_rows_are_questions_to_the_layout(kind: Kind) -> None:
     model = architecture_of(kind.build(), "tiny")
     assert (not TomeMerging().refusal(model)) is kind.merges
     assert (not ClassRows().refusal(model)) is kind.reads_class
+
+
+def test_shared_rows_by_hand(deit_t: Architecture) -> None:
+    method = SharedRows()
+    plan = method.plan(deit_t, 53 / 197)
+    assert str(plan) == "3=53 4=@3 5=53 6=@5 7=53 8=@7 9=53 10=@9 11=class"
+    assert method.label(53 / 197) == "rows 0.27"
+    settings = method.settings(deit_t)
+    assert (settings[0], settings[-1]) == (196 / 197, 2 / 197)
+    pooled = replace(deit_t, layout=replace(deit_t.layout, class_rows=0, no_class_rows="it pools"))
+    assert str(method.plan(pooled, 0.5)).endswith("9=98 10=@9 11=98")
+    assert method.refusal(architecture("shvit_s1")).startswith("shvit_s1 attends in windows")
+
+
+def test_mixed_maps_keep_class_rows_where_there_are_any(deit_t: Architecture) -> None:
+    method, layout = MixedMapReuse(), deit_t.layout
+    assert method.free(layout) == range(1, 11)
+    plan = method.plan((4, 5), layout)
+    assert str(plan) == "4<-3:map/mixed 5<-3:map/mixed 4=class 5=class"
+    plan.validate(layout)
+    assert len(method.settings(deit_t)) == 10
+    pooled = replace(layout, class_tokens=0, class_rows=0, no_class_rows="it pools")
+    assert method.free(pooled) == range(1, 12)
+    assert str(method.plan((5,), pooled)) == "5<-4:map/mixed"
 
 
 def test_no_dead_rows_is_the_original_for_less() -> None:

@@ -60,8 +60,9 @@ def choose_encoders(
         amp: in mixed precision.
     """
     assert isinstance(method, (Reuse, AttentionSkip))
-    first = 0 if isinstance(method, AttentionSkip) else 1
-    free = range(first, num_encoders(loaded))
+    free = range(num_encoders(loaded))
+    if isinstance(method, Reuse):
+        free = method.free(loaded.adapter.layout(loaded.model))
     precision = torch.autocast(images[0].device.type, torch.bfloat16, enabled=amp)
     with torch.no_grad(), precision, _bar(method, len(free), count) as bar:
         original = _logits(loaded.model, images)
@@ -90,7 +91,8 @@ def choose_fitted(
             others are compared on.
         scratch: a folder with room for their activations.
     """
-    settings = FitSettings()
+    settings, layout = FitSettings(), loaded.adapter.layout(loaded.model)
+    free = method.free(layout)
     pictures = torch.cat(list(images))
     kept = max(1, round(_SELECT_SHARE * len(pictures)))
     part = Calibration(
@@ -100,15 +102,16 @@ def choose_fitted(
         torch.split(pictures[-kept:], settings.batch_size),
         settings=settings,
         scratch=scratch,
+        maps=free if method.transform in AVERAGED else (),
     )
-    free = range(1, num_encoders(loaded))
     try:
         original = part.logits[part.n_fit :]
+        chosen = choose_settings(part, method.plan(tuple(free[::-3]), layout))[0].settings
         with _bar(method, len(free), count) as bar:
 
             def losses(sets: Sequence[Encoders]) -> list[float]:
-                plans, found = [method.plan(s) for s in sets], {}
-                for fitted in PlanFitter(part).fit(plans):
+                plans, found = [method.plan(s, layout) for s in sets], {}
+                for fitted in PlanFitter(part, settings=chosen).fit(plans):
                     found[fitted.plan] = mean_kl(fitted.logits, original)
                     bar.update()
                 return [found[plan] for plan in plans]

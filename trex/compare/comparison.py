@@ -49,14 +49,17 @@ class Comparison:
         """Every row, in the table's order."""
         chosen = [METHODS[name] for name in self._question.methods if name in METHODS]
         given = self._question.given
-        searched = {reuse.tensor for one in given for reuse in one.plan.reuses}
+        searched = {(r.tensor, r.transform == "mixed") for one in given for r in one.plan.reuses}
         of_methods = [self._given(one) for one in given]
         of_methods += [self._plan(plan) for plan in self._question.plans]
         of_methods += [
             self._method(method)
             for method in chosen
             # a run says more of its form than encoders chosen one after another
-            if not (isinstance(method, FittedReuse) and method.tensor in searched)
+            if not (
+                isinstance(method, FittedReuse)
+                and (method.tensor, method.transform == "mixed") in searched
+            )
         ]
         ordered = [r for group in ("within", "beyond", "unpriced")
                    for r in of_methods if r.group == group]  # fmt: skip

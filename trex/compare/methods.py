@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
-from trex.architecture import Architecture, Encoder, Operation
+from trex.architecture import Architecture, Operation
 from trex.compare import tokens
-from trex.hardware import Chip, Cost, Workload, workload
-from trex.plan import Plan, ReusedTensor, Transform
+from trex.hardware import Chip, Cost, EncoderWork, Workload, workload
+from trex.plan import Layout, Plan, ReusedTensor, Rows, Transform
 
 #: What an encoder without its attention branch lacks.
 _BRANCH: Final = frozenset({
@@ -90,9 +90,13 @@ class Reuse(Method):
     tensor: ClassVar[ReusedTensor] = "output"
     transform: ClassVar[Transform] = "none"
 
+    def free(self, layout: Layout) -> range:
+        """The encoders that may reuse."""
+        return range(1, len(layout.stages))
+
     def settings(self, model: Architecture) -> Sequence[float]:
         """How many encoders reuse."""
-        return range(1, len(model.encoders))
+        return range(1, len(self.free(model.layout)) + 1)
 
     def label(self, setting: float) -> str:
         """How many."""
@@ -100,9 +104,13 @@ class Reuse(Method):
 
     def work(self, model: Architecture, setting: float) -> Workload:
         """Evenly spread consumers: where they are changes no price."""
-        return workload(model, self.plan(spread(model, int(setting))))
+        return workload(model, self.plan(self.spread(model.layout, int(setting)), model.layout))
 
-    def plan(self, encoders: Encoders) -> Plan:
+    def spread(self, layout: Layout, count: int) -> Encoders:
+        """So many of the encoders that may reuse, evenly spread and late."""
+        return spread(count, self.free(layout))
+
+    def plan(self, encoders: Encoders, layout: Layout) -> Plan:
         """These encoders as consumers of their nearest producers."""
         return Plan.nearest(encoders, self.tensor, self.transform)
 
@@ -113,7 +121,7 @@ class FittedReuse(Reuse):
     name = "trex"
     title = "TReX linear"
     source = "TReX (arXiv 2408.12742); transforms fitted in closed form"
-    transform = "linear"
+    transform: ClassVar[Transform] = "linear"
 
 
 class FittedMapReuse(FittedReuse):
@@ -122,6 +130,39 @@ class FittedMapReuse(FittedReuse):
     name = "trex_map"
     title = "TReX map, linear"
     tensor = "map"
+
+
+class MixedMapReuse(FittedReuse):
+    """Average maps of the consumers' own heads, and their sources' heads aligned with these.
+
+    Class tokens' rows stay the consumers' own, where there are any. The last encoder of a model
+    whose head reads these alone then has no row left to reuse, and stays as it is.
+    """
+
+    name = "mixed_maps"
+    title = "mixed maps"
+    source = "average maps and mixed heads (docs/fitting.md), in closed form"
+    tensor = "map"
+    transform = "mixed"
+
+    def refusal(self, model: Architecture) -> str:
+        """Why maps cannot be mixed."""
+        return model.layout.no_map_rows
+
+    def note(self, model: Architecture) -> str:
+        """Which rows are not reused."""
+        return "class tokens' rows are the consumers' own" if model.layout.class_tokens else ""
+
+    def free(self, layout: Layout) -> range:
+        """The encoders that may reuse."""
+        free = super().free(layout)
+        return free[:-1] if layout.class_rows else free
+
+    def plan(self, encoders: Encoders, layout: Layout) -> Plan:
+        """Consumers of their nearest producers, with class rows of their own."""
+        reuses = super().plan(encoders, layout).reuses
+        own = encoders if layout.class_tokens else ()
+        return Plan(reuses, rows=tuple(map(Rows, own)))
 
 
 class BlockReuse(Reuse):
@@ -169,14 +210,15 @@ class AttentionSkip(Method):
 
     def work(self, model: Architecture, setting: float) -> Workload:
         """Evenly spread encoders skip: where they are changes no price."""
-        skipping = set(spread(model, int(setting), first=0))
-        body: list[Operation | Encoder] = [
+        skipping = set(spread(int(setting), range(len(model.encoders))))
+        whole = workload(model)
+        body: list[Operation | EncoderWork] = [
             without_attention(item)
-            if isinstance(item, Encoder) and item.index in skipping
+            if isinstance(item, EncoderWork) and item.encoder.index in skipping
             else item
-            for item in model.body
+            for item in whole.body
         ]
-        return workload(replace(model, body=tuple(body)))
+        return replace(whole, body=tuple(body))
 
 
 class EvitPruning(Method):
@@ -232,17 +274,15 @@ class DynamicVit(Method):
         return workload(tokens.with_tokens(model, counts, added))
 
 
-def without_attention(encoder: Encoder) -> Encoder:
+def without_attention(encoder: EncoderWork) -> EncoderWork:
     """An encoder that only runs its MLP."""
     kept = tuple(op for op in encoder.operations if op.part not in _BRANCH)
-    return replace(encoder, operations=kept)
+    return replace(encoder, rows=0, operations=kept)
 
 
-def spread(model: Architecture, count: int, first: int = 1) -> Encoders:
-    """`count` encoders from `first` on, evenly spread and late, as the paper found best."""
-    last = len(model.encoders) - 1
-    free = last - first + 1
-    return tuple(sorted(last - k * free // count for k in range(count)))
+def spread(count: int, free: range) -> Encoders:
+    """`count` of the encoders in `free`, evenly spread and late, as the paper found best."""
+    return tuple(sorted(free[-1] - k * len(free) // count for k in range(count)))
 
 
 def closest_from_below(
@@ -271,11 +311,13 @@ def _shares(model: Architecture) -> Sequence[float]:
 
 
 def parameters(operations: tuple[Operation, ...]) -> int:
-    """Weights and biases of matrix products, scales and shifts of layer norms."""
+    """Weights and biases of matrix products, scales and shifts of layer norms, heads' weights."""
     count = 0
     for op in operations:
         if op.kind == "static_matmul":
             count += op.groups * op.out_features * (op.in_features + op.bias)
         elif op.function == "layer_norm":
             count += 2 * op.out_features
+        elif op.part == "mixing" and op.function == "multiply_add":
+            count += op.groups * op.in_features
     return count

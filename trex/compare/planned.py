@@ -112,6 +112,44 @@ class DiffRate(Planned):
         return Plan(merges=tuple(merges))
 
 
+class SharedRows(Planned):
+    """Similar tokens share one row of attention, and stay: from a quarter of the encoders on.
+
+    Every other encoder matches tokens, and the next one takes its groups. The last encoder
+    computes its class rows alone where that is legal.
+    """
+
+    name = "shared_rows"
+    title = "shared rows"
+    source = "tokens stay, rows are shared (docs/plans.md), by ToMe's matching"
+
+    def refusal(self, model: Architecture) -> str:
+        """Why no row can be shared."""
+        if model.layout.windows:
+            return f"{model.model} attends in windows, each of its own size"
+        return "" if self.settings(model) else f"{model.model} has too few tokens"
+
+    def settings(self, model: Architecture) -> Sequence[float]:
+        """The share of rows left, at every number of rows that tokens can share."""
+        tokens = model.layout.tokens
+        return [rows / tokens for rows in range(tokens - 1, model.layout.protected, -1)]
+
+    def label(self, setting: float) -> str:
+        """The share."""
+        return f"rows {setting:.2f}"
+
+    def plan(self, model: Architecture, setting: float) -> Plan:
+        """So many rows in every encoder from a quarter on."""
+        layout = model.layout
+        last, left = len(layout.stages) - 1, round(setting * layout.tokens)
+        dead = not layout.no_class_rows
+        rows = [
+            Rows(encoder, left) if number % 2 == 0 else Rows(encoder, 0, encoder - 1)
+            for number, encoder in enumerate(range(len(layout.stages) // 4, last + 1 - dead))
+        ]
+        return Plan(rows=(*rows, *([Rows(last)] if dead else [])))
+
+
 class ClassRows(Planned):
     """The last encoder's rows that nobody reads are left out: the original's answers, exactly."""
 

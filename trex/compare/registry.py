@@ -16,17 +16,19 @@ from trex.compare.methods import (
     IdentityReuse,
     MapReuse,
     Method,
+    MixedMapReuse,
 )
-from trex.compare.planned import ClassRows, DiffRate, TomeMerging
+from trex.compare.planned import ClassRows, DiffRate, SharedRows, TomeMerging
 from trex.config import did_you_mean
 from trex.errors import ModelError
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
-        FittedReuse(), FittedMapReuse(), BlockReuse(), IdentityReuse(), MapReuse(),
-        AttentionSkip(), TomeMerging(), DiffRate(), ClassRows(), EvitPruning(), DynamicVit(),
-        WeightSharing(), ReTransformer(), FusedQk(), DepthFirstSoftmax(),
+        FittedReuse(), FittedMapReuse(), MixedMapReuse(), BlockReuse(), IdentityReuse(),
+        MapReuse(), AttentionSkip(), TomeMerging(), DiffRate(), SharedRows(), ClassRows(),
+        EvitPruning(), DynamicVit(), WeightSharing(), ReTransformer(), FusedQk(),
+        DepthFirstSoftmax(),
     )
 }  # fmt: skip
 

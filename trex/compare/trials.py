@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trex.compare.choose import choose_encoders, choose_fitted, fit_plan
 from trex.compare.given import Given
 from trex.compare.measure import Evaluation, Measured
-from trex.compare.methods import AttentionSkip, Encoders, FittedReuse, Method, spread
+from trex.compare.methods import Encoders, FittedReuse, Method, Reuse, spread
 from trex.compare.planned import Planned
 from trex.compare.question import Question
 from trex.compare.variants import running, variant
@@ -90,8 +90,10 @@ class Trials:
     def _encoders(self, method: Method, count: int) -> Encoders:
         calibration = self._question.calibration
         if calibration is None:
-            first = 0 if isinstance(method, AttentionSkip) else 1
-            return spread(self._question.subject.model, count, first)
+            layout = self._question.subject.model.layout
+            if isinstance(method, Reuse):
+                return method.spread(layout, count)
+            return spread(count, range(len(layout.stages)))
         found = self._question.kept.get(
             {
                 "choice": method.name,
@@ -120,7 +122,8 @@ class Trials:
             **self._calibrated(calibration),
         }  # fmt: skip
         consumers = tuple(self._question.kept.get(key, choose))
-        return consumers, self.plan(method.plan(consumers), method.title)
+        layout = self._question.subject.model.layout
+        return consumers, self.plan(method.plan(consumers, layout), method.title)
 
     def _fit(self, plan: Plan, images: ImageSet) -> nn.Module:
         pixels = (batch.images for batch in batches(images, _BATCH))

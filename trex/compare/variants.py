@@ -32,7 +32,7 @@ def variant(
     """
     model, adapter = loaded.model, loaded.adapter
     if isinstance(method, Reuse):
-        return running(loaded, method.plan(encoders))
+        return running(loaded, method.plan(encoders, adapter.layout(model)))
     if isinstance(method, AttentionSkip):
         return SkippedAttention(model, adapter, encoders)
     assert isinstance(method, EvitPruning)
