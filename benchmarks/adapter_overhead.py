@@ -48,7 +48,7 @@ def in_steps(adapter: Adapter, model: nn.Module, images: Tensor) -> Tensor:
     for index, block in enumerate(blocks):
         stream = adapter.before(block, stream)
         output, _ = adapter.attend(block, stream, offers)
-        stream = adapter.after(block, adapter.merge(block, stream, output))
+        stream = adapter.after(block, adapter.join(block, stream, adapter.branch(block, output)))
         stream = adapter.between(model, index, stream)
     return adapter.head(model, stream)
 

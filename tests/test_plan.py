@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from trex.errors import PlanError
 from trex.plan import (
+    MAP_TRANSFORMS,
     REUSED_TENSORS,
     TRANSFORMS,
+    EncoderPlan,
     Layout,
     Merge,
     Plan,
@@ -24,25 +26,22 @@ MOST_ENCODERS = 24
 
 def layout(encoders: int, **more: Any) -> Layout:
     """Of a plain vision transformer: 197 tokens, of which the first is a class token."""
-    usual: dict[str, Any] = {"tokens": 197, "protected": 1, "class_rows": 1}
+    usual: dict[str, Any] = {"tokens": 197, "protected": 1, "class_tokens": 1, "class_rows": 1}
     return Layout(stages=(0,) * encoders, **{**usual, **more})
 
 
 @st.composite
-def reuses(draw: st.DrawFn) -> tuple[Reuse, ...]:
+def reuses(draw: st.DrawFn, *, mixed: bool = False) -> tuple[Reuse, ...]:
     """Consumers of up to 24 encoders; they reuse any earlier producer in any form."""
     consumers = draw(st.sets(st.integers(1, MOST_ENCODERS - 1)))
     found = []
     for consumer in consumers:
         producers = [i for i in range(consumer) if i not in consumers]
-        found.append(
-            Reuse(
-                consumer,
-                draw(st.sampled_from(producers)),
-                draw(st.sampled_from(REUSED_TENSORS)),
-                draw(st.sampled_from(TRANSFORMS)),
-            )
-        )
+        tensor = draw(st.sampled_from(REUSED_TENSORS))
+        transforms = TRANSFORMS if tensor == "output" or not mixed else MAP_TRANSFORMS
+        transform = draw(st.sampled_from(transforms))
+        source = consumer if transform == "average" else draw(st.sampled_from(producers))
+        found.append(Reuse(consumer, source, tensor, transform))
     return tuple(draw(st.permutations(found)))
 
 
@@ -50,12 +49,23 @@ def reuses(draw: st.DrawFn) -> tuple[Reuse, ...]:
 def plans(draw: st.DrawFn) -> Plan:
     """Any plan that a plain vision transformer of 24 encoders can run."""
     last = MOST_ENCODERS - 1
-    of = draw(reuses())
+    of = draw(reuses(mixed=True))
     merging = draw(st.lists(st.integers(0, last - 1), unique=True, max_size=6))
     merges = tuple(Merge(encoder, draw(st.integers(0, 12))) for encoder in merging)
     maps = {r.consumer for r in of if r.tensor == "map"}
-    rows = (Rows(last),) if last not in maps and draw(st.booleans()) else ()
-    return Plan(of, tuple(draw(st.permutations(merges))), rows)
+    rows = [Rows(last)] if last not in maps and draw(st.booleans()) else []
+    rows += [Rows(consumer) for consumer in maps - {last} if draw(st.booleans())]
+    consumers = {r.consumer for r in of}
+    groups: int | None = None
+    for encoder in range(last):
+        if encoder not in consumers and draw(st.booleans()):
+            taken = groups is not None and draw(st.booleans())
+            own = Rows(encoder, 0, groups) if taken else Rows(encoder, draw(st.integers(2, 60)))
+            groups = groups if taken else encoder
+            rows.append(own)
+        if any(m.encoder == encoder and m.pairs for m in merges):
+            groups = None
+    return Plan(of, tuple(draw(st.permutations(merges))), tuple(draw(st.permutations(rows))))
 
 
 def consumers_of(plan: Plan) -> tuple[int, ...]:
@@ -88,7 +98,7 @@ def test_plans_are_equal_where_their_texts_are(one: Plan, other: Plan) -> None:
 def test_sources_are_producers_that_run_before(plan: Plan) -> None:
     assert not set(plan.sources) & set(plan.consumers)
     for reuse in plan.reuses:
-        assert reuse.source < reuse.consumer
+        assert reuse.source < reuse.consumer or reuse.is_average
         assert plan.reuse_of(reuse.consumer) == reuse
     assert plan.n_reuse == len(plan.consumers) == len(plan.reuses)
     assert all(plan.reuse_of(source) is None for source in plan.sources)
@@ -98,12 +108,19 @@ def test_sources_are_producers_that_run_before(plan: Plan) -> None:
 @given(plans())
 def test_an_encoder_tells_all_that_is_done_there(plan: Plan) -> None:
     told = [plan.at(encoder) for encoder in range(plan.named_encoders)]
-    assert all(plan.at(e) == (None, 0, None) for e in range(plan.named_encoders, MOST_ENCODERS))
+    assert all(plan.at(e) == EncoderPlan(None) for e in range(plan.named_encoders, MOST_ENCODERS))
     assert Plan(
         tuple(here.reuse for here in told if here.reuse),
         tuple(Merge(encoder, here.pairs) for encoder, here in enumerate(told)),
-        tuple(Rows(encoder, here.rows) for encoder, here in enumerate(told) if here.rows),
+        tuple(
+            Rows(encoder) if here.class_rows
+            else Rows(encoder, 0 if here.groups_of is not None else here.shared, here.groups_of)
+            for encoder, here in enumerate(told) if here.class_rows or here.shared
+        ),
     ) == plan  # fmt: skip
+    for here in told:
+        if here.groups_of is not None:
+            assert here.shared == plan.at(here.groups_of).shared
 
 
 @given(plans())
@@ -112,7 +129,7 @@ def test_tokens_fall_by_the_pairs_that_merge(plan: Plan) -> None:
     pairs = [plan.at(encoder).pairs for encoder in range(MOST_ENCODERS)]
     for encoder, (attention, mlp) in enumerate(counts):
         assert attention == 197 - sum(pairs[:encoder])
-        assert mlp == (1 if plan.at(encoder).rows else attention - pairs[encoder])
+        assert mlp == (1 if plan.at(encoder).only_class else attention - pairs[encoder])
 
 
 @given(reuses(), st.sampled_from(TRANSFORMS))
@@ -183,7 +200,11 @@ def test_keys_name_files_and_never_change() -> None:
         ("3~", "'3~' is not part", "encoder~pairs"),
         ("~3", "'~3' is not part", "encoder~pairs"),
         ("11=class 11=class", "encoder 11 has its rows named twice", "once"),
-        ("11=patch", "encoder 11 cannot compute the rows 'patch'", "11=class"),
+        ("11=patch", "'11=patch' is not part of a plan", "11=class"),
+        ("3:output/average", "'3:output/average' is not part of a plan", "3~40"),
+        ("5<-4:output/mixed", "encoder 5 cannot reuse an output through 'mixed'", "reuse the map"),
+        ("5<-4:map/average", "encoder 5 has an average map, which has no source", "5:map/average"),
+        ("6=3 6=@4", "encoder 6 has its rows named twice", "once"),
         ("11=", "'11=' is not part", "11=class"),
         ("5<-", "'5<-' is not part", "consumer<-source"),
         ("<-4", "'<-4' is not part", "consumer<-source"),
@@ -229,8 +250,19 @@ def test_a_plan_beyond_the_model_is_refused() -> None:
         ("11=class", {"no_class_rows": "its head reads the patches"},
          "encoder 11 cannot compute its class rows only: its head reads the patches",
          "leave 11=class out"),
-        ("11<-4:map 11=class", {}, "encoder 11 cannot compute its class rows only: it reuses a m",
+        ("11<-4:map 11=class", {}, "encoder 11 is the last, of which the head reads class rows",
          "leave 11=class out"),
+        ("5<-4:map 5=class", {"class_tokens": 0},
+         "encoder 5 cannot compute its class rows: the model has no class", "leave 5=class out"),
+        ("5=198", {}, "encoder 5 shares 198 rows among 197 tokens; at most 197", "fewer rows"),
+        ("3~98 5=100", {}, "encoder 5 shares 100 rows among 99 tokens; at most 99", "merge less"),
+        ("5=1", {}, "encoder 5 shares 1 rows; at least 2", "rows of their own"),
+        ("5<-4 5=20", {}, "encoder 5 reuses and has no queries", "leave 5=20 out"),
+        ("5=@4", {}, "encoder 5 takes the groups of encoder 4, which matches none", "4=53"),
+        ("4=20 4~9 5=@4", {}, "encoder 5 takes the groups of encoder 4, but encoder 4 merges",
+         "rows of its own"),
+        ("5<-4:map/mixed", {"no_map_rows": "words have no places"},
+         "encoder 5 cannot mix maps: words have no places", "leave 5<-4:map/mixed out"),
         ("11~4 11=class", {}, "encoder 11 computes its class rows only, which do not merge",
          "leave 11~4 out"),
     ],

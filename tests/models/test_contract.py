@@ -35,6 +35,7 @@ from trex.reuse import (
     remove_reuse,
     set_grad_checkpointing,
 )
+from trex.reuse.route import State
 
 PLAN = "2<-1 3<-1:map 5<-4:map"
 #: a producer and two consumers merge; what is kept of encoder 1 passes through two merges
@@ -101,7 +102,9 @@ def test_stepping_is_calling(kind: Kind, tensors: tuple[ReusedTensor, ...]) -> N
             stream = adapter.before(block, stream)
             output, kept = adapter.attend(block, stream, frozenset(tensors))
             assert set(kept) == set(tensors)
-            stream = adapter.after(block, adapter.merge(block, stream, output))
+            stream = adapter.after(
+                block, adapter.join(block, stream, adapter.branch(block, output))
+            )
             stream = adapter.between(model, index, stream)
         logits = adapter.head(model, stream)
     assert close(logits, logits_of(model, images), 1e-12 if "map" in tensors else 1e-6)
@@ -266,7 +269,7 @@ def test_layer_scale_is_folded_into_the_projection() -> None:
     apply_reuse(model, "2<-1", "none")
     consumer = consumers_of(model)[2]
     with torch.no_grad():
-        merged = consumer.merge(stream, consumer.features(stream, reused))
+        merged = consumer.merge(stream, consumer.features(stream, reused, State(stream)))
     torch.testing.assert_close(merged, expected)
     assert not hasattr(consumer, "ls1")
     assert source is model.blocks[1]

@@ -160,7 +160,9 @@ def test_one_row_of_logits_an_image(name: str) -> None:
         for index, block in enumerate(blocks_of(model)):
             stream = adapter.before(block, stream)
             output, _ = adapter.attend(block, stream, frozenset({"output"}))
-            stream = adapter.after(block, adapter.merge(block, stream, output))
+            stream = adapter.after(
+                block, adapter.join(block, stream, adapter.branch(block, output))
+            )
             stream = adapter.between(model, index, stream)
         logits = adapter.head(model, stream)
     torch.testing.assert_close(logits, expected)

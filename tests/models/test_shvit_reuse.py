@@ -14,10 +14,12 @@ from torch import nn
 from trex.architecture import Architecture
 from trex.errors import ModelError, PlanError
 from trex.hardware import load_chip, price, workload
+from trex.models.adapter import ConsumerForm
 from trex.models.registry import adapter_of, architecture, architecture_of, create
 from trex.models.trace import trace_architecture
 from trex.plan import Plan, ReusedTensor
 from trex.reuse import apply_reuse, consumers_of
+from trex.reuse.route import State
 
 KIND = STAGED_KINDS["shvit"]
 #: encoders of each stage with attention
@@ -126,8 +128,13 @@ def test_channels_beside_the_attention_stay_the_consumers_own() -> None:
         assert kept["output"].shape == (2, 6, 3, 3)
         assert torch.equal(output[:, 6:], stream[:, 6:])
         for tensor in ("map", "output"):
-            consumer = adapter.make_consumer(block, tensor, nn.Identity(), own_input=False).eval()
-            torch.testing.assert_close(consumer.features(stream, kept[tensor]), output.relu())
+            form = ConsumerForm(tensor=tensor, transform=nn.Identity())
+            features = (
+                adapter.make_consumer(block, form)
+                .eval()
+                .features(stream, kept[tensor], State(stream))
+            )
+            torch.testing.assert_close(features, output.relu())
 
 
 @pytest.mark.parametrize("plan", ["2<-1 4<-3", "2<-1:map 7<-6:map"])

@@ -13,6 +13,7 @@ from torch import nn
 from trex.architecture import Architecture
 from trex.errors import ModelError, PlanError
 from trex.hardware import load_chip, price, workload
+from trex.models.adapter import ConsumerForm
 from trex.models.registry import adapter_of, architecture, architecture_of, create
 from trex.models.staged import folded_projection
 from trex.models.trace import trace_architecture
@@ -20,6 +21,7 @@ from trex.models.uniform import UniForm
 from trex.models.uniform.layers import ConvBN
 from trex.plan import Plan, ReusedTensor
 from trex.reuse import apply_reuse, consumers_of, remove_reuse, set_grad_checkpointing
+from trex.reuse.route import State
 
 KIND = STAGED_KINDS["uniform"]
 NAMES = ("uniform_t", "uniform_s", "uniform_m", "uniform_l")
@@ -115,11 +117,15 @@ def test_every_window_gets_its_sources_map() -> None:
         assert kept["map"].shape == (2, 4, 49, 49)
         torch.testing.assert_close(kept["output"], output)
         # on the source's own values, the source's map makes the source's output
-        consumer = adapter.make_consumer(first, "map", nn.Identity(), own_input=False).eval()
-        features = consumer.features(stream, kept["map"])
+        consumer = adapter.make_consumer(
+            first, ConsumerForm(tensor="map", transform=nn.Identity())
+        ).eval()
+        features = consumer.features(stream, kept["map"], State(stream))
         torch.testing.assert_close(features, output.relu())
         merged = consumer.merge(stream, features)
-        torch.testing.assert_close(merged, adapter.merge(first, stream, output))
+        torch.testing.assert_close(
+            merged, adapter.join(first, stream, adapter.branch(first, output))
+        )
         assert not torch.allclose(adapter.attend(second, stream, frozenset())[0], output)
 
 
