@@ -81,6 +81,16 @@ def test_an_average_map_is_the_mean_over_images(tmp_path: Path) -> None:
     )
 
 
+def test_the_first_encoder_may_be_an_average(tmp_path: Path) -> None:
+    kind, plan = KINDS["vit"], Plan.parse("0:map/average 3<-1")
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    fitted, _ = fit(model, images, plan, tmp_path)
+    variant = apply_fitted(kind.build(), fitted)
+    torch.testing.assert_close(
+        logits_of(variant, images[N_FIT:]), fitted.logits, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_zero_weights_are_the_average_map() -> None:
     kind = KINDS["vit"]
     images = kind.images()

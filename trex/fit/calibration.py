@@ -136,7 +136,8 @@ class Calibration:
         start, kept = self.n_images, 1.0 - self.settings.drift
 
         def see(step: Step, passed: Passed) -> None:
-            if step.index and fitted:
+            # encoder 0 can only be one of average maps
+            if fitted and (step.index or 0 in self.maps):
                 target = passed.attended.stream - kept * passed.entered.stream
                 self.targets[step.index].write(start, target)
             for (_, _), value in passed.left.kept.items():
