@@ -11,7 +11,6 @@ from trex.commands._arguments import ACCOUNTINGS
 from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
-from trex.plan import TRANSFORMS
 
 if TYPE_CHECKING:
     from trex.architecture import Operation
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transform",
         default="linear",
-        choices=TRANSFORMS,
+        choices=_arguments.TRANSFORMS_LEFT_OUT,
         help="of the consumers whose transform the plan leaves out",
     )
     parser.add_argument(
