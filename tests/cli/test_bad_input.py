@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from small_runs import CLASSES, Inputs, write_images
 
+import trex.search.pick  # noqa: F401 (it binds `load`: not first while a test has replaced that)
 from trex.cli import main
 from trex.datafiles import data_folder
 from trex.models.registry import create
