@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\nThe best plan as a folder that runs anywhere TReX is installed:")
         _command("export", str(found), "--out", str(bundle))
-    print("\nWhat it costs on the chip, stage by stage (no reuse at the bottom):")
+    print("\nWhat it costs on the chip, stage by stage (the original at the bottom):")
     _command("cost", "--model", DIGITS_MODEL, "--hw", "trex_fefet_32nm", "--plan", _plan(bundle))
     return 0
 
