@@ -19,7 +19,6 @@ from trex.hardware import load_chip, price, workload
 from trex.models.registry import architecture_of, load
 from trex.plan import Plan
 from trex.reuse import apply_plan
-from trex.search.records import mean_kl
 from trex.training.data import batches, open_dataset
 from trex.training.evaluate import compare_paired, predict
 from trex.training.transforms import DataConfig, eval_transform
@@ -89,7 +88,7 @@ def main() -> None:
             f"| `{plan}` | {cost.latency_s / whole.latency_s:.3f}x "
             f"| {cost.energy_j / whole.energy_j:.3f}x | {cost.area_m2 / whole.area_m2:.3f}x "
             f"| {whole.edap_j_s_m2 / cost.edap_j_s_m2:.2f}x lower "
-            f"| {mean_kl(answers.logits, original.logits):.3f} | {100 * paired.agreement:.1f} % "
+            f"| {paired.mean_kl:.3f} | {100 * paired.agreement:.1f} % "
             f"| {100 * paired.top1:.1f} % | {-100 * paired.difference:.1f} ({low:.1f} to "
             f"{high:.1f}) |",
             flush=True,

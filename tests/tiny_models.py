@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from trex.models.bert import from_transformers, pack_inputs
 from trex.models.registry import adapter_of
@@ -186,6 +187,17 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """The model's logits, without gradients."""
     with torch.no_grad():
         return cast(Tensor, model(images))
+
+
+def products_of(model: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of one forward; plain attention, which every version counts."""
+    with (
+        torch.no_grad(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model(images)
+    return int(counter.get_total_flops() // 2)
 
 
 def total(outputs: Any) -> Tensor:

@@ -114,11 +114,9 @@ class Encoder:
 
     @property
     def attention(self) -> AttentionShape:
-        """Its maps, as its operations compute them; of one that skips attention, as all would."""
-        queries = next((op for op in self.operations if op.part == "q"), None)
-        scores = next((op for op in self.operations if op.part == "scores"), None)
-        if queries is None or scores is None:
-            return AttentionShape(1, self.heads, self.tokens, self.dim // self.heads)
+        """Its maps, as its operations compute them."""
+        queries = next(op for op in self.operations if op.part == "q")
+        scores = next(op for op in self.operations if op.part == "scores")
         windows = queries.vectors // scores.vectors
         return AttentionShape(
             windows, scores.groups // windows, scores.out_features, scores.in_features

@@ -161,7 +161,7 @@ class Layout:
 
     def most_pairs(self, tokens: int) -> int:
         """Of so many tokens, how many pairs can become one: half of those not protected."""
-        return max(0, tokens - self.protected) // 2
+        return most_pairs(tokens, self.protected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,11 +347,6 @@ class Plan:
         fitted = [r.consumer for r in self.reuses if r.transform != "none"]
         shared = [r.encoder for r in self.rows if r.rows != "class"]
         return min((*fitted, *shared, *(m.encoder for m in self.merges)), default=None)
-
-    @property
-    def changes_attention(self) -> bool:
-        """Whether projections can make up for anything."""
-        return self.first_changed is not None
 
     def at(self, encoder: int) -> EncoderPlan:
         """What is done in one encoder."""
@@ -543,9 +538,9 @@ class Plan:
         return self.tokens(layout)[encoder][0]
 
     def _check_merges(self, layout: Layout) -> None:
-        for merge, (before, _) in (
-            (merge, self.tokens(layout)[merge.encoder]) for merge in self.merges
-        ):
+        tokens = self.tokens(layout)
+        for merge in self.merges:
+            before, _ = tokens[merge.encoder]
             if layout.no_merging:
                 raise PlanError(
                     f"encoder {merge.encoder} cannot merge tokens: {layout.no_merging}",
@@ -560,6 +555,11 @@ class Plan:
 
     def __str__(self) -> str:
         return " ".join(map(str, (*self.reuses, *self.merges, *self.rows)))
+
+
+def most_pairs(tokens: int, protected: int) -> int:
+    """Of so many tokens, how many pairs can become one: half of those not protected."""
+    return max(0, tokens - protected) // 2
 
 
 def check_pairs(encoder: int, pairs: int, tokens: int, most: int) -> None:

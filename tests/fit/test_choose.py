@@ -13,9 +13,9 @@ from tiny_models import KINDS
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import Trial, choose_settings, steps_to_choose
 from trex.fit.fitter import PlanFitter
+from trex.fit.loss import mean_kl
 from trex.models.registry import adapter_of
 from trex.plan import Plan
-from trex.search.records import mean_kl
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from tiny_models import KINDS
 from torch import Tensor, nn
 
+from trex.fit.loss import mean_kl
 from trex.fit.refine import Batch, RefineSettings, _Equations, _groups, _left_out_square, refine
 from trex.models.registry import adapter_of
 from trex.reuse import apply_plan, apply_reuse
-from trex.search.records import mean_kl
 
 
 @pytest.fixture

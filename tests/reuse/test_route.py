@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import KINDS, Kind, blocks_of, logits_of
+from tiny_models import KINDS, Kind, blocks_of, logits_of, products_of
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trex.errors import PlanError
 from trex.hardware import workload
@@ -196,20 +195,9 @@ def test_products_are_those_of_the_workload(kind: Kind, reuse: str) -> None:
     model, images = kind.build().requires_grad_(False), kind.images(1)
     found = architecture_of(model, kind.name)
     plan = Plan.parse(f"{reuse} 0~1 2~1" + (" 5=class" if kind.reads_class else ""))
-    spared = counted(model, images)
-    spared -= counted(apply_plan(model, plan), images)
+    spared = products_of(model, images)
+    spared -= products_of(apply_plan(model, plan), images)
     assert found.macs - workload(found, plan).macs == spared
-
-
-def counted(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates of one forward; plain attention, which every version counts."""
-    with (
-        torch.no_grad(),
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
-        model(images)
-    return counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize(
@@ -226,6 +214,19 @@ def counted(model: nn.Module, images: Tensor) -> int:
         ("vit", "5<-4:map 5=class", "encoder 5 is the last, of which the head reads class rows"),
         ("vit", "5~1 5=class", "encoder 5 computes its class rows only, which do not merge"),
         ("vit", "7~1", "the plan names encoder 7, but the model has 6 encoders"),
+        ("vit", "2=6", "encoder 2 shares 6 rows among 5 tokens; at most 5"),
+        ("vit", "2=1", "encoder 2 shares 1 rows; at least 2"),
+        ("distilled", "2=2", "encoder 2 shares 2 rows; at least 3"),
+        ("uniform", "2=50", "encoder 2 shares 50 rows among"),
+        ("vit", "3=@2", "encoder 3 takes the groups of encoder 2, which matches none"),
+        ("vit", "1=3 2=@1 3=@2", "encoder 3 takes the groups of encoder 2, which matches none"),
+        ("vit", "2=4 2~1 3=@2", "encoder 3 takes the groups of .* encoder 2 merges tokens in"),
+        ("vit", "2<-1 2=4", "encoder 2 reuses and has no queries"),
+        ("uniform", "5=4 6=@5", "encoder 6 takes the groups of encoder 5 of another stage"),
+        ("bert", "2<-1:map/mixed", "encoder 2 cannot mix maps: a text's words"),
+        ("uniform", "2:map/average", "encoder 2 cannot mix maps: maps of UniForm"),
+        ("registers, averaged", "2<-1:map 2=class", "encoder 2 cannot compute its class rows"),
+        ("vit", "5<-4:map/mixed 5=class", "encoder 5 is the last, of which the head reads"),
     ],
 )
 def test_what_does_not_fit_names_the_encoder_and_leaves_the_model(

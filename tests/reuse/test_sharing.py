@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import KINDS, Kind, logits_of
+from tiny_models import KINDS, Kind, logits_of, products_of
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from trex.errors import PlanError
 from trex.models.registry import adapter_of
@@ -142,49 +141,13 @@ def test_shared_rows_spare_products(name: str) -> None:
     tokens, rows = layout.tokens, layout.tokens - 1
     width = adapter_of(model).stem(model, images).shape[-1]
 
-    def counted() -> int:
-        with (
-            torch.no_grad(),
-            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(images)
-        return counter.get_total_flops() // 2
-
-    before = counted()
+    before = products_of(model, images)
     apply_plan(model, f"1={rows} 2=@1")
     heads = 3
     first, second = (tokens + 1) // 2, tokens // 2
     likenesses = first * second * (width // heads)
     spared = 2 * (2 * width * width + 2 * tokens * width)  # one row in each of two encoders
-    assert before - counted() == spared - likenesses
-
-
-@pytest.mark.parametrize(
-    ("name", "plan", "message"),
-    [
-        ("vit", "2=6", "encoder 2 shares 6 rows among 5 tokens; at most 5"),
-        ("vit", "2=1", "encoder 2 shares 1 rows; at least 2"),
-        ("distilled", "2=2", "encoder 2 shares 2 rows; at least 3"),
-        ("uniform", "2=50", "encoder 2 shares 50 rows among"),
-        ("vit", "3=@2", "encoder 3 takes the groups of encoder 2, which matches none"),
-        ("vit", "1=3 2=@1 3=@2", "encoder 3 takes the groups of encoder 2, which matches none"),
-        ("vit", "2=4 2~1 3=@2", "encoder 3 takes the groups of .* encoder 2 merges tokens in"),
-        ("vit", "2<-1 2=4", "encoder 2 reuses and has no queries"),
-        ("uniform", "5=4 6=@5", "encoder 6 takes the groups of encoder 5 of another stage"),
-        ("bert", "2<-1:map/mixed", "encoder 2 cannot mix maps: a text's words"),
-        ("uniform", "2:map/average", "encoder 2 cannot mix maps: maps of UniForm"),
-        ("registers, averaged", "2<-1:map 2=class", "encoder 2 cannot compute its class rows"),
-        ("vit", "5<-4:map/mixed 5=class", "encoder 5 is the last, of which the head reads"),
-    ],
-)
-def test_what_does_not_fit_names_the_encoder(name: str, plan: str, message: str) -> None:
-    model = KINDS[name].build()
-    modules = dict(model.named_modules())
-    with pytest.raises(PlanError, match=message) as caught:
-        apply_plan(model, plan)
-    assert caught.value.hint
-    assert dict(model.named_modules()) == modules
+    assert before - products_of(model, images) == spared - likenesses
 
 
 def test_fewer_tokens_than_rows_are_refused_by_name() -> None:

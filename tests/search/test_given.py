@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,22 @@ def test_plans_that_begin_alike_stand_together() -> None:
     ordered = [str(plan) for plan in in_tree_order(map(Plan.parse, texts))]
     assert ordered == ["", "3<-1", "2~1", "2~1 5=class", "3<-1 2~1", "2~2", "2<-1",
                        "2<-1 5=class"]  # fmt: skip
+
+
+def test_what_is_recorded_needs_no_pass_of_the_original(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the winner was written, a fit goes on from its records and fit.json."""
+    out = tmp_path / "run"
+    command = inputs.fit(out, "1~1 3~1", more=EXACT)
+    assert main(command) == 0
+    before = load_file(out / "best" / "model.safetensors")
+    shutil.rmtree(out / "best")
+
+    def none(*_: object, **__: object) -> None:
+        pytest.fail("the original ran over the images again")
+
+    monkeypatch.setattr("trex.search.workshop.Calibration", none)
+    assert main(command) == 0
+    after = load_file(out / "best" / "model.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())

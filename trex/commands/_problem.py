@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,18 +158,23 @@ def search_of(
     return Search(shop, manifest), None if evaluated is None else _measurement(problem, evaluated)
 
 
-def concluded(
-    search: Search, best: dict[str, Any], measure: Any, seconds: float
+def carry_out(
+    args: argparse.Namespace, prepare: Callable[[argparse.Namespace], tuple[Search, Any]]
 ) -> dict[str, Any]:
-    """What a finished search tells, kept in its folder for later commands."""
+    """Prepare a search and run it: what it tells, kept in its folder for later commands."""
+    import time
+
     from trex.models.registry import architecture_of
     from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
 
+    started = time.monotonic()
+    search, measure = prepare(args)
+    best = search.execute()
     loaded = search.problem.loaded
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
     result = outcome(search, best, measure)
-    result["seconds"] = round(seconds, 1)
+    result["seconds"] = round(time.monotonic() - started, 1)
     search.run.write_json("summary.json", result)
     _warn_if_far(result)
     return result

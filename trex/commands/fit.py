@@ -55,12 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, measure, print the table."""
-    import time
-
-    started = time.monotonic()
-    search, measure = prepare(args)
-    best = search.execute()
-    result = _problem.concluded(search, best, measure, time.monotonic() - started)
+    result = _problem.carry_out(args, prepare)
     if args.json:
         from trex.search.outcome import fit_answer
 

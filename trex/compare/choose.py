@@ -20,10 +20,10 @@ from trex.compare.variants import num_encoders, variant
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import choose_settings
 from trex.fit.fitter import FittedPlan, PlanFitter
+from trex.fit.loss import mean_kl
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
-from trex.reuse.transforms import AVERAGED
-from trex.search.records import mean_kl
+from trex.reuse.transforms import AVERAGED, averaged
 
 #: Losses of sets of encoders, in their order.
 Losses = Callable[[Sequence[Encoders]], Sequence[float]]
@@ -125,7 +125,7 @@ def fit_plan(
     loaded: LoadedModel, plan: Plan, images: Iterable[Tensor], scratch: Path
 ) -> FittedPlan:
     """A plan, fitted on batches of images (B, C, H, W)."""
-    maps = {r.consumer for r in plan.reuses if r.transform in AVERAGED}
+    maps = averaged([plan])
     whole = Calibration(
         loaded.model, loaded.adapter, images, settings=FitSettings(), scratch=scratch, maps=maps
     )

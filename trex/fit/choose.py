@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
+from trex.fit.loss import mean_kl
 from trex.plan import Plan
 
 #: Images that take part, and the share of them that ways of fitting are compared on.
@@ -83,7 +81,7 @@ def choose_settings(
                 )
                 (fitted,) = fitter.fit([plan])
                 original = calibration.logits[images - held_out : images]
-                tried[way] = Trial(settings=way, loss=_kl(fitted.logits, original))
+                tried[way] = Trial(settings=way, loss=mean_kl(fitted.logits, original))
 
     attempt(replace(base, shrink=share) for share in _SHARES)
     chosen = best()
@@ -98,8 +96,3 @@ def steps_to_choose(calibration: Calibration) -> int:
     images = min(calibration.n_fit, MOST_IMAGES)
     ways = len(_SHARES) + len(_CLASS_WEIGHTS) + len(_RIDGES)
     return ways * images * len(calibration.encoders)
-
-
-def _kl(logits: Tensor, original: Tensor) -> float:
-    of, to = (x.double().log_softmax(-1) for x in (logits, original))
-    return float(F.kl_div(of, to, reduction="batchmean", log_target=True))

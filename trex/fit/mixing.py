@@ -25,6 +25,7 @@ from torch import Tensor
 from trex.errors import DataError
 from trex.fit.calibration import Calibration
 from trex.models.adapter import Consumer
+from trex.models.vit import map_rows
 from trex.reuse.route import State, Step
 
 #: Penalty on the weights, as a share of the mean square of the source's deviations.
@@ -79,15 +80,12 @@ def spread_map(state: State, map_BHNN: Tensor) -> Tensor:
 
     Each of a merged token's parts has its row, and an equal share of what it is attended with.
     """
-    if state.groups is None:
+    merged = state.merged
+    if merged is None:
         return map_BHNN
-    assert state.sizes is not None
-    heads, tokens = map_BHNN.shape[1], state.groups.shape[1]
-    share = 1.0 / state.sizes.gather(1, state.groups)
-    places = state.groups[:, None, :, None].expand(-1, heads, -1, map_BHNN.shape[3])
-    rows = map_BHNN.gather(2, places)
-    places = state.groups[:, None, None, :].expand(-1, heads, tokens, -1)
-    return rows.gather(3, places) * share[:, None, None, :].to(map_BHNN.dtype)
+    rows = map_rows(map_BHNN, merged)
+    share = merged.share.to(map_BHNN.dtype)
+    return map_rows(rows.mT, merged).mT * share[:, None, None, :]
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from trex.architecture import Encoder, Operation
 from trex.hardware.merging import likest, matching, means, values
+from trex.plan import most_pairs
 
 
 def repeated_matching(
@@ -87,7 +88,7 @@ def shared_inputs(
 
 def _pairs(tokens: int, rows: int, protected: int) -> int:
     """How many pairs a round of matching makes, as `trex.reuse.merge.Sharing` does."""
-    return min(tokens - rows, (tokens - protected) // 2)
+    return min(tokens - rows, most_pairs(tokens, protected))
 
 
 def _constants(encoder: Encoder) -> list[str]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trex.errors import PlanError
+from trex.plan import most_pairs
 
 #: below any cosine: merged only where nothing else is left
 _LAST_RESORT: Final = -2.0
@@ -148,7 +149,8 @@ class Sharing:
         target = torch.arange(keys.shape[1], device=keys.device).expand(keys.shape[:2])
         sizes = self.sizes
         while keys.shape[1] > self.rows:
-            pairs = min(keys.shape[1] - self.rows, (keys.shape[1] - self.protected) // 2)
+            tokens = keys.shape[1]
+            pairs = min(tokens - self.rows, most_pairs(tokens, self.protected))
             step = match(keys, pairs, protected=self.protected, sizes_BN=sizes)
             keys, sizes, target = step.mean(keys), step.sizes, step.follow(target)
         return target

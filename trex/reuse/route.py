@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trex.errors import PlanError
 from trex.models.adapter import Adapter, AttentionRows, Consumer, Wanted
-from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, check_pairs
+from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, check_pairs, most_pairs
 from trex.reuse.merge import Assignment, Sharing, copies_of_groups, match, mean_of_groups
 
 #: an encoder and what is kept of it for later ones
@@ -42,22 +42,28 @@ class State(NamedTuple):
     groups: Tensor | None = None
     kept: Mapping[Kept, Tensor] = {}
 
+    @property
+    def merged(self) -> Assignment | None:
+        """How the model's first tokens became these; None where none was merged."""
+        if self.groups is None:
+            return None
+        assert self.sizes is not None
+        share = 1.0 / self.sizes.gather(1, self.groups).clamp_min(1.0)
+        return Assignment(self.groups, share, self.sizes)
+
     def tokens_of(self, rows_BND: Tensor) -> Tensor:
         """Rows of the model's first tokens, (B, N0, D), as this state's tokens, (B, N, D)."""
         if self.groups is not None:
-            merged = int(self.stream.shape[1]) if self.sizes is None else self.sizes.shape[1]
-            rows_BND = mean_of_groups(rows_BND, self.groups, merged)
+            assert self.sizes is not None
+            rows_BND = mean_of_groups(rows_BND, self.groups, self.sizes.shape[1])
         return rows_BND[:, : self.stream.shape[1]]
 
     def map_of(self, map_HNN: Tensor) -> Tensor:
         """A map over the model's first tokens as one over this state's, (B or 1, H, N, N)."""
-        whole = map_HNN[None]
-        if self.groups is None:
+        whole, merged = map_HNN[None], self.merged
+        if merged is None:
             return whole
-        assert self.sizes is not None
-        share = 1.0 / self.sizes.gather(1, self.groups).clamp_min(1.0)
-        merged = Assignment(self.groups, share, self.sizes)
-        return merged.mean_map(whole.expand(self.groups.shape[0], -1, -1, -1))
+        return merged.mean_map(whole.expand(merged.target.shape[0], -1, -1, -1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +144,9 @@ class Route:
             PlanError: a model of this layout cannot run it.
         """
         plan.validate(layout)
-        steps = []
+        kept, steps = kept_until(plan), []
         for index in range(len(layout.stages)):
-            live = frozenset(of for of, last in kept_until(plan) if of[0] <= index < last)
+            live = frozenset(of for of, last in kept if of[0] <= index < last)
             steps.append(Step.of(index, plan.at(index), live, layout))
         copies = bool(plan.merges) and not layout.class_rows
         return cls(plan=plan, layout=layout, steps=tuple(steps), copies=copies)
@@ -366,7 +372,7 @@ def _check_average(encoder: int, known: int, state: State) -> None:
 
 def _matched(step: Step, state: State, keys: Tensor) -> Assignment:
     tokens = keys.shape[1]
-    check_pairs(step.index, step.pairs, tokens, max(0, tokens - step.protected) // 2)
+    check_pairs(step.index, step.pairs, tokens, most_pairs(tokens, step.protected))
     return match(keys, step.pairs, protected=step.protected, sizes_BN=state.sizes)
 
 

@@ -7,6 +7,7 @@ projection then reads the reused tensor and the consumer's own normalised input 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trex.models.adapter import Adapter, Consumer, ConsumerForm
-from trex.plan import EncoderPlan, Layout, Transform
+from trex.plan import EncoderPlan, Layout, Plan, Transform
 
 #: transforms after which the projection also reads the consumer's own normalised input
 OWN_INPUT: Final[frozenset[Transform]] = frozenset({"linear_own"})
@@ -53,6 +54,11 @@ def make_transform(transform: Transform, like: nn.Linear) -> nn.Module:
     if transform == "block":
         return TransformationBlock(dim, device, dtype)
     return nn.Identity()
+
+
+def averaged(plans: Iterable[Plan]) -> set[int]:
+    """The encoders of which some plan takes average maps."""
+    return {r.consumer for plan in plans for r in plan.reuses if r.transform in AVERAGED}
 
 
 def consumer_of(block: nn.Module, here: EncoderPlan, layout: Layout, adapter: Adapter) -> Consumer:

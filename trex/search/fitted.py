@@ -13,6 +13,7 @@ from safetensors.torch import save
 from trex.files import write_atomic
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
+from trex.fit.loss import mean_kl
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -23,7 +24,7 @@ from trex.search.entries import (
     in_tree_order,
     measured_notes,
 )
-from trex.search.records import mean_kl, spent_on
+from trex.search.records import spent_on
 from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry
 from trex.search.surrogate import Surrogate, build, probes

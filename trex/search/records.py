@@ -8,27 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
+from trex.fit.loss import mean_kl
 from trex.search.pareto import hypervolume, knee, pareto_front
 
 
 def spent_on(rung: str, loss: float, images: int, seconds: float) -> dict[str, Any]:
     """What one rung found and spent on a candidate, for its record."""
     return {"rung": rung, "loss": loss, "images": images, "seconds": round(seconds, 3)}
-
-
-def mean_kl(logits: Tensor, original: Tensor) -> float:
-    """KL divergence of a variant's probabilities from the original's, in nats an image."""
-    return float(
-        F.kl_div(
-            logits.double().log_softmax(-1),
-            original.double().log_softmax(-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-    )
 
 
 def soft_agreement(logits: Tensor, original: Tensor) -> float:

@@ -14,7 +14,7 @@ from trex.fit.fitter import PlanFitter, apply_fitted
 from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
 from trex.reuse import apply_plan
-from trex.reuse.transforms import AVERAGED
+from trex.reuse.transforms import averaged
 from trex.search.problem import Problem, progress_bar
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
@@ -24,7 +24,7 @@ def fit_winner(
     problem: Problem, plan: Plan, fit: FitSettings, scratch: Path
 ) -> tuple[nn.Module, list[Round]]:
     """The running variant of a plan, and what its refinement did; the original stays."""
-    refines = plan.changes_attention and problem.settings.refine.rounds > 0
+    refines = plan.first_changed is not None and problem.settings.refine.rounds > 0
     if not refines and all(transform == "none" for transform in plan.transforms.values()):
         return apply_plan(deepcopy(problem.loaded.model), plan), []  # nothing to fit
     settings, loaded = problem.settings, problem.loaded
@@ -41,7 +41,7 @@ def fit_winner(
             pixels,
             settings=fit,
             scratch=scratch,
-            maps={r.consumer for r in plan.reuses if r.transform in AVERAGED},
+            maps=averaged([plan]),
             progress=advance,
         )
     try:

@@ -22,7 +22,7 @@ from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import choose_settings, steps_to_choose
 from trex.fit.fitter import PlanFitter, Take
 from trex.plan import Plan
-from trex.reuse.transforms import AVERAGED
+from trex.reuse.transforms import AVERAGED, averaged
 from trex.search.entries import Options, options_of, plan_of_trial
 from trex.search.feasible import PricedSpace
 from trex.search.locks import LOCKS, file_lock
@@ -116,20 +116,23 @@ class Workshop:
         base = self.problem.settings.fit
         if self.run.begun and self.run.manifest()["schema"] == V0_1:
             return base
-        calibration, plan = self.calibration, self._reference_plan()
         with file_lock(self.run.path / LOCKS / "fit"):
             stored = self.run.fitting()
             if stored is None:
-                most = steps_to_choose(calibration)
-                with progress_bar("choosing how to fit", most, "encoder steps") as advance:
-                    trials = choose_settings(calibration, plan, progress=advance)
-                stored = {
-                    "fitted": str(plan),
-                    "chosen": trials[0].chosen,
-                    "tried": [trial.as_json() for trial in trials],
-                }
+                stored = self._chosen_fit()
                 self.run.write_json(FIT, stored)
         return replace(base, **stored["chosen"])
+
+    def _chosen_fit(self) -> dict[str, Any]:
+        calibration, plan = self.calibration, self._reference_plan()
+        most = steps_to_choose(calibration)
+        with progress_bar("choosing how to fit", most, "encoder steps") as advance:
+            trials = choose_settings(calibration, plan, progress=advance)
+        return {
+            "fitted": str(plan),
+            "chosen": trials[0].chosen,
+            "tried": [trial.as_json() for trial in trials],
+        }
 
     def fitter(
         self, fit_rows: range | None = None, measure_rows: range | None = None
@@ -152,10 +155,7 @@ class Workshop:
 
     def _mapped(self) -> set[int]:
         """The encoders that may take average maps of themselves."""
-        given = {
-            r.consumer for plan in self.problem.plans for r in plan.reuses
-            if r.transform in AVERAGED
-        }  # fmt: skip
+        given = averaged(self.problem.plans)
         space = self.problem.space
         if any(transform in AVERAGED for _, transform in space.forms):
             given |= {i for i, allowed in enumerate(space.may_reuse) if allowed}

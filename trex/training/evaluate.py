@@ -15,12 +15,12 @@ from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from trex.errors import DataError
+from trex.fit.loss import mean_kl
 from trex.models.adapter import first_tensor
 from trex.training.data import Batch
 
@@ -173,8 +173,6 @@ def compare_paired(
     right, baseline_right = _hits(logits, labels)[0], _hits(baseline_logits, labels)[0]
     gained = int((right & ~baseline_right).sum())
     lost = int((baseline_right & ~right).sum())
-    log_p, log_q = (F.log_softmax(of.double(), dim=1) for of in (baseline_logits, logits))
-    divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
     agreement = (logits.argmax(dim=1) == baseline_logits.argmax(dim=1)).double().mean()
     return PairedComparison(
         top1=ours.top1,
@@ -185,7 +183,7 @@ def compare_paired(
         ci95=_bootstrap(gained, lost, ours.n, seed),
         p_value=float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
         agreement=agreement.item(),
-        mean_kl=divergence.item(),
+        mean_kl=mean_kl(logits, baseline_logits),
         n=ours.n,
     )
 
