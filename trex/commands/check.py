@@ -114,7 +114,7 @@ def _run_folder(path: Path) -> list[str]:
 
 
 def _bundle(path: Path) -> list[str]:
-    from trex.export.bundle import load_bundle, load_config
+    from trex.exporters.bundle import load_bundle, load_config
 
     load_bundle(path)
     config: dict[str, Any] = load_config(path)

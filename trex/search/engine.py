@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from trex.errors import RunError
-from trex.export.bundle import save_bundle
+from trex.exporters.bundle import save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
