@@ -21,13 +21,14 @@ JOINT = "2<-1:output/block 3<-0:map/linear 4~1 5=class"
 ROWS = "3<-2:map/mixed 4:map/average 0=3 1=@0 3=class 5=class"
 
 
-def variant(plan: str = JOINT, **more: Any) -> Variant:
-    """Of `test_vit`; its consumers' weights are not those `apply_plan` makes of the original."""
+def variant(plan: str = JOINT, *, fitted: bool = True, **more: Any) -> Variant:
+    """Of `test_vit`; `fitted`: its weights are not those `apply_plan` makes of the original."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = randomised(create(NAME, **ARGUMENTS))
         base = weights_hash(model)
-        model = randomised(apply_plan(model, plan))
+        apply_plan(model, plan)
+        model = randomised(model) if fitted else model
     return Variant(
         name=NAME,
         arguments=ARGUMENTS,

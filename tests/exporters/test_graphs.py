@@ -84,18 +84,18 @@ def test_onnx_files_share_weights_and_run_without_trex(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra `onnx` is missing")
     from trex.exporters.onnx import counts_of_file, open_session, runner, sessions
 
-    both = [variant(ROWS, classes=CLASSES), variant("", classes=CLASSES)]
+    both = [variant(plan, fitted=False, classes=CLASSES) for plan in (ROWS, "")]
     record = export(both, tmp_path / "out", exporter("onnx"), PROBE)
     rows, original = record["verified"]
     # encoder 3 computes class rows of its mixed map, 4 nothing; 0 matches 5 tokens to 3 in one go
     assert (rows["attentions"], rows["matchings"]) == (5, 1)
     assert (original["attentions"], original["matchings"]) == (6, 0)
-    files = {v: tmp_path / "out" / f"{v.plan.key}.onnx" for v in both}
+    files = [tmp_path / "out" / f"{v.plan.key}.onnx" for v in both]
     shared = tmp_path / "out" / "weights.bin"
     alone = sum(p.numel() * 4 for v in both for p in v.model.parameters())
     assert shared.stat().st_size < 0.75 * alone
     opened = sessions(tmp_path / "out")
-    for each, file in files.items():
+    for each, file in zip(both, files, strict=True):
         graph = onnx.load(file, load_external_data=False)
         facts = {entry.key: entry.value for entry in graph.metadata_props}
         assert facts["plan"] == str(each.plan)
@@ -115,11 +115,11 @@ def test_onnx_files_share_weights_and_run_without_trex(tmp_path: Path) -> None:
     )
     np.save(tmp_path / "images.npy", images(5).numpy())
     out = tmp_path / "logits.npy"
-    without_trex(script, str(files[both[0]]), str(tmp_path / "images.npy"), str(out))
+    without_trex(script, str(files[0]), str(tmp_path / "images.npy"), str(out))
     expected = logits_of(both[0].model, images(5)).numpy()
     np.testing.assert_allclose(np.load(out), expected, atol=1e-4)
     card_runs(tmp_path / "out")
-    file = files[both[0]]
+    file = files[0]
     file.write_bytes(file.read_bytes()[:-300])
     with pytest.raises(ExportError, match="cannot run"):
         open_session(file)
@@ -187,7 +187,7 @@ def test_linear_layers_in_8_bits_are_measured_beside_float(tmp_path: Path) -> No
     from trex.training.data import open_dataset
     from trex.training.transforms import eval_transform
 
-    made = variant(JOINT)
+    made = variant("2<-1 4<-3:map/linear")
     OnnxExporter().write(tmp_path, [made])
     pictures = write_images(tmp_path / "images", each=3)
     transform = eval_transform(made.data_config)
@@ -199,9 +199,12 @@ def test_linear_layers_in_8_bits_are_measured_beside_float(tmp_path: Path) -> No
         operations = [node.op_type for node in onnx.load(file).graph.node]
         # qkv, proj (own or fitted), fc1, fc2; softmaxed maps are multiplied in float
         assert operations.count("Softmax") == 4
+        assert operations.count("MatMul") > 4
         assert "QLinearAdd" not in operations
         found = runner(open_session(file))(images())
-        assert 0 < (found - expected).abs().max() < 0.2 * expected.abs().max()
+        assert not torch.equal(found, expected)
+        # weights at random are hard to quantise; real ones are measured in docs/deploy.md
+        assert torch.cosine_similarity(found, expected).min() > 0.8
         told = measure_int8(tmp_path, labelled)
         assert told["bytes"] < told["float_bytes"]
         assert told["n"] == 12
