@@ -23,6 +23,7 @@ from trex.exporters import exporter
 from trex.exporters.graph import Counts, expected_counts
 from trex.exporters.torch_export import load_program
 from trex.exporters.write import Probe, export
+from trex.plan import Plan
 
 PROBE = Probe(images=images(), origin="noise", real=False)
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -172,6 +173,49 @@ def test_other_work_than_the_plans_is_refused(
         verify.compare("it", made_runner(), variant(), images(), Counts(attentions=6, matchings=1))
     with pytest.raises(ExportError, match="computes 0 matchings, the plan 1"):
         verify.compare("it", made_runner(), variant(), images(), Counts(attentions=4, matchings=0))
+
+
+def test_rounding_may_decide_a_tie_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that pairs two tokens the other way answers as the variant itself may."""
+    from trex.exporters import verify
+
+    made, pictures = variant("3~1"), images(4)
+    expected = logits_of(made.model, pictures)
+    other = expected[2] + 0.1
+
+    class Jumps(torch.nn.Module):
+        """Like the variant, but of noise on image 2, where every other draw pairs otherwise."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = made.model(x)
+            near = (x - pictures[2]).abs().flatten(1).amax(1) < 1e-4
+            noisy = (x != pictures[2]).flatten(1).any(1)
+            logits[near & noisy] = other
+            return logits
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        logits = made.model(x)
+        logits[(x == pictures[2]).flatten(1).all(1)] = other + shift
+        return logits
+
+    monkeypatch.setattr(verify, "first_tensor", lambda logits: logits)
+    jumping = type(made)(**{**_fields(made), "model": Jumps()})
+    monkeypatch.setattr(type(made), "plan", property(lambda self: Plan.parse(plan)))
+    shift, plan = 0.0, "3~1"
+    check = verify.compare("it", run, jumping, pictures)
+    assert (check.ties, check.difference <= check.tolerance) == (1, True)
+    shift = 0.05  # neither of the variant's two answers
+    with pytest.raises(ExportError, match="answers unlike the running variant"):
+        verify.compare("it", run, jumping, pictures)
+    shift, plan = 0.0, "2<-1"  # matches no tokens, so there are no ties
+    with pytest.raises(ExportError, match="answers unlike the running variant"):
+        verify.compare("it", run, jumping, pictures)
+
+
+def _fields(made: Any) -> dict[str, Any]:
+    from dataclasses import fields
+
+    return {field.name: getattr(made, field.name) for field in fields(made)}
 
 
 def made_runner() -> Any:

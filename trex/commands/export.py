@@ -135,13 +135,15 @@ def _verified(record: dict[str, Any]) -> list[str]:
         return ["not verified"]
     lines = []
     for check in record["verified"]:
-        graph = ""
+        graph, ties = "", ""
+        if check["ties"]:
+            ties = f"; {check['ties']} where rounding decides which tokens merge"
         if check["attentions"] is not None:
             graph = f"; {check['attentions']} attentions, {check['matchings']} matchings"
         lines.append(
             f"verified on {check['images']} of {record['verified_on']}, in batches of "
             f"{' and '.join(map(str, check['batch_sizes']))}: logits within "
-            f"{check['difference']:.2g}, {check['same_top1']} of the same first guess{graph}"
+            f"{check['difference']:.2g}, {check['same_top1']} of the same first guess{ties}{graph}"
         )
     return lines
 
