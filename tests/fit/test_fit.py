@@ -19,6 +19,7 @@ from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
 from trex.models.registry import adapter_of
 from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
 from trex.reuse import apply_reuse
+from trex.reuse.route import Route, run_model
 
 N_FIT, N_MEASURE = 40, 6
 SETTINGS = FitSettings(batch_size=16)
@@ -116,6 +117,28 @@ def test_the_calibration_knows_the_originals_answers(tmp_path: Path) -> None:
         torch.testing.assert_close(calibration.logits, logits_of(model, images))
         assert (calibration.n_fit, calibration.n_images) == (N_FIT, N_FIT + N_MEASURE)
     assert seen == [16, 16, 8, 6]
+
+
+@pytest.mark.parametrize("name", ["vit", "lvvit", "uniform", "shvit", "bert"])
+@pytest.mark.parametrize("drift", [0.0, 0.5, 1.0])
+def test_targets_of_any_drift_come_from_one_pass(name: str, drift: float, tmp_path: Path) -> None:
+    """They are made of what entered every encoder and what left its attention."""
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT)
+    adapter, passed = adapter_of(model), []
+    route = Route.of(Plan(), adapter.layout(model))
+    with torch.no_grad():
+        run_model(model, adapter, route, images, see=lambda step, way: passed.append(way))
+    with closing(
+        Calibration(model, adapter, batches(images), settings=SETTINGS, scratch=tmp_path)
+    ) as calibration:
+        for encoder, way in enumerate(passed):
+            entered, attended = way.entered.stream, way.attended.stream
+            torch.testing.assert_close(
+                calibration.target(encoder, 3, 9, drift),
+                (attended - (1.0 - drift) * entered)[3:9],
+                atol=1e-4, rtol=1e-4,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,7 @@ class Calibration:
         layout: which plans the model can run.
         encoders: with their names, in order.
         entry: of every image, the stream that enters encoder 0.
-        targets: of every encoder and fitted image, what its attention branch should add to a
-            stream, of the original's tokens.
+        attended: of every encoder and fitted image, the stream behind its attention.
         maps: of the encoders asked for, the first fitted images' attention maps.
         n_maps: of how many images.
         logits: the original's, of every image.
@@ -95,7 +94,7 @@ class Calibration:
         self.layout = adapter.layout(model)
         self.encoders = list(encoders_of(model, adapter))
         self.entry = TensorFile(scratch)
-        self.targets = [TensorFile(scratch) for _ in self.encoders]
+        self.attended = [TensorFile(scratch) for _ in self.encoders]
         self.maps = {index: TensorFile(scratch, torch.bfloat16) for index in sorted(maps)}
         self.n_fit = self.n_images = self.n_maps = 0
         route = Route.of(Plan(), self.layout)
@@ -105,7 +104,7 @@ class Calibration:
         with (
             torch.no_grad(),
             precision,
-            closed_on_failure([self.entry, *self.targets, *self.maps.values()]),
+            closed_on_failure([self.entry, *self.attended, *self.maps.values()]),
         ):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
@@ -132,14 +131,12 @@ class Calibration:
         return replace(route, steps=tuple(steps))
 
     def _collect(self, route: Route, images: Tensor, fitted: bool) -> Tensor:
-        """Run one batch through the original; store its entry stream and the fit's targets."""
-        start, kept = self.n_images, 1.0 - self.settings.drift
+        """Run one batch through the original; store its streams."""
+        start = self.n_images
 
         def see(step: Step, passed: Passed) -> None:
-            # encoder 0 can only be one of average maps
-            if fitted and (step.index or 0 in self.maps):
-                target = passed.attended.stream - kept * passed.entered.stream
-                self.targets[step.index].write(start, target)
+            if fitted:
+                self.attended[step.index].write(start, passed.attended.stream)
             for (_, _), value in passed.left.kept.items():
                 self.maps[step.index].write(start, value)
 
@@ -147,9 +144,31 @@ class Calibration:
         self.entry.write(start, stream)
         return run_encoders(self.model, self.adapter, route, stream, see=see)[1]
 
+    def target(self, encoder: int, start: int, stop: int, drift: float) -> Tensor:
+        """What an encoder's attention branch should add, plus `drift` times the variant's stream.
+
+        Of the fitted images from `start` to `stop` and the original's tokens. What entered the
+        encoder is not stored: it is made anew where not all of the drift is corrected.
+        """
+        attended = self.attended[encoder].read(start, stop)
+        if drift == 1.0:
+            return attended
+        return attended - (1.0 - drift) * self._entered(encoder, start, stop)
+
+    def _entered(self, encoder: int, start: int, stop: int) -> Tensor:
+        """The original's stream before an encoder's attention."""
+        if encoder:
+            before = self.encoders[encoder - 1][1]
+            with torch.no_grad(), forward_precision(self.settings.precision):
+                left = self.adapter.after(before, self.attended[encoder - 1].read(start, stop))
+                stream = self.adapter.between(self.model, encoder - 1, left)
+        else:
+            stream = self.entry.read(start, stop)
+        return self.adapter.before(self.encoders[encoder][1], stream)
+
     def close(self) -> None:
         """Give the disk space back."""
-        for file in (self.entry, *self.targets, *self.maps.values()):
+        for file in (self.entry, *self.attended, *self.maps.values()):
             file.close()
 
 

@@ -118,8 +118,8 @@ class PlanFitter:
 
     Args:
         calibration: the original's pass.
-        settings: of the fit; the calibration's unless given, and its drift, batches and precision
-            in any case.
+        settings: of the fit; the calibration's unless given, and its batches and precision in any
+            case.
         fit_rows: the images that are fitted on, below `calibration.n_fit`.
         measure_rows: the images whose logits are returned.
         progress: called with every image that has passed through one encoder.
@@ -266,7 +266,8 @@ class PlanFitter:
             with self._precision():
                 state = enter(adapter, consumer, step, before.read(start, stop))
                 read = features(consumer, step, state)
-            wanted = state.tokens_of(calibration.targets[step.index].read(start, stop))
+            target = calibration.target(step.index, start, stop, settings.drift)
+            wanted = state.tokens_of(target)
             stream = state.stream if step.rows is None else state.stream[:, : step.rows]
             target = wanted[:, : stream.shape[1]] - settings.drift * stream
             weights = adapter.token_weights(calibration.model, stream, settings.class_weight)

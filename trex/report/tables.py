@@ -187,8 +187,8 @@ def _fit_lines(result: dict[str, Any]) -> list[str]:
     if fit["shrink"] == 0:
         return ["fitted: share 0 of the solved step, since no other share lost less on images"]
     return [
-        f"fitted: share {fit['shrink']:g} of the solved step, class tokens weighing "
-        f"{fit['class_weight']:g}, penalty {fit['ridge']:g}"
+        f"fitted: share {fit['shrink']:g} of the solved step, drift {fit['drift']:g}, class "
+        f"tokens weighing {fit['class_weight']:g}, penalty {fit['ridge']:g}"
     ]
 
 

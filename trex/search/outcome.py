@@ -102,8 +102,9 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
 
 def fit_of(run: Run) -> dict[str, float]:
     """How a run's plans are fitted: what was chosen, or what version 0.1 always did."""
-    stored = run.fitting()
-    used = run.manifest()["settings"]["search"]["fit"] if stored is None else stored["chosen"]
+    stored, used = run.fitting(), run.manifest()["settings"]["search"]["fit"]
+    if stored is not None:
+        used = {**used, **stored["chosen"]}
     return {name: used[name] for name in CHOSEN}
 
 
