@@ -37,6 +37,7 @@ class Inputs:
         """A search under a latency of 0.8 of the original's, of few plans."""
         return [
             "search", *self.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+            "--space", "default",
             "--calib", str(self.calib), "--out", str(out), "--evaluations", "5",
             "--final-views", "1", *more,
         ]  # fmt: skip

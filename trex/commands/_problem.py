@@ -35,9 +35,8 @@ def add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--final-views",
         type=int,
-        default=2,
         metavar="N",
-        help="augmented views of every image in the best plan's last fit",
+        help="augmented views of every image in the best plan's last fit (2; 0 of joint plans)",
     )
     group.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
     group.add_argument(
@@ -76,9 +75,10 @@ def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
     from trex.errors import BudgetError
 
     for name, value in least.items():
-        if getattr(args, name) < value:
+        given = getattr(args, name)
+        if given is not None and given < value:
             raise BudgetError(
-                f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
+                f"--{name.replace('_', '-')} {given} is too small",
                 hint=f"give at least {value}",
             )
 
@@ -219,12 +219,12 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "chip": problem.chip.name,
         "chip_sha256": problem.chip.fingerprint,
         "accounting": problem.accounting,
-        "space": asdict(problem.space),
+        "space": problem.space.settings(),
         **given,
         "budget": str(budget),
         "calibration_sha256": dataset_fingerprint(problem.images),
         "data": asdict(problem.data_config),
-        "search": asdict(problem.settings),
+        "search": problem.settings.told(),
         "densities": _densities.settings(problem.chip),
     }
 

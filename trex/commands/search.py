@@ -11,6 +11,7 @@ from trex.commands import _arguments, _problem, _rungs, _space
 if TYPE_CHECKING:
     from trex.search.budget import Budget
     from trex.search.engine import Search
+    from trex.search.space import SearchSpace
 
 # The same names as in trex.search.strategies, which is too heavy to import for `--help`.
 STRATEGIES = ("exact", "optuna", "paper", "random")
@@ -57,7 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--sampler", default="tpe", choices=("tpe", "nsga2"), help="of --strategy optuna"
     )
-    work.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
+    work.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="plans measured (48; 32 where plans only reuse; 16 with --quick)",
+    )
+    work.add_argument(
+        "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
+    )
     _problem.add_work(work)
     _rungs.add_rungs(parser)
     _problem.add_many(parser)
@@ -87,7 +96,6 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of
     from trex.search.problem import Problem, SearchSettings
-    from trex.search.space import SearchSpace
 
     _problem.check_least(args, _LEAST)
     budget = _budget(args)
@@ -95,7 +103,8 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     _arguments.check_sources(args.calib, args.eval)
     loaded = _problem.load_model(args)
     model = architecture_of(loaded.model, loaded.name)
-    space = SearchSpace.load(args.space, model, _space.space_overrides(args))
+    space = _space.load_space(args, model)
+    effort = _effort(args, space)
     config = _arguments.data_config(args, loaded.model)
     classes = getattr(loaded.model, "num_classes", None)
     images = _arguments.open_calibration(args.calib, args, config, classes)
@@ -112,16 +121,33 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             strategy=args.strategy,
             pareto=args.pareto,
             sampler=args.sampler,
-            evaluations=args.evaluations,
             refined_candidates=args.refined_candidates,
             final_views=_problem.views_of(args, config),
+            **effort,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(precision=precision),
+            refine=RefineSettings(rounds=1 if args.quick else 3, precision=precision),
             finetuning=_rungs.finetuning_of(args, images),
         ),
     )
     evaluated = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
     return _problem.search_of(args, problem, budget, evaluated)
+
+
+def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
+    """How many plans are measured, and on what, where the flags do not say it."""
+    if args.evaluations is None:
+        args.evaluations = 16 if args.quick else 48 if space.joint else 32
+    if args.final_views is None:
+        args.final_views = 0 if space.joint or args.quick else 2
+    effort: dict[str, Any] = {"evaluations": args.evaluations}
+    if args.quick:
+        effort |= {"surrogate_images": 120, "choice_images": 80}
+    if space.joint and args.strategy == "exact":
+        effort = {"surrogate_images": 240, "choice_images": 160, **effort}
+        effort |= {"confirmed": min(6, args.evaluations), "fresh_share": 0.2}
+        if not args.pareto:
+            effort["moves"] = args.evaluations - max(1, args.evaluations // 4)
+    return effort
 
 
 def _budget(args: argparse.Namespace) -> Budget:

@@ -55,6 +55,7 @@ def choose_settings(
     plan: Plan,
     *,
     loss: Callable[[Tensor, Tensor], float] = mean_kl,
+    most: int = MOST_IMAGES,
     progress: Callable[[int], object] = lambda steps: None,
 ) -> list[Trial]:
     """Ways to fit, the best first; one alone where the plan has nothing to fit.
@@ -63,9 +64,10 @@ def choose_settings(
         calibration: the original's pass; its settings are where the choice starts.
         plan: what is fitted; the more consumers it has, the more the choice tells.
         loss: of a variant's outputs against the original's; another for models without classes.
+        most: images that take part.
         progress: called with every image that has passed through one encoder.
     """
-    images = min(calibration.n_fit, MOST_IMAGES)
+    images = min(calibration.n_fit, most)
     held_out = round(_HELD_OUT * images)
     base = calibration.settings
     if not any(r.transform != "none" for r in plan.reuses) or not 0 < held_out < images:
@@ -99,8 +101,8 @@ def choose_settings(
     return sorted(tried.values(), key=lambda trial: trial.loss)
 
 
-def steps_to_choose(calibration: Calibration) -> int:
+def steps_to_choose(calibration: Calibration, most: int = MOST_IMAGES) -> int:
     """How many images have to pass through how many encoders, at most."""
-    images = min(calibration.n_fit, MOST_IMAGES)
+    images = min(calibration.n_fit, most)
     ways = sum(map(len, (_SHARES, _DRIFTS, _CLASS_WEIGHTS, _RIDGES)))
     return ways * images * len(calibration.encoders)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
@@ -24,7 +25,7 @@ from trex.fit.mixing import set_mixing
 from trex.fit.ridge import RidgeSystem
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter, Consumer
-from trex.plan import EncoderPlan, Plan
+from trex.plan import EncoderPlan, Plan, Reuse
 from trex.reuse.apply import apply_plan
 from trex.reuse.precision import forward_precision
 from trex.reuse.route import Kept, Route, State, Step, advance, enter, features, kept_until
@@ -67,8 +68,17 @@ class _Node:
     #: what plans below reuse of the encoders up to this node's
     live: set[Kept] = field(default_factory=set)
     plan: Plan | None = None
+    #: whether a plan below fits a later encoder, for which the fitted images must go on
+    fits: bool = False
     #: all plans of this node and below, in order
     below: list[Plan] = field(default_factory=list)
+
+
+def _below(node: _Node) -> Iterator[_Node]:
+    """All nodes below one."""
+    for child in node.children.values():
+        yield child
+        yield from _below(child)
 
 
 @dataclass(slots=True)
@@ -103,6 +113,11 @@ class _Stored:
         sizes = parts.pop("sizes") if "sizes" in parts else self.adapter.sizes(stream)
         groups = parts.pop("groups", None)
         return State(stream, sizes, groups, cast("dict[Kept, Tensor]", parts))
+
+
+def _is_fitted(reuse: Reuse) -> bool:
+    """Whether anything of a consumer is fitted: its projection, or its average map."""
+    return reuse.transform != "none" or reuse.tensor == "map"
 
 
 def _parts(state: State) -> dict[_Part, Tensor]:
@@ -147,7 +162,8 @@ class PlanFitter:
 
     def steps(self, plans: Sequence[Plan]) -> int:
         """How many images have to pass through how many encoders, in all."""
-        return self._count(self._tree(plans)) * (len(self._fit_rows) + len(self._measure_rows))
+        fitted, measured = len(self._fit_rows), len(self._measure_rows)
+        return sum(measured + fitted * node.fits for node in _below(self._tree(plans)))
 
     def fit(
         self, plans: Sequence[Plan], take: Take = lambda left: left[0]
@@ -178,11 +194,11 @@ class PlanFitter:
             for kept, last in kept_until(plan):
                 for passed in path[kept[0] : last]:
                     passed.live.add(kept)
+            fitted = [r.consumer for r in plan.reuses if _is_fitted(r)]
+            for passed in path[: max(fitted, default=0)]:
+                passed.fits = True
             node.plan = plan
         return root
-
-    def _count(self, node: _Node) -> int:
-        return sum(1 + self._count(child) for child in node.children.values())
 
     def _visit(
         self, node: _Node, index: int, before: _Stored, state: dict[str, Tensor], aim: _Aim
@@ -192,7 +208,7 @@ class PlanFitter:
                 continue
             step = Step.of(index, decision, frozenset(child.live), self._calibration.layout)
             block, fitted = self._block(step, decision, before)
-            after, made = self._advance(block, step, before)
+            after, made = self._advance(block, step, before, fits=child.fits)
             try:
                 if child.plan is not None:
                     aim.plan = None
@@ -222,7 +238,7 @@ class PlanFitter:
         layout = self._calibration.layout
         consumer = consumer_of(block, decision, layout, self._adapter).eval()
         if consumer.average_tokens:
-            set_mixing(consumer, step, self._mapped(before), self._calibration)
+            set_mixing(consumer, step, partial(self._mapped, before), self._calibration)
         if step.reuse.transform != "none":
             self._solve(consumer, step, before)
         originals = {id(value) for value in (*block.parameters(), *block.buffers())}
@@ -239,14 +255,18 @@ class PlanFitter:
             yield range(start, stop), before.read(start, stop)
 
     def _advance(
-        self, block: nn.Module, step: Step, before: _Stored
+        self, block: nn.Module, step: Step, before: _Stored, *, fits: bool
     ) -> tuple[_Stored, list[TensorFile]]:
-        """The state behind an encoder, and the files that were made for it."""
+        """The state behind an encoder, and the files that were made for it.
+
+        Only where a later encoder is fitted do the fitted images go on.
+        """
+        fitted = self._fit_rows if fits else range(0)
         calibration, adapter = self._calibration, self._adapter
         made: dict[_Part, TensorFile] = {}
         parts: dict[_Part, Tensor] = {}
         with self._precision(), closed_on_failure(made.values()):
-            for start, stop in self._batches(self._fit_rows, self._measure_rows):
+            for start, stop in self._batches(fitted, self._measure_rows):
                 state = before.read(start, stop)
                 left = advance(adapter, block, step, state).left
                 stream = adapter.between(calibration.model, step.index, left.stream)

@@ -10,25 +10,27 @@ What is measured can be shared among processes (`search.workers`), here and on o
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from trex.errors import RunError
 from trex.export.bundle import save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
-from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
+from trex.search.fitted import measure_fitted, measure_losses, trial_entry
+from trex.search.moves import ROUND, next_rows
+from trex.search.predict import Losses
 from trex.search.ranking import best_first, best_record
-from trex.search.refined import measure_refined
-from trex.search.run import Run
+from trex.search.refined import measure_confirmed, measure_refined
+from trex.search.run import V0_1, Run
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
-from trex.search.surrogate import Surrogate
-from trex.search.terms import LossTerms
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
 from trex.stored import plan_fields, read_plan
@@ -79,12 +81,12 @@ class Search:
     def _measure(self) -> None:
         settings = self.problem.settings
         strategy = STRATEGIES[settings.strategy]
-        terms = self._terms() if strategy.predicts else None
+        losses = self._losses() if strategy.predicts else None
         wanted, sampled = settings.evaluations, settings.strategy == "optuna"
         chosen = strategy.choose(
             Task(
                 priced=self.priced,
-                terms=terms,
+                losses=losses,
                 wanted=max(1, wanted // 4) if sampled else wanted,
                 seed=settings.seed,
                 sweep=settings.pareto,
@@ -98,20 +100,26 @@ class Search:
             measure_fitted(
                 self._shop,
                 chosen.plans,
-                terms,
+                losses,
                 objectives=sampler.objectives,
                 sampler=sampler.make,
                 more=partial(
                     propose,
                     priced=self.priced,
+                    options=self._shop.options,
                     total=wanted,
-                    entry=partial(trial_entry, shop=self._shop, terms=terms),
+                    entry=partial(trial_entry, shop=self._shop, losses=losses),
                 ),
                 total=wanted,
             )
+        elif losses is not None and settings.moves:
+            self._move(losses, chosen.plans)
         else:
-            measure_fitted(self._shop, chosen.plans, terms)
+            measure_fitted(self._shop, chosen.plans, losses)
         rung = "selection"
+        if settings.confirmed:
+            measure_confirmed(self._shop, self._best_of(rung)[: settings.confirmed])
+            rung = "confirmed"
         if settings.refined_candidates:
             measure_refined(self._shop, self._best_of(rung)[: settings.refined_candidates])
             rung = "refined"
@@ -120,17 +128,39 @@ class Search:
             training.measure(self._best_of(rung)[:wanted])
             rung = training.name
 
+    def _move(self, losses: Losses, chosen: Sequence[Plan]) -> None:
+        """Measure the likeliest plans, then round after round what is then the likeliest.
+
+        A round begins when all plans of the one before are measured, whoever measured them: so
+        what is measured does not depend on the number of workers.
+        """
+        settings, space = self.problem.settings, self.problem.space
+        plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
+        reservoir = np.stack([space.row(plan) for plan in chosen])
+        measure_fitted(self._shop, plans, losses)
+        while len(plans) < settings.evaluations:
+            loss_of = {record["key"]: record["selection"]["loss"] for record in self.run.records()}
+            measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
+            wanted = min(ROUND, settings.evaluations - len(plans))
+            rows = next_rows(self.priced, losses, reservoir, measured, wanted)
+            if not len(rows):
+                break
+            plans += [space.plan(row) for row in rows]
+            measure_fitted(self._shop, plans, losses)
+
     def _best_of(self, rung: str) -> list[dict[str, Any]]:
         """The records that came to a rung, the best first."""
         return best_first([r for r in self.run.records() if rung in r], rung)
 
-    def _terms(self) -> LossTerms:
-        """What losses are predicted from; measured once."""
+    def _losses(self) -> Losses:
+        """What plans are predicted to lose; measured once."""
         if (self.run.path / "surrogate.json").exists():
-            return Surrogate.from_json(self.run.read_json("surrogate.json")).terms
-        surrogate = measure_surrogate(self._shop)
-        self.run.write_json("surrogate.json", surrogate.as_json())
-        return surrogate.terms
+            stored = self.run.read_json("surrogate.json")
+            if stored["schema"] != V0_1:  # whose predictions were made of other probes
+                return Losses.from_json(stored, self.problem.space)
+        losses = measure_losses(self._shop)
+        self.run.write_json("surrogate.json", losses.as_json())
+        return losses
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())

@@ -59,7 +59,7 @@ class FinetuneRung:
     def order(self) -> Order:
         """What is trained on; images of the rung at most, in epochs of equal length."""
         settings = self.shop.problem.settings
-        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts[0])
+        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts.fit)
         epochs = -(-wanted // most)
         recipe = self._recipe(epochs)
         return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
@@ -122,7 +122,7 @@ class FinetuneRung:
             adapter=loaded.adapter,
             recipe=recipe,
             source=ViewSource(
-                images=shop.parts[0].subset(order.n_images, seed),
+                images=shop.parts.fit.subset(order.n_images, seed),
                 augment=augmentation(problem.data_config, recipe.augment),
                 seed=seed,
             ),

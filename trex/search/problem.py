@@ -6,12 +6,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tqdm import tqdm
 
 from trex.fit.calibration import FitSettings
+from trex.fit.choose import MOST_IMAGES
 from trex.fit.refine import RefineSettings
 from trex.hardware import Accounting, Chip
 from trex.models.registry import LoadedModel
@@ -53,18 +54,35 @@ class SearchSettings:
     sampler: Literal["tpe", "nsga2"] = "tpe"
     #: candidates fitted and measured
     evaluations: int = 32
+    #: of these, those proposed after others were measured; the others come from the solver
+    moves: int = 0
+    #: the best so many are compared once more, on images that chose nothing before
+    confirmed: int = 0
     #: of these, the best so many are refined and compared once more
     refined_candidates: int = 0
     #: the share of the calibration images that candidates are compared on
     select_share: float = 0.4
+    #: the share that only the confirmed ones are compared on
+    fresh_share: float = 0.0
     #: images the surrogate is measured with, fitted and compared ones together
     surrogate_images: int = 300
+    #: images that how to fit is chosen with
+    choice_images: int = MOST_IMAGES
     #: augmented views of every image in the winner's final fit, beside the image itself
     final_views: int = 2
     fit: FitSettings = field(default_factory=FitSettings)
     #: of the winner
     refine: RefineSettings = field(default_factory=RefineSettings)
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def told(self) -> dict[str, Any]:
+        """Plain values; what version 0.1 did not know is left out where it changes nothing."""
+        told = asdict(self)
+        usual = {"moves": 0, "confirmed": 0, "fresh_share": 0.0, "choice_images": MOST_IMAGES}
+        for name, value in usual.items():
+            if told[name] == value:
+                del told[name]
+        return told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

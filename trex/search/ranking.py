@@ -19,8 +19,9 @@ def finetuned_rung(number: int) -> str:
 
 
 def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
-    """Records by what a rung measured, `selection`, `refined` or `finetuned-1`.
+    """Records by what a rung measured, the best first.
 
+    Rungs are `selection`, `confirmed`, `refined` and `finetuned-1`, `finetuned-2`, ...
     By soft agreement, or by the loss where the records say so (`ranked_on`); of equals the
     cheapest comes first. Nothing agrees with the original more than itself: a variant that is
     surer comes after it.
@@ -41,8 +42,8 @@ def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, A
 def order_of(name: str) -> int | None:
     """Where a rung of measurements stands; None for whatever else a record holds."""
     if name.startswith(_FINETUNED):
-        return 1 + int(name.removeprefix(_FINETUNED))
-    return {"selection": 0, "refined": 1}.get(name)
+        return 2 + int(name.removeprefix(_FINETUNED))
+    return {"selection": 0, "confirmed": 1, "refined": 2}.get(name)
 
 
 def last_rung(records: Iterable[dict[str, Any]]) -> str:

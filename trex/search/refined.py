@@ -1,4 +1,4 @@
-"""The rung after the fit: the best candidates refined, each compared once more."""
+"""The rungs after the fit: the best candidates compared on more images, then refined."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
     )
 
 
+def measure_confirmed(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
+    """Compare candidates once more, with images on which none was chosen."""
+    measure_rung(
+        shop,
+        records,
+        rung="confirmed",
+        part="confirmed",
+        images=lambda record: 0,
+        measure=lambda record: measured_selection(shop, fitted_variant(shop, record)),
+    )
+
+
 def fitted_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
     """A recorded candidate as it was fitted for the selection, running; the original stays."""
     return apply_fitted(deepcopy(shop.problem.loaded.model), _state(shop, record))
@@ -44,7 +56,7 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
     refine(
         variant,
         shop.problem.loaded.adapter,
-        partial(answered, [shop.parts[0]], calibration.logits, settings.fit.batch_size),
+        partial(answered, [shop.parts.fit], calibration.logits, settings.fit.batch_size),
         settings=settings.refine,
         scratch=shop.scratch,
         seed=settings.seed,
