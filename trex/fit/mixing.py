@@ -103,9 +103,13 @@ def spread_map(state: State, map_BHNN: Tensor) -> Tensor:
 def _each(state: State) -> Iterator[State]:
     """Every image's state."""
     for i in range(len(state.stream)):
-        parts = (None if part is None else part[i : i + 1] for part in state[:3])
-        kept = {of: value[i : i + 1] for of, value in state.kept.items()}
-        yield State(*parts, kept)  # type: ignore[arg-type]
+        one = slice(i, i + 1)
+        yield State(
+            state.stream[one],
+            None if state.sizes is None else state.sizes[one],
+            None if state.groups is None else state.groups[one],
+            {of: value[one] for of, value in state.kept.items()},
+        )
 
 
 def _spread(state: State, values_BHND: Tensor) -> Tensor:
@@ -136,4 +140,5 @@ class _Sums:
         """The weights (H, H) of the source's heads."""
         penalty = _RIDGE * self._gram.diagonal().mean() + 1e-12
         damped = self._gram + penalty * torch.eye(len(self._gram), dtype=torch.float64)
-        return torch.linalg.solve(damped, self._cross).view(self._heads, -1).float()
+        weights: Tensor = torch.linalg.solve(damped, self._cross)
+        return weights.view(self._heads, -1).float()

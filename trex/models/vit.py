@@ -242,8 +242,9 @@ class ReusedAttention(nn.Module):
     def put_out(self, own_BND: Tensor) -> Tensor:
         """Every head's values through its part of the projection, (B, H, N, D)."""
         value = self._heads(self.v, own_BND)
-        weight_HED = self.proj.weight.T.unflatten(0, (self.num_heads, -1))
-        return value @ weight_HED
+        weight_HED = self.proj.weight.T.reshape(self.num_heads, value.shape[-1], -1)
+        put_out: Tensor = value @ weight_HED
+        return put_out
 
     def map_of(self, map_BHNN: Tensor | None, tokens: Tokens) -> Tensor:
         """The source's map as the consumer uses it; without one, its average."""
