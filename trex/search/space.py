@@ -416,6 +416,8 @@ class SearchSpace:
             good &= ~taken | (of.groups > 0)[:, None]
             rows, tokens = self._rows_of(encoder, of), self._attending(encoder, of)
             few = rows < tokens[:, None]
+            for share in range(2, rows.shape[1]):  # of shares that leave as many rows, the first
+                few[:, share] &= (rows[:, 1:share] != rows[:, share, None]).all(axis=1)
             good &= (choice.share <= 0) | few[:, np.maximum(choice.share, 0)]
         consumes = choice.form > 0
         if consumes.any():
