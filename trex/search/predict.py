@@ -250,7 +250,7 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Losses:
         so_far = known()
         for of, loss in sets.items():
             if len(of) == size:
-                row = space.row(_together(space, of, whole=True))
+                row = space.row(_together(space, of, dead=True))
                 beyond = loss - float(so_far.predict(row[None])[0])
                 table = added if size == 2 else triples
                 table[of] = max(beyond, 0.0) / (1.0 - so_far.correlation)
@@ -341,23 +341,13 @@ def _singles(space: SearchSpace) -> Iterator[tuple[int, int, Plan]]:
                 continue
             if form[1] == "average":
                 source = encoder
-            yield encoder, number, _plan_of(space, Plan((Reuse(encoder, source, *form),)))
+            plan = Plan((Reuse(encoder, source, *form),))
+            yield encoder, number, space.with_class_rows(plan, dead=False)
 
 
-def _together(space: SearchSpace, consumers: tuple[int, ...], *, whole: bool = False) -> Plan:
-    """Consumers in the reference form."""
-    return _plan_of(space, Plan.nearest(consumers, *reference_form(space)), whole=whole)
-
-
-def _plan_of(space: SearchSpace, plan: Plan, *, whole: bool = False) -> Plan:
-    """A plan whose consumers compute the class rows that they compute in the space.
-
-    Those of the last encoder change no answer, so only a `whole` plan of the space names them.
-    """
-    rows = [Rows(r.consumer) for r in plan.reuses if space.own_class(r.form)]
-    if whole and space.dead_rows:
-        rows.append(Rows(space.num_encoders - 1))
-    return Plan(plan.reuses, rows=tuple(rows))
+def _together(space: SearchSpace, consumers: tuple[int, ...], *, dead: bool = False) -> Plan:
+    """Consumers in the reference form; a plan of the space with its `dead` rows left out."""
+    return space.with_class_rows(Plan.nearest(consumers, *reference_form(space)), dead=dead)
 
 
 def _own(

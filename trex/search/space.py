@@ -604,6 +604,16 @@ class SearchSpace:
             state = self.follow(encoder, state, found[:1])
         return row
 
+    def with_class_rows(self, plan: Plan, *, dead: bool = True) -> Plan:
+        """A plan of reuse with the class rows that its encoders compute in this space.
+
+        Without the `dead` rows of the last encoder; these change no answer.
+        """
+        rows = [Rows(reuse.consumer) for reuse in plan.reuses if self.own_class(reuse.form)]
+        if dead and self.dead_rows:
+            rows.append(Rows(self.num_encoders - 1))
+        return Plan(plan.reuses, rows=tuple(rows))
+
     # ---- counting and drawing
 
     @cached_property

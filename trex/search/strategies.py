@@ -33,7 +33,7 @@ class Task:
         losses: what plans are predicted to lose; None for strategies that do not predict.
         wanted: how many plans to choose, at most.
         seed: of everything drawn.
-        sweep: spread all plans over the front of prices, rather than a quarter of them.
+        levels: so many plans, at most, are the best at levels of EDAP.
         given: the plans, where there is no choice.
     """
 
@@ -41,7 +41,7 @@ class Task:
     losses: Losses | None
     wanted: int
     seed: int
-    sweep: bool = False
+    levels: int = 0
     given: tuple[Plan, ...] = ()
 
 
@@ -84,8 +84,8 @@ class Strategy(Protocol):
 class Exact:
     """The plans of least predicted loss, with a proof, and a front.
 
-    A quarter of the plans are the best at levels of EDAP, which keeps the answer useful when the
-    budget changes; the rest are those that are predicted to lose least.
+    Some are the best at levels of EDAP, which keeps the answer useful when the budget changes; the
+    rest are those that are predicted to lose least.
     """
 
     predicts = True
@@ -96,8 +96,9 @@ class Exact:
         assert task.losses is not None
         solver, budget = Solver(task.priced, task.losses), task.priced.budget
         best = solver.solve(budget, task.wanted)
-        swept = solver.front(budget, task.wanted if task.sweep else max(1, task.wanted // 4))
-        parts = [best.rows[:1], swept.rows, best.rows]
+        parts = [best.rows]
+        if task.levels:
+            parts = [best.rows[:1], solver.front(budget, task.levels).rows, best.rows]
         rows = {row.tobytes(): row for part in parts for row in part}
         return Chosen.of(np.stack(list(rows.values())[: task.wanted]), task, proof_of(best))
 
@@ -159,7 +160,7 @@ class Paper:
             for form in space.forms:
                 reuses = (Reuse(r.consumer, r.source, *form) for r in plan.reuses)
                 with suppress(PlanError):  # a pattern that the space does not hold
-                    row = space.row(Plan(tuple(reuses)))
+                    row = space.row(space.with_class_rows(Plan(tuple(reuses))))
                     # The plan without reuse is the same in every form.
                     rows[row.tobytes()] = row
         return (
