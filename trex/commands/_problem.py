@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem
+    from trex.search.run import Run
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -118,9 +119,20 @@ def views_of(args: argparse.Namespace, config: InputConfig) -> int:
 
 
 def search_of(
-    args: argparse.Namespace, problem: Problem, budget: Budget, evaluated: ImageSet | None
+    args: argparse.Namespace,
+    problem: Problem,
+    budget: Budget,
+    evaluated: ImageSet | None,
+    like: Search | None = None,
 ) -> tuple[Search, Any]:
     """The search of a problem, and how to measure bundles; everything is checked then.
+
+    Args:
+        args: the flags.
+        problem: what is searched for.
+        budget: its limits.
+        evaluated: labelled images.
+        like: a search that differs in its limits alone, whose passes are shared.
 
     Raises:
         TrexError: the run folder or the storage holds something else, or nothing can be priced.
@@ -135,14 +147,18 @@ def search_of(
     loaded, chip = problem.loaded, problem.chip
     settings = _settings(problem, budget)
     densities = _densities.of_search(loaded, chip, problem.images, args.out, settings)
-    priced = PricedSpace.of(
-        architecture_of(loaded.model, loaded.name),
-        chip,
-        problem.accounting,
-        problem.space,
-        budget,
-        parameter_table(loaded.model, problem.space.forms),
-        densities.planes if densities else None,
+    priced = (
+        like.priced.with_budget(budget)
+        if like
+        else PricedSpace.of(
+            architecture_of(loaded.model, loaded.name),
+            chip,
+            problem.accounting,
+            problem.space,
+            budget,
+            parameter_table(loaded.model, problem.space.forms),
+            densities.planes if densities else None,
+        )
     )
     manifest = _manifest(args, problem, settings, priced)
     manifest["densities"] = densities.as_json() if densities else None
@@ -154,27 +170,84 @@ def search_of(
         study=args.study or f"{loaded.name} on {chip.name}, {budget}",
     )
     scratch = args.scratch or args.out
-    shop = Workshop(problem, priced, run_folder, settings, sharing, scratch)
+    known = like.run if like else _run_like(getattr(args, "like", None), settings)
+    shop = Workshop(
+        problem, priced, run_folder, settings, sharing, scratch, like.shop if like else None, known
+    )
     return Search(shop, manifest), None if evaluated is None else _measurement(problem, evaluated)
 
 
+def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
+    """A run whose probes and way of fitting are taken: neither depends on a chip or on limits.
+
+    Raises:
+        RunError: it is of another model, space, or of other images.
+    """
+    if folder is None:
+        return None
+    from trex.errors import RunError
+    from trex.search.run import Run
+    from trex.settings import difference
+
+    other = Run.open(folder)
+
+    def part(of: dict[str, Any]) -> dict[str, Any]:
+        names = ("model", "model_args", "weights_sha256", "space", "calibration_sha256", "data")
+        search = (
+            "seed",
+            "select_share",
+            "fresh_share",
+            "surrogate_images",
+            "choice_images",
+            "fit",
+        )
+        return {
+            **{name: of[name] for name in names},
+            "search": {name: of["search"].get(name) for name in search},
+        }
+
+    theirs = other.manifest()["settings"]
+    if different := difference(part(theirs), part(settings)):
+        raise RunError(
+            f"--like {folder} is of other settings: {different}",
+            hint="give a run of the same model, space and images, or leave --like out",
+        )
+    return other
+
+
 def carry_out(
-    args: argparse.Namespace, prepare: Callable[[argparse.Namespace], tuple[Search, Any]]
+    args: argparse.Namespace,
+    prepare: Callable[[argparse.Namespace], tuple[Search, Any]],
+    *,
+    keep: bool = False,
 ) -> dict[str, Any]:
-    """Prepare a search and run it: what it tells, kept in its folder for later commands."""
+    """Prepare a search and run it: what it tells, kept in its folder for later commands.
+
+    Args:
+        args: the flags.
+        prepare: makes the search, and what measures bundles.
+        keep: leave what it shares open.
+    """
     import time
 
     from trex.models.registry import architecture_of
     from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
+    from trex.search.problem import time_taken
 
     started = time.monotonic()
     search, measure = prepare(args)
-    best = search.execute()
+    time_taken.clear()
+    try:
+        best = search.execute()
+    finally:
+        if not keep:
+            search.close()
     loaded = search.problem.loaded
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
     result = outcome(search, best, measure)
     result["seconds"] = round(time.monotonic() - started, 1)
+    result["spent"] = {step: round(seconds, 1) for step, seconds in time_taken.items()}
     search.run.write_json("summary.json", result)
     _warn_if_far(result)
     return result

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments, _problem, _rungs, _space
+from trex.commands import _arguments, _budgets, _problem, _rungs, _space
 
 if TYPE_CHECKING:
     from trex.search.budget import Budget
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="spread the plans over all prices within the limits; without any, up to the original",
     )
+    _budgets.add_many(budget)
     _problem.add_data(parser)
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -62,12 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluations",
         type=int,
         metavar="N",
-        help="plans measured (48; 32 where plans only reuse; 16 with --quick)",
+        help="plans measured (24; 32 where plans only reuse; 12 with --quick)",
     )
     work.add_argument(
         "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
     )
     _problem.add_work(work)
+    work.add_argument(
+        "--like",
+        type=Path,
+        metavar="RUN",
+        help="take the probes of a run of the same model, space and images; another chip or limit",
+    )
     _rungs.add_rungs(parser)
     _problem.add_many(parser)
     _arguments.add_json(parser)
@@ -75,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, measure the winner, print the table."""
+    if _budgets.several(args):
+        return _several(args)
     result = _problem.carry_out(args, prepare)
     if args.json:
         print(json.dumps(result))
@@ -85,8 +95,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
+def _several(args: argparse.Namespace) -> int:
+    """Several searches, and a table of them."""
+    _budgets.check(args)
+    told = _budgets.run(args, prepare)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        from trex.report.tables import budgets_table
+
+        print("\n".join(budgets_table(told)))
+    return 0
+
+
+def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Search, Any]:
     """Check everything a search needs, before any work; also how to measure bundles.
+
+    Args:
+        args: the flags.
+        like: a search that differs in its limits alone, whose passes are shared.
 
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
@@ -101,7 +128,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     budget = _budget(args)
     chip = load_chip(args.hw)
     _arguments.check_sources(args.calib, args.eval)
-    loaded = _problem.load_model(args)
+    loaded = _problem.load_model(args) if like is None else like.problem.loaded
     model = architecture_of(loaded.model, loaded.name)
     space = _space.load_space(args, model)
     effort = _effort(args, space)
@@ -125,18 +152,20 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             final_views=_problem.views_of(args, config),
             **effort,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(rounds=1 if args.quick else 3, precision=precision),
+            refine=RefineSettings(
+                rounds=1 if args.quick else 2 if space.joint else 3, precision=precision
+            ),
             finetuning=_rungs.finetuning_of(args, images),
         ),
     )
     evaluated = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
-    return _problem.search_of(args, problem, budget, evaluated)
+    return _problem.search_of(args, problem, budget, evaluated, like)
 
 
 def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
     """How many plans are measured, and on what, where the flags do not say it."""
     if args.evaluations is None:
-        args.evaluations = 16 if args.quick else 48 if space.joint else 32
+        args.evaluations = 12 if args.quick else 24 if space.joint else 32
     if args.final_views is None:
         args.final_views = 0 if space.joint or args.quick else 2
     effort: dict[str, Any] = {"evaluations": args.evaluations}
@@ -144,9 +173,9 @@ def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
         effort |= {"surrogate_images": 120, "choice_images": 80}
     if space.joint and args.strategy == "exact":
         effort = {"surrogate_images": 240, "choice_images": 160, **effort}
-        effort |= {"confirmed": min(6, args.evaluations), "fresh_share": 0.2}
+        effort |= {"confirmed": min(4, args.evaluations), "fresh_share": 0.2}
         if not args.pareto:
-            effort["moves"] = args.evaluations - max(1, args.evaluations // 4)
+            effort["moves"] = args.evaluations - max(1, args.evaluations // 3)
     return effort
 
 

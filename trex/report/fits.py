@@ -10,10 +10,11 @@ HEAD: Final = (
     "drift corrected",
     "class tokens weigh",
     "penalty",
+    "producers' share",
     "lost, nats",
 )
 #: what runs did that did not choose it yet
-_BEFORE: Final = {"drift": 1.0}
+_BEFORE: Final = {"drift": 1.0, "producers": None}
 
 
 class Way(NamedTuple):
@@ -24,6 +25,7 @@ class Way(NamedTuple):
         drift: the share of the streams' drift that is corrected.
         class_weight: how much more a class token's error counts.
         ridge: penalty on the way from the start.
+        producers: the share of producers behind the first consumer; None where they stay.
         loss: of the plan that ways were compared on; None where there was nothing to choose.
     """
 
@@ -31,13 +33,14 @@ class Way(NamedTuple):
     drift: float
     class_weight: float
     ridge: float
+    producers: float | None
     loss: float | None
 
     @property
     def cells(self) -> tuple[str, ...]:
         """A row of a table under `HEAD`."""
         loss = "-" if self.loss is None else f"{self.loss:.4f}"
-        numbers = (self.shrink, self.drift, self.class_weight, self.ridge)
+        numbers = (self.shrink, self.drift, self.class_weight, self.ridge, self.producers or 0.0)
         return *(f"{number:g}" for number in numbers), loss
 
 

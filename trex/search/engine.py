@@ -24,7 +24,7 @@ from trex.export.bundle import save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry
-from trex.search.moves import ROUND, next_rows
+from trex.search.moves import RESERVOIR, ROUND, next_rows
 from trex.search.predict import Losses
 from trex.search.ranking import best_first, best_record
 from trex.search.refined import measure_confirmed, measure_refined
@@ -46,24 +46,25 @@ class Search:
 
     def __init__(self, shop: Workshop, manifest: dict[str, Any]) -> None:
         self.problem, self.priced, self.run = shop.problem, shop.priced, shop.run
-        self._shop = shop
+        self.shop = shop
         self._manifest = manifest
 
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
-        try:
-            self._shop.check_storage()
-            with self.run.folder():
-                if not self.run.begun:
-                    # Images that cannot be read leave no folder behind.
-                    _ = self._shop.calibration
-                Run.start(self.run.path, self._manifest)
-            with self.run.joined():
-                self._measure()
-                with self.run.finishing():
-                    return self._finish()
-        finally:
-            self._shop.close()
+        self.shop.check_storage()
+        with self.run.folder():
+            if not self.run.begun:
+                # Images that cannot be read leave no folder behind.
+                _ = self.shop.calibration
+            Run.start(self.run.path, self._manifest)
+        with self.run.joined():
+            self._measure()
+            with self.run.finishing():
+                return self._finish()
+
+    def close(self) -> None:
+        """Give the disk space back that it took on the way."""
+        self.shop.close()
 
     @property
     def proof(self) -> dict[str, Any] | None:
@@ -76,20 +77,23 @@ class Search:
 
     def estimate(self, plan: Plan) -> dict[str, Any]:
         """What a plan costs, as records hold it."""
-        return self._shop.estimate(plan)
+        return self.shop.estimate(plan)
 
     def _measure(self) -> None:
         settings = self.problem.settings
         strategy = STRATEGIES[settings.strategy]
         losses = self._losses() if strategy.predicts else None
         wanted, sampled = settings.evaluations, settings.strategy == "optuna"
+        asked = max(1, wanted // 4) if sampled else wanted
+        asked = max(asked, RESERVOIR) if settings.moves else asked
+        levels = 0 if settings.moves else asked if settings.pareto else max(1, asked // 4)
         chosen = strategy.choose(
             Task(
                 priced=self.priced,
                 losses=losses,
-                wanted=max(1, wanted // 4) if sampled else wanted,
+                wanted=asked,
                 seed=settings.seed,
-                sweep=settings.pareto,
+                levels=levels,
                 given=self.problem.plans,
             )
         )
@@ -98,7 +102,7 @@ class Search:
         if sampled:
             sampler = sampler_of(settings)
             measure_fitted(
-                self._shop,
+                self.shop,
                 chosen.plans,
                 losses,
                 objectives=sampler.objectives,
@@ -106,24 +110,24 @@ class Search:
                 more=partial(
                     propose,
                     priced=self.priced,
-                    options=self._shop.options,
+                    options=self.shop.options,
                     total=wanted,
-                    entry=partial(trial_entry, shop=self._shop, losses=losses),
+                    entry=partial(trial_entry, shop=self.shop, losses=losses),
                 ),
                 total=wanted,
             )
         elif losses is not None and settings.moves:
             self._move(losses, chosen.plans)
         else:
-            measure_fitted(self._shop, chosen.plans, losses)
+            measure_fitted(self.shop, chosen.plans, losses)
         rung = "selection"
         if settings.confirmed:
-            measure_confirmed(self._shop, self._best_of(rung)[: settings.confirmed])
+            measure_confirmed(self.shop, self._best_of(rung)[: settings.confirmed])
             rung = "confirmed"
         if settings.refined_candidates:
-            measure_refined(self._shop, self._best_of(rung)[: settings.refined_candidates])
+            measure_refined(self.shop, self._best_of(rung)[: settings.refined_candidates])
             rung = "refined"
-        for training in finetune_rungs(self._shop):
+        for training in finetune_rungs(self.shop):
             wanted = settings.finetuning.candidates[training.number - 1]
             training.measure(self._best_of(rung)[:wanted])
             rung = training.name
@@ -137,7 +141,7 @@ class Search:
         settings, space = self.problem.settings, self.problem.space
         plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
         reservoir = np.stack([space.row(plan) for plan in chosen])
-        measure_fitted(self._shop, plans, losses)
+        measure_fitted(self.shop, plans, losses)
         while len(plans) < settings.evaluations:
             loss_of = {record["key"]: record["selection"]["loss"] for record in self.run.records()}
             measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
@@ -146,7 +150,7 @@ class Search:
             if not len(rows):
                 break
             plans += [space.plan(row) for row in rows]
-            measure_fitted(self._shop, plans, losses)
+            measure_fitted(self.shop, plans, losses)
 
     def _best_of(self, rung: str) -> list[dict[str, Any]]:
         """The records that came to a rung, the best first."""
@@ -158,14 +162,18 @@ class Search:
             stored = self.run.read_json("surrogate.json")
             if stored["schema"] != V0_1:  # whose predictions were made of other probes
                 return Losses.from_json(stored, self.problem.space)
-        losses = measure_losses(self._shop)
+        known = self.shop.known
+        if known is not None and (known.path / "surrogate.json").exists():
+            losses = Losses.from_json(known.read_json("surrogate.json"), self.problem.space)
+        else:
+            losses = measure_losses(self.shop)
         self.run.write_json("surrogate.json", losses.as_json())
         return losses
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())
         best = self._fit_best(record)
-        if trainings := finetune_rungs(self._shop):
+        if trainings := finetune_rungs(self.shop):
             self._hand_over(record, trainings[-1])
         return best
 
@@ -175,9 +183,7 @@ class Search:
             stored = self.run.read_json("best/best.json")
             if stored["key"] == record["key"]:
                 return stored
-        variant, rounds = fit_winner(
-            self.problem, read_plan(record), self._shop.fit_settings, self._shop.scratch
-        )
+        variant, rounds = fit_winner(self.shop, read_plan(record))
         self._save(self.run.best, variant, record)
         best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
         self.run.write_json("best/best.json", best)

@@ -55,6 +55,10 @@ class PricedSpace:
         """What the original costs; one entry."""
         return self.pricer.baseline
 
+    def with_budget(self, budget: Budget) -> PricedSpace:
+        """The same with another budget."""
+        return replace(self, budget=budget)
+
     def limited(self, limit: Limit) -> PricedSpace:
         """The same with one more limit."""
         return replace(self, budget=Budget(limits=(*self.budget.limits, limit)))

@@ -20,6 +20,8 @@ from trex.search.space import Choice, Numbers, SearchSpace
 
 Floats = NDArray[np.float64]
 
+#: plans predicted to lose least, from which later ones are chosen too
+RESERVOIR: Final = 64
 #: plans of a round: they share the work of their common beginnings
 ROUND: Final = 6
 #: measured plans whose neighbours are looked at

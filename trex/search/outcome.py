@@ -100,12 +100,12 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fit_of(run: Run) -> dict[str, float]:
+def fit_of(run: Run) -> dict[str, float | None]:
     """How a run's plans are fitted: what was chosen, or what version 0.1 always did."""
     stored, used = run.fitting(), run.manifest()["settings"]["search"]["fit"]
     if stored is not None:
         used = {**used, **stored["chosen"]}
-    return {name: used[name] for name in CHOSEN}
+    return {name: used.get(name) for name in CHOSEN}
 
 
 def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
@@ -141,5 +141,5 @@ def _finetuned(run: Run, evaluate: Callable[[Path], dict[str, Any]] | None) -> d
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
     always = ("key", "plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
-    names = (*always, *(name for name in ("refined", "rungs") if name in record))
+    names = (*always, *(name for name in ("confirmed", "refined", "rungs") if name in record))
     return {name: record[name] for name in names}

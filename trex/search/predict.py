@@ -35,6 +35,8 @@ REACH_OF_PAIRS: Final = 2
 CORRELATION: Final = 0.2
 #: a loss of nothing, nats
 _LEAST: Final = 1e-6
+#: the least part in what consumers lose together that can be told from none
+_PART: Final = 0.25
 #: shares of all mergeable tokens at which merges are measured
 _MERGED: Final = (0.04, 0.12, 0.25, 0.49)
 
@@ -252,8 +254,10 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Losses:
             if len(of) == size:
                 row = space.row(_together(space, of, dead=True))
                 beyond = loss - float(so_far.predict(row[None])[0])
+                # of several in a row all but the first reuse from afar, and so take another part
+                part = weight_of(choice[[*of], row[[*of]]], reference[[*of]]).prod()
                 table = added if size == 2 else triples
-                table[of] = max(beyond, 0.0) / (1.0 - so_far.correlation)
+                table[of] = max(beyond, 0.0) / (1.0 - so_far.correlation) / max(part, _PART)
     return known()
 
 

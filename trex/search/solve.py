@@ -148,7 +148,7 @@ class Solver:
         if not len(pool.losses):
             nearest = self.nearest(budget)
             if not budget.feasible(priced.price(nearest[None]), priced.baseline)[0]:
-                raise priced_with(priced, budget).infeasible(nearest)
+                raise priced.with_budget(budget).infeasible(nearest)
             pool.add(nearest[None], self._losses.predict(nearest[None]))
         costs = priced.price(pool.rows)
         order = np.lexsort((*pool.rows.T[::-1], costs.edap_j_s_m2, np.round(pool.losses, 12)))
@@ -217,11 +217,6 @@ def nearest_row(
     overrun = budget.overrun(costs, priced.baseline)
     found: Numbers = rows[np.lexsort((costs.edap_j_s_m2, np.round(overrun, 12)))[0]]
     return found
-
-
-def priced_with(priced: PricedSpace, budget: Budget) -> PricedSpace:
-    """A priced space with another budget."""
-    return PricedSpace(space=priced.space, pricer=priced.pricer, budget=budget)
 
 
 class _Problem(NamedTuple):

@@ -85,6 +85,8 @@ class Workshop:
         settings: what all processes must agree on.
         sharing: who does the work.
         scratch: a folder with room for activations.
+        like: another search's of the same model, space and images, whose passes are shared.
+        known: a run of the same, whose probes and way of fitting are taken.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class Workshop:
         settings: dict[str, Any],
         sharing: Sharing,
         scratch: Path,
+        like: Workshop | None = None,
+        known: Run | None = None,
     ) -> None:
         self.problem = problem
         self.priced = priced
@@ -102,6 +106,9 @@ class Workshop:
         self._settings = settings
         self._sharing = sharing
         self.scratch = scratch
+        self._like = like
+        self.known = known
+        self._labels = torch.empty(0)
 
     @property
     def alone(self) -> bool:
@@ -111,6 +118,9 @@ class Workshop:
     @cached_property
     def calibration(self) -> Calibration:
         """The original's pass, made when something has to be measured."""
+        if self._like is not None:
+            calibration, self._labels = self._like.calibration, self._like._labels
+            return calibration
         settings, images = self.problem.settings, self.problem.images
         labels: list[Tensor] = []
         with progress_bar("original", len(images)) as advance:
@@ -139,7 +149,8 @@ class Workshop:
         with file_lock(self.run.path / LOCKS / "fit"):
             stored = self.run.fitting()
             if stored is None:
-                stored = self._chosen_fit()
+                stored = self.known.fitting() if self.known else None
+                stored = stored or self._chosen_fit()
                 self.run.write_json(FIT, stored)
         return replace(base, **stored["chosen"])
 
@@ -239,7 +250,7 @@ class Workshop:
 
     def close(self) -> None:
         """Give the disk space back."""
-        if "calibration" in self.__dict__:
+        if self._like is None and "calibration" in self.__dict__:
             self.calibration.close()
 
     def selection(self, logits: Tensor) -> dict[str, Any]:
