@@ -41,6 +41,9 @@ class FitSettings:
     #: how far to go from the start to the solved map: a small push in the right direction upsets
     #: later encoders less than the whole one
     shrink: float = 0.4
+    #: how far producers behind the first fitted consumer go from the original's projection to
+    #: one that is solved like a consumer's; None where they stay as they are
+    producers: float | None = None
     #: images in one forward
     batch_size: int = 50
     #: of forwards; what is solved is solved in double precision

@@ -29,8 +29,10 @@ _SHARES: Final = (0.0, 0.2, 0.4, 0.7, 1.0)
 _DRIFTS: Final = (0.0, 0.5)
 _CLASS_WEIGHTS: Final = (10.0, 1000.0)
 _RIDGES: Final = (0.01, 1.0)
+#: The share for producers behind the first consumer, beside leaving them as they are.
+_PRODUCERS: Final = (0.5, 1.0)
 #: what is chosen of the settings
-CHOSEN: Final = ("shrink", "drift", "class_weight", "ridge")
+CHOSEN: Final = ("shrink", "drift", "class_weight", "ridge", "producers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ class Trial:
     loss: float
 
     @property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> dict[str, float | None]:
         """What is chosen of the settings."""
         return {name: getattr(self.settings, name) for name in CHOSEN}
 
@@ -98,11 +100,13 @@ def choose_settings(
     attempt(replace(chosen, class_weight=weight) for weight in _CLASS_WEIGHTS)
     chosen = best()
     attempt(replace(chosen, ridge=ridge) for ridge in _RIDGES)
+    chosen = best()
+    attempt(replace(chosen, producers=share) for share in _PRODUCERS)
     return sorted(tried.values(), key=lambda trial: trial.loss)
 
 
 def steps_to_choose(calibration: Calibration, most: int = MOST_IMAGES) -> int:
     """How many images have to pass through how many encoders, at most."""
     images = min(calibration.n_fit, most)
-    ways = sum(map(len, (_SHARES, _DRIFTS, _CLASS_WEIGHTS, _RIDGES)))
+    ways = sum(map(len, (_SHARES, _DRIFTS, _CLASS_WEIGHTS, _RIDGES, _PRODUCERS)))
     return ways * images * len(calibration.encoders)

@@ -3,16 +3,17 @@
 Encoder after encoder, on the variant's own activations: a consumer's projection is solved so that
 from the reused tensor it puts out what the original's attention branch put out, plus a share of
 the drift that has built up between the two residual streams. So later consumers correct earlier
-ones' error. Where tokens were merged, the original's are averaged as the variant's were, and an
-error counts as often as the token it is made on. Activations pass through files (`fit.scratch`),
-only Gram matrices are kept in memory, and plans that begin alike share the work of their common
-beginning.
+ones' error; so can producers behind the first one, from their own projections on. Where tokens
+were merged, the original's are averaged as the variant's were, and an error counts as often as the
+token it is made on. Activations pass through files (`fit.scratch`), only Gram matrices are kept in
+memory, and plans that begin alike share the work of their common beginning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -28,7 +29,17 @@ from trex.models.adapter import Adapter, Consumer
 from trex.plan import EncoderPlan, Plan, Reuse
 from trex.reuse.apply import apply_plan
 from trex.reuse.precision import forward_precision
-from trex.reuse.route import Kept, Route, State, Step, advance, enter, features, kept_until
+from trex.reuse.route import (
+    Kept,
+    Route,
+    State,
+    Step,
+    advance,
+    enter,
+    features,
+    kept_until,
+    producer_features,
+)
 from trex.reuse.transforms import consumer_of
 
 #: chooses which of some plans to work on next; None for none of them
@@ -70,6 +81,8 @@ class _Node:
     plan: Plan | None = None
     #: whether a plan below fits a later encoder, for which the fitted images must go on
     fits: bool = False
+    #: whether an encoder before it was fitted
+    behind: bool = False
     #: all plans of this node and below, in order
     below: list[Plan] = field(default_factory=list)
 
@@ -195,7 +208,13 @@ class PlanFitter:
                 for passed in path[kept[0] : last]:
                     passed.live.add(kept)
             fitted = [r.consumer for r in plan.reuses if _is_fitted(r)]
-            for passed in path[: max(fitted, default=0)]:
+            last = max(fitted, default=0)
+            solved = [r.consumer for r in plan.reuses if r.transform != "none"]
+            if solved and self._settings.producers:
+                last = len(path) - 1
+                for passed in path[min(solved) + 1 :]:
+                    passed.behind = True
+            for passed in path[:last]:
                 passed.fits = True
             node.plan = plan
         return root
@@ -207,7 +226,7 @@ class PlanFitter:
             if not aim.leads_to(child):
                 continue
             step = Step.of(index, decision, frozenset(child.live), self._calibration.layout)
-            block, fitted = self._block(step, decision, before)
+            block, fitted = self._block(step, decision, before, child.behind)
             after, made = self._advance(block, step, before, fits=child.fits)
             try:
                 if child.plan is not None:
@@ -229,12 +248,15 @@ class PlanFitter:
                 yield start, min(start + size, rows.stop)
 
     def _block(
-        self, step: Step, decision: EncoderPlan, before: _Stored
+        self, step: Step, decision: EncoderPlan, before: _Stored, behind: bool
     ) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The encoder a step runs, fitted where it consumes; its own parameters by name."""
+        """The encoder a step runs, fitted where it consumes; its own parameters by name.
+
+        A producer is fitted where it is `behind` a fitted consumer.
+        """
         name, block = self._calibration.encoders[step.index]
         if step.reuse is None:
-            return block, {}
+            return self._producer(name, block, step, before) if behind else (block, {})
         layout = self._calibration.layout
         consumer = consumer_of(block, decision, layout, self._adapter).eval()
         if consumer.average_tokens:
@@ -245,6 +267,22 @@ class PlanFitter:
         named = (*consumer.named_parameters(), *consumer.named_buffers())
         own = {key: value for key, value in named if id(value) not in originals}
         return consumer, {f"{name}.{key}": p.detach().clone() for key, p in own.items()}
+
+    def _producer(
+        self, name: str, block: nn.Module, step: Step, before: _Stored
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
+        """A producer with its projection fitted, and that by name.
+
+        As it is where the projection is a convolution's or has no bias to take the constant.
+        """
+        producer = deepcopy(block)
+        projection = self._adapter.projection(producer)
+        paths = [path for path, part in producer.named_modules() if part is projection]
+        if not paths or projection.bias is None:
+            return block, {}
+        self._solve_producer(producer, projection, step, before)
+        named = projection.named_parameters(prefix=f"{name}.{paths[0]}")
+        return producer, {key: value.detach() for key, value in named}
 
     def _mapped(self, before: _Stored) -> Iterator[tuple[range, State]]:
         """States before an encoder of the fitted images whose maps are kept."""
@@ -279,13 +317,59 @@ class PlanFitter:
         return _Stored(adapter, files), list(made.values())
 
     def _solve(self, consumer: Consumer, step: Step, before: _Stored) -> None:
-        calibration, settings = self._calibration, self._settings
-        adapter, projection = self._adapter, consumer.projection
+        """Solve for a consumer's projection."""
+        projection = consumer.projection
+        if not consumer.average_tokens:
+            projection.weight.zero_()
+            projection.bias.zero_()
+
+        def read(state: State) -> tuple[Tensor, Tensor | None]:
+            return features(consumer, step, state), None
+
+        self._regress(consumer, projection, step, before, read, self._settings.shrink)
+
+    def _solve_producer(
+        self, producer: nn.Module, projection: nn.Linear, step: Step, before: _Stored
+    ) -> None:
+        """Solve for a producer's projection, whose outputs the branch may scale."""
+        adapter = self._adapter
+
+        def read(state: State) -> tuple[Tensor, Tensor | None]:
+            found = producer_features(adapter, producer, step, state)
+            branch, plain = adapter.branch(producer, found), projection(found)
+            every = tuple(range(plain.ndim - 1))
+            scale = (branch * plain).sum(every) / plain.square().sum(every).clamp_min(1e-30)
+            return found, scale.where(scale != 0, 1.0)
+
+        share = self._settings.producers
+        assert share is not None
+        self._regress(producer, projection, step, before, read, share)
+
+    def _regress(
+        self,
+        block: nn.Module,
+        projection: nn.Linear,
+        step: Step,
+        before: _Stored,
+        read: Callable[[State], tuple[Tensor, Tensor | None]],
+        share: float,
+    ) -> None:
+        """Go a share of the way from a projection as it stands to the solved one.
+
+        Args:
+            block: the encoder.
+            projection: its.
+            step: its.
+            before: the states that reach it.
+            read: what the projection reads, and what the branch multiplies its outputs by.
+            share: of the way.
+        """
+        calibration, settings, adapter = self._calibration, self._settings, self._adapter
         system = RidgeSystem(projection.in_features, projection.out_features)
         for start, stop in self._batches(self._fit_rows):
             with self._precision():
-                state = enter(adapter, consumer, step, before.read(start, stop))
-                read = features(consumer, step, state)
+                state = enter(adapter, block, step, before.read(start, stop))
+                inputs, scale = read(state)
             target = calibration.target(step.index, start, stop, settings.drift)
             wanted = state.tokens_of(target)
             stream = state.stream if step.rows is None else state.stream[:, : step.rows]
@@ -293,13 +377,13 @@ class PlanFitter:
             weights = adapter.token_weights(calibration.model, stream, settings.class_weight)
             if state.sizes is not None:
                 weights = weights * state.sizes[:, : stream.shape[1]]
-            system.add(adapter.vectors(read), adapter.vectors(target), weights)
-        if not consumer.average_tokens:
-            projection.weight.zero_()
-            projection.bias.zero_()
+            wanted = adapter.vectors(target)
+            system.add(
+                adapter.vectors(inputs), wanted if scale is None else wanted / scale, weights
+            )
         weight, bias = system.solve(settings.ridge, projection.weight)
-        projection.weight.lerp_(weight.to(projection.weight), settings.shrink)
-        projection.bias.lerp_(bias.to(projection.bias), settings.shrink)
+        projection.weight.lerp_(weight.to(projection.weight), share)
+        projection.bias.lerp_(bias.to(projection.bias), share)
 
     def _head(self, plan: Plan, after: _Stored) -> Tensor:
         route = Route.of(plan, self._calibration.layout)
