@@ -94,4 +94,4 @@ def random_losses(priced: PricedSpace, seed: int, digits: int | None = None) -> 
     }
     if digits is not None:
         tables = {name: np.round(table, digits) for name, table in tables.items()}
-    return Losses(space=space, pairs=pairs, shares=shares, correlation=0.25, **tables)
+    return Losses(space=space, pairs=pairs, shares=shares, correlation=(0.2, 0.3, 0.1), **tables)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from trex.files import write_atomic
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
-from trex.fit.loss import mean_kl
+from trex.fit.loss import mean_kl, sketch
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -25,7 +25,7 @@ from trex.search.entries import (
     measured_notes,
     plan_notes,
 )
-from trex.search.predict import Losses, build, probes
+from trex.search.predict import SKETCH, Losses, build, correlations, probes
 from trex.search.records import spent_on
 from trex.search.study import Entry
 from trex.search.workers import More, Result
@@ -43,7 +43,8 @@ def measure_losses(shop: Workshop) -> Losses:
         original = calibration.logits[rows.start : rows.stop]
         fitter = shop.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
-            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], {})
+            notes = {"error": sketch(fitted.logits, original, SKETCH)}
+            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], notes)
 
     done = shop.work_off(
         "surrogate",
@@ -51,7 +52,10 @@ def measure_losses(shop: Workshop) -> Losses:
         work=work,
         objectives=[LOSS],
     )
-    return build(shop.priced.space, {key: trial.values[0] for key, trial in done.items()})
+    space = shop.problem.space
+    losses = {key: trial.values[0] for key, trial in done.items()}
+    sketches = {key: trial.user_attrs["error"] for key, trial in done.items()}
+    return build(space, losses, correlations(space, losses, sketches))
 
 
 def measure_fitted(

@@ -5,9 +5,11 @@ images: the probes. In a plan it stands in a context, and losses do not add:
 
 - **tokens**: merging p of t tokens costs what merging the same share of all tokens does; so does
   sharing rows among t tokens. Between measured numbers losses are interpolated.
-- **correlation**: errors of different encoders point in part the same way. With own losses l, a
-  plan is predicted to lose (1 − c)·sum(l) + c·(sum(sqrt(l)))²; c = 0 adds losses, as of errors
-  that have nothing in common, c = 1 adds their roots.
+- **correlation**: errors of one kind (merges, shared rows, consumers) in different encoders point
+  in part the same way. With own losses l, those of a kind are predicted to lose
+  (1 − c)·sum(l) + c·(sum(sqrt(l)))²: c = 0 adds losses, as of errors that have nothing in common,
+  c = 1 adds their roots. The probes' outputs say what c is for the model at hand. Errors of
+  different kinds have nothing in common (docs/search.md).
 - **consumers**: near pairs and triples of consumers are measured too, in one form: what they lose
   beyond that is paid on top.
 """
@@ -15,7 +17,7 @@ images: the probes. In a plan it stands in a context, and losses do not add:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +33,11 @@ Floats = NDArray[np.float64]
 REACH: Final = 4
 #: in spaces that also merge or share rows, only neighbours' pairs are
 REACH_OF_PAIRS: Final = 2
-#: the correlation of errors of different encoders (docs/search.md)
-CORRELATION: Final = 0.2
+#: kinds of errors, and what the correlation of each is where probes do not say
+KINDS: Final = ("merging", "rows", "reuse")
+_USUAL: Final = (0.13, 0.24, 0.06)
+#: numbers that a probe's error is summed up in
+SKETCH: Final = 256
 #: a loss of nothing, nats
 _LEAST: Final = 1e-6
 #: the least part in what consumers lose together that can be told from none
@@ -47,7 +52,7 @@ class Losses:
 
     Attributes:
         space: the plans.
-        correlation: of errors, from 0 to 1.
+        correlation: (kinds,), of errors, from 0 to 1.
         choice: (encoders, width): what the form and the source of a choice lose by themselves.
         merged: (encoders, measured numbers): what merges lose.
         pairs: the measured numbers of pairs, rising.
@@ -67,18 +72,19 @@ class Losses:
     reference: Floats
     added: Floats
     triples: Floats
-    correlation: float = CORRELATION
+    correlation: tuple[float, float, float] = _USUAL
 
     def own(self, encoder: int, before: Beginnings, numbers: Numbers) -> Floats:
-        """(plans,): what each loses in one encoder by itself, there."""
+        """(kinds, plans): what each loses in one encoder by itself, there."""
         space = self.space
         choice = space.arrays[encoder].take(numbers)
-        loss: Floats = self.choice[encoder, numbers].copy()
+        loss = np.zeros((len(KINDS), len(numbers)))
+        loss[2] = self.choice[encoder, numbers]
         layout = space.layout
         left = layout.tokens - layout.protected - before.gone[:, encoder]
         if choice.pairs.any():
             every = layout.tokens - layout.protected
-            loss += self._merging(encoder, choice.pairs * every / np.maximum(left, 1))
+            loss[0] = self._merging(encoder, choice.pairs * every / np.maximum(left, 1))
         if choice.share.any():
             taken = choice.share == TAKEN
             windows = layout.windows
@@ -87,7 +93,7 @@ class Losses:
             share = np.where(
                 taken, (before.groups - layout.protected) / np.maximum(rows, 1), given
             )
-            loss += np.where(choice.share != 0, self._sharing(encoder, share), 0.0)
+            loss[1] = np.where(choice.share != 0, self._sharing(encoder, share), 0.0)
         return loss
 
     def _merging(self, encoder: int, pairs: Floats) -> Floats:
@@ -142,25 +148,40 @@ class Losses:
         weights = weight_of(self.choice[encoders, rows], self.reference)
         return consumes.astype(np.float64), weights
 
+    @property
+    def alike(self) -> Floats:
+        """(kinds,): the correlations, as an array."""
+        return np.array(self.correlation)
+
+    def linear(self, own: Floats) -> Floats:
+        """(plans,): the part of own losses, (kinds, plans), that adds up over encoders."""
+        whole: Floats = (1.0 - self.alike) @ own
+        return whole
+
     def together(self, sums: Floats, roots: Floats) -> Floats:
-        """(plans,): what plans lose, of sums of own losses (with `between`) and of their roots."""
-        whole: Floats = (1.0 - self.correlation) * sums + self.correlation * roots**2
+        """(plans,): what plans lose.
+
+        Args:
+            sums: (plans,), of `linear` and `between`.
+            roots: (kinds, plans), sums of own losses' roots.
+        """
+        whole: Floats = sums + self.alike @ roots**2
         return whole
 
     def predict(self, rows: Any) -> Floats:
         """The predicted losses of plans given as rows of choice numbers, (plans, encoders)."""
         rows = np.asarray(rows, dtype=np.intp)
-        sums, roots = np.zeros(len(rows)), np.zeros(len(rows))
+        sums, roots = np.zeros(len(rows)), np.zeros((len(KINDS), len(rows)))
         for encoder, (before, _) in enumerate(self.space.walk(rows)):
             own = self.own(encoder, before, rows[:, encoder])
-            sums += own + self.between(encoder, before, rows[:, encoder])
+            sums += self.linear(own) + self.between(encoder, before, rows[:, encoder])
             roots += np.sqrt(own)
         return self.together(sums, roots)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the run folder."""
         return {
-            "correlation": self.correlation,
+            "correlation": dict(zip(KINDS, self.correlation, strict=True)),
             "choice": self.choice.tolist(),
             "pairs": list(self.pairs),
             "merged": self.merged.tolist(),
@@ -190,7 +211,7 @@ class Losses:
             reference=np.array(data["reference"]),
             added=np.array(data["added"]),
             triples=triples,
-            correlation=data["correlation"],
+            correlation=tuple(data["correlation"][kind] for kind in KINDS),
         )
 
 
@@ -210,8 +231,41 @@ def probes(space: SearchSpace) -> list[Plan]:
     return list(dict.fromkeys(plans))
 
 
-def build(space: SearchSpace, losses: Mapping[str, float]) -> Losses:
+def correlations(
+    space: SearchSpace, losses: Mapping[str, float], sketches: Mapping[str, Sequence[float]]
+) -> tuple[float, float, float]:
+    """(kinds,): how far errors of one kind in different encoders point the same way.
+
+    Args:
+        space: the plans.
+        losses: of all `probes`, by their keys.
+        sketches: of their errors (`sketch`), by their keys.
+    """
+    kinds: list[list[tuple[int, Plan]]] = [
+        [(e, _merge(e, p)) for e in _merging(space) for p in measured_pairs(space)],
+        [(e, _share(space, e, s)) for e in _sharing(space) for s in _shares(space)],
+        [(e, plan) for e, _, plan in _singles(space)],
+    ]
+    found = []
+    for probed, usual in zip(kinds, _USUAL, strict=True):
+        vectors = np.array([sketches[plan.key] for _, plan in probed]).reshape(len(probed), -1)
+        encoders = np.array([e for e, _ in probed])
+        size = np.array([np.sqrt(max(losses[plan.key], 0.0)) for _, plan in probed])
+        pairs = np.triu(encoders[:, None] != encoders[None], 1)
+        whole = float((np.outer(size, size) * pairs).sum())
+        alike = float(((vectors @ vectors.T) * pairs).sum())
+        found.append(float(np.clip(alike / whole, 0.0, 1.0)) if whole > 0 else usual)
+    return found[0], found[1], found[2]
+
+
+def build(
+    space: SearchSpace,
+    losses: Mapping[str, float],
+    correlation: tuple[float, float, float] = _USUAL,
+) -> Losses:
     """Predicted losses from the measured ones of all `probes`, by their keys."""
+    # a loss of nothing may be measured as a little less
+    losses = {key: max(loss, 0.0) for key, loss in losses.items()}
     encoders = space.num_encoders
     pairs, shares = measured_pairs(space), _shares(space)
     merged = np.zeros((encoders, len(pairs)))
@@ -246,6 +300,7 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Losses:
             reference=reference,
             added=added,
             triples=triples,
+            correlation=correlation,
         )
 
     for size in (2, 3):
@@ -257,7 +312,7 @@ def build(space: SearchSpace, losses: Mapping[str, float]) -> Losses:
                 # of several in a row all but the first reuse from afar, and so take another part
                 part = weight_of(choice[[*of], row[[*of]]], reference[[*of]]).prod()
                 table = added if size == 2 else triples
-                table[of] = max(beyond, 0.0) / (1.0 - so_far.correlation) / max(part, _PART)
+                table[of] = max(beyond, 0.0) / max(part, _PART)
     return known()
 
 
@@ -357,7 +412,11 @@ def _together(space: SearchSpace, consumers: tuple[int, ...], *, dead: bool = Fa
 def _own(
     space: SearchSpace, encoder: int, choice: Choice, single: Mapping[tuple[int, int], float]
 ) -> float:
-    """A choice's own loss: its form's, and what its source adds in the reference form."""
+    """A choice's own loss: its form's, and what its source adds in the reference form.
+
+    A source that loses less than the nearest takes away its share, so that nothing loses less than
+    nothing.
+    """
 
     def number(form: int, source: int) -> int:
         return space.choices[encoder].index(Choice(form, source))
@@ -369,4 +428,5 @@ def _own(
     if choice.source == encoder - 1:
         return near
     far = single[encoder, number(reference, choice.source)]
-    return near + far - single[encoder, number(reference, encoder - 1)]
+    alone = single[encoder, number(reference, encoder - 1)]
+    return near + far - alone if far >= alone else near * far / alone

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from heapq import heapify, heappop, heappush
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from trex.search.budget import TOLERANCE, Budget, Limit
 from trex.search.costs import AREA, ENERGY, LATENCY, LEAKAGE, MACS, PARAMETERS, VariantCosts
 from trex.search.feasible import PricedSpace
 from trex.search.pareto import pareto_front
-from trex.search.predict import Losses
+from trex.search.predict import KINDS, Losses
 from trex.search.space import Beginnings, Numbers, SearchSpace
 
 Floats = NDArray[np.float64]
@@ -44,8 +45,13 @@ _TANGENTS: Final = 2
 _NEAR: Final = 1e-3
 #: the highest multiplier, in losses of the plans met
 _HIGHEST: Final = 1e3
-#: ranges of latency and of area that an EDAP limit is divided into
-_RANGES: Final = (6, 2)
+#: ranges of latency that an EDAP limit is divided into at first, how often they are divided
+#: further, and when they are narrow enough
+_RANGES: Final = 4
+_SPLITS: Final = 64
+_NARROW: Final = 1.02
+#: no plan costs so many times what the original does
+_TOO_MUCH: Final = 4.0
 #: losses that differ by less, as a share, count as equal; a smaller gap counts as none
 _EQUAL: Final = 1e-9
 _PROVED: Final = 1e-6
@@ -137,14 +143,25 @@ class Solver:
         priced = self._priced
         pool = Pool(count, priced.space.num_encoders)
         parts = [_Part.of(g, p) for g in self._graphs for p in _problems(priced, budget, g)]
-        parts.sort(key=lambda part: part.bound)
-        rest = np.inf
-        for width in (BEAM, most):
-            rest = np.inf
-            for part in parts:
-                if part.bound < pool.threshold:
-                    left = part.graph.branch(budget, part, pool, width)
-                    rest = min(rest, max(left, part.bound))
+        for part in sorted(parts, key=lambda part: part.bound):
+            if part.bound < pool.threshold:
+                part.graph.branch(budget, part, pool, BEAM)
+        rest, splits = np.inf, 0
+        waiting = [(part.bound, number, part) for number, part in enumerate(parts)]
+        heapify(waiting)
+        while waiting:
+            bound, _, part = heappop(waiting)
+            if bound >= pool.threshold:
+                break  # and so are all that wait
+            halves = part.problem.halves() if splits < _SPLITS else []
+            if halves:
+                splits += 1
+                for half, number in zip(halves, (0, 1), strict=True):
+                    found = _Part.of(part.graph, half)
+                    heappush(waiting, (found.bound, len(parts) + 2 * splits + number, found))
+            else:
+                left = part.graph.branch(budget, part, pool, most)
+                rest = min(rest, max(left, bound))
         if not len(pool.losses):
             nearest = self.nearest(budget)
             if not budget.feasible(priced.price(nearest[None]), priced.baseline)[0]:
@@ -220,10 +237,42 @@ def nearest_row(
 
 
 class _Problem(NamedTuple):
-    """Limits on sums: (limits, 6) weights, and what each sum may come to."""
+    """Limits on sums.
+
+    Attributes:
+        weights: (limits, 6).
+        most: (limits,), what each sum may come to.
+        box: of an EDAP limit, the range of latencies and the range of areas that this is about.
+        edap: that limit.
+    """
 
     weights: Floats
     most: Floats
+    box: tuple[float, float, float, float] | None = None
+    edap: float = np.inf
+
+    def halves(self) -> list[_Problem]:
+        """The same in two parts, of an EDAP limit whose ranges are wide."""
+        if self.box is None:
+            return []
+        low, high, small, large = self.box
+        if high / low > _NARROW:
+            middle = float((low * high) ** 0.5)
+            boxes = [(low, middle, small, large), (middle, high, small, large)]
+        elif large / small > _NARROW:
+            middle = float((small * large) ** 0.5)
+            boxes = [(low, high, small, middle), (low, high, middle, large)]
+        else:
+            return []
+        return [self.within(box) for box in boxes]
+
+    def within(self, box: tuple[float, float, float, float]) -> _Problem:
+        """The same within ranges: the last three limits are those of latency, area and energy."""
+        low, high, small, large = box
+        most = self.most.copy()
+        most[-3:] = high, large, self.edap / (low * small)
+        most[-3:] *= 1.0 + 2 * TOLERANCE
+        return self._replace(most=most, box=box)
 
 
 class _Part(NamedTuple):
@@ -232,14 +281,14 @@ class _Part(NamedTuple):
     Attributes:
         bound: on all its plans' losses.
         carried: multipliers.
-        tangent: a sum of roots.
+        tangent: (kinds,), sums of roots.
     """
 
     graph: _Graph
     problem: _Problem
     bound: float
     carried: list[Floats]
-    tangent: float
+    tangent: Floats
 
     @classmethod
     def of(cls, graph: _Graph, problem: _Problem) -> _Part:
@@ -256,8 +305,8 @@ class _Layer(NamedTuple):
         start: where each state's ways begin among all ways; one more at the end.
         numbers: (ways,), their choices.
         to: the states that they lead to.
-        own: (ways,), what they lose by themselves, and so at least.
-        root: (ways,), its root.
+        own: (ways,), the part of what they lose by themselves that adds up.
+        roots: (kinds, ways), roots of what they lose.
         costs: (6, ways).
     """
 
@@ -266,7 +315,7 @@ class _Layer(NamedTuple):
     numbers: Numbers
     to: Numbers
     own: Floats
-    root: Floats
+    roots: Floats
     costs: Floats
 
 
@@ -288,7 +337,10 @@ class _Graph:
             at, numbers = np.nonzero(good)
             before = states.take(at)
             steps = space.steps(encoder, before, numbers)
-            own = np.zeros(len(at)) if losses is None else losses.own(encoder, before, numbers)
+            own, roots = np.zeros(len(at)), np.zeros((len(KINDS), len(at)))
+            if losses is not None:
+                parts = losses.own(encoder, before, numbers)
+                own, roots = losses.linear(parts), np.sqrt(parts)
             costs = priced.pricer.encoder(encoder, steps)
             after = _relaxed(space, encoder + 1, space.follow(encoder, before, numbers))
             _, first, to = np.unique(
@@ -296,7 +348,7 @@ class _Graph:
             )
             start = np.searchsorted(at, np.arange(len(states) + 1))
             self.layers.append(
-                _Layer(len(states), start, numbers, to.reshape(-1), own, np.sqrt(own), costs)
+                _Layer(len(states), start, numbers, to.reshape(-1), own, roots, costs)
             )
             states = after.take(first)
         self.outside = priced.pricer.outside(_left(space, states))
@@ -312,20 +364,23 @@ class _Graph:
             found.append(np.minimum.reduceat(whole, layer.start[:-1], axis=1))
         return found[::-1]
 
-    def _losses_of(self, layer: _Layer, tangent: float) -> Floats:
+    @property
+    def _alike(self) -> Floats:
+        return np.zeros(len(KINDS)) if self._losses is None else self._losses.alike
+
+    def _losses_of(self, layer: _Layer, tangent: Floats) -> Floats:
         """(ways,): the part of a lower bound on plans' losses that each way adds.
 
         The square of the roots' sum is not below its tangent at any sum.
         """
-        shared = 0.0 if self._losses is None else self._losses.correlation
-        whole: Floats = (1.0 - shared) * layer.own + 2.0 * shared * tangent * layer.root
+        whole: Floats = layer.own + 2.0 * (self._alike * tangent) @ layer.roots
         return whole
 
-    def _base(self, tangent: float) -> float:
+    def _base(self, tangent: Floats) -> float:
         """The part that no way adds."""
-        return 0.0 if self._losses is None else -self._losses.correlation * tangent**2
+        return -float(self._alike @ tangent**2)
 
-    def lagrangian(self, problem: _Problem, multipliers: Floats, tangent: float) -> list[Floats]:
+    def lagrangian(self, problem: _Problem, multipliers: Floats, tangent: Floats) -> list[Floats]:
         """(states,) for every encoder: the least loss and price still to come."""
         weights = multipliers @ problem.weights
         of = [
@@ -335,32 +390,33 @@ class _Graph:
         return [found[0] for found in self._to_go(of, (weights @ self.outside)[None])]
 
     def _way(
-        self, problem: _Problem, multipliers: Floats, tangent: float
-    ) -> tuple[float, float, Floats]:
+        self, problem: _Problem, multipliers: Floats, tangent: Floats
+    ) -> tuple[float, Floats, Floats]:
         """The loss, the roots and the sums of the cheapest way through at these multipliers."""
         weights = multipliers @ problem.weights
         ahead = self.lagrangian(problem, multipliers, tangent)
-        state, loss, roots, costs = 0, self._base(tangent), 0.0, np.zeros(6)
+        state, loss = 0, self._base(tangent)
+        roots, costs = np.zeros(len(KINDS)), np.zeros(6)
         for encoder, layer in enumerate(self.layers):
             ways = slice(layer.start[state], layer.start[state + 1])
             of = self._losses_of(layer, tangent)
             whole = of[ways] + weights @ layer.costs[:, ways]
             whole = whole + ahead[encoder + 1][layer.to[ways]]
             way = int(layer.start[state]) + int(whole.argmin())
-            loss, roots = loss + float(of[way]), roots + float(layer.root[way])
+            loss, roots = loss + float(of[way]), roots + layer.roots[:, way]
             costs = costs + layer.costs[:, way]
             state = int(layer.to[way])
         return loss, roots, problem.weights @ (costs + self.outside[:, state])
 
-    def tangent(self, problem: _Problem) -> float:
-        """A sum of roots that good plans of a problem have."""
-        at = 0.0
+    def tangent(self, problem: _Problem) -> Floats:
+        """(kinds,): sums of roots that good plans of a problem have."""
+        at = np.zeros(len(KINDS))
         for _ in range(_TANGENTS):
             _, (multipliers, *_) = self.multipliers(problem, at)
             at = self._way(problem, multipliers, at)[1]
         return at
 
-    def multipliers(self, problem: _Problem, tangent: float) -> tuple[float, list[Floats]]:
+    def multipliers(self, problem: _Problem, tangent: Floats) -> tuple[float, list[Floats]]:
         """A lower bound on a problem's losses, and the multipliers that bound it best.
 
         Cutting planes: every way met says how its price grows with the multipliers.
@@ -405,16 +461,16 @@ class _Graph:
         bounds = _Bounds(self, part)
         plans, left_out = space.begin(), np.inf
         state, costs = np.zeros(1, dtype=np.intp), np.zeros((6, 1))
-        sums, roots = np.zeros(1), np.zeros(1)
+        sums, roots = np.zeros(1), np.zeros((len(KINDS), 1))
         for encoder, layer in enumerate(self.layers):
             at, way = self._ways(encoder, plans, state)
             to, spent = layer.to[way], costs[:, at] + layer.costs[:, way]
             # what every way loses at least first, and exactly only where that may do
-            root = roots[at] + layer.root[way]
+            root = roots[:, at] + layer.roots[:, way]
             least = bounds.of(encoder + 1, to, sums[at] + layer.own[way], root, spent)
             good = least < pool.threshold
             good &= _within(problem, spent + self.least[encoder + 1][:, to])
-            at, way, to, spent, root = at[good], way[good], to[good], spent[:, good], root[good]
+            at, way, to, spent, root = at[good], way[good], to[good], spent[:, good], root[:, good]
             numbers = layer.numbers[way]
             before = plans.take(at)
             together = losses.between(encoder, before, numbers)
@@ -429,7 +485,7 @@ class _Graph:
                 return left_out
             plans = space.follow(encoder, before.take(kept), numbers[kept])
             state, costs = to[kept], spent[:, kept]
-            sums, roots = so_far[kept], root[kept]
+            sums, roots = so_far[kept], root[:, kept]
         fits = budget.feasible(self._priced.price(plans.rows), self._priced.baseline)
         pool.add(plans.rows[fits], losses.together(sums, roots)[fits])
         return left_out
@@ -463,7 +519,7 @@ class _Bounds:
 
     def __init__(self, graph: _Graph, part: _Part) -> None:
         assert graph._losses is not None
-        self._shared = graph._losses.correlation
+        self._alike = graph._losses.alike
         self._tangent = part.tangent
         self._ahead = [graph.lagrangian(part.problem, m, part.tangent) for m in part.carried]
         self._prices = [m @ part.problem.weights for m in part.carried]
@@ -473,8 +529,8 @@ class _Bounds:
         self, encoder: int, state: Numbers, sums: Floats, roots: Floats, costs: Floats
     ) -> Floats:
         """(plans,): of beginnings in these states before an encoder."""
-        shared, tangent = self._shared, self._tangent
-        loss = (1.0 - shared) * sums + shared * tangent * (2.0 * roots - tangent)
+        slope = self._alike * self._tangent
+        loss = sums + 2.0 * slope @ roots - float(slope @ self._tangent)
         bound: Floats = np.full(len(state), -np.inf)
         for ahead, price, limit in zip(self._ahead, self._prices, self._limits, strict=True):
             np.maximum(bound, loss + price @ costs + ahead[encoder][state] - limit, out=bound)
@@ -538,28 +594,31 @@ def _problems(priced: PricedSpace, budget: Budget, graph: _Graph) -> list[_Probl
     energy = unit(ENERGY) + least[LEAKAGE] * unit(LATENCY)
     weights: list[Floats] = []
     most: list[float] = []
-    ranges: list[list[tuple[list[Floats], list[float]]]] = []
+    edap = np.inf
     for limit in budget.limits:
         value = limit.absolute(float(getattr(baseline, _FIELDS[limit.quantity])[0]))
-        if limit.quantity in _ROW:
-            weights.append(unit(_ROW[limit.quantity]))
-            most.append(value)
-        elif limit.quantity == "energy":
-            weights.append(energy)
-            most.append(value)
+        if limit.quantity == "edap":
+            edap = min(edap, value)
         else:
-            ranges.append(_edap_ranges(priced, value, least, energy, unit))
-    problems = []
-    for parts in itertools.product(*ranges):
-        all_weights = [*weights, *(w for part in parts for w in part[0])]
-        all_most = [*most, *(m for part in parts for m in part[1])]
-        if not all_weights:
-            all_weights, all_most = [unit(LATENCY)], [np.inf]
-        problem = _Problem(np.array(all_weights), np.array(all_most) * (1.0 + 2 * TOLERANCE))
-        if not np.isfinite(problem.most).all():
-            problem = _Problem(problem.weights[:0], problem.most[:0])
-        problems.append(problem)
-    return problems
+            weights.append(energy if limit.quantity == "energy" else unit(_ROW[limit.quantity]))
+            most.append(value * (1.0 + 2 * TOLERANCE))
+    if edap == np.inf:
+        return [_Problem(np.array(weights).reshape(-1, 6), np.array(most))]
+    whole = _Problem(
+        np.array([*weights, unit(LATENCY), unit(AREA), energy]),
+        np.array([*most, 0.0, 0.0, 0.0]),
+        edap=edap,
+    )
+    least_energy = least[ENERGY] + least[LEAKAGE] * least[LATENCY]
+    latency = min(edap / (least_energy * least[AREA]), _TOO_MUCH * float(baseline.latency_s[0]))
+    area = min(edap / (least_energy * least[LATENCY]), _TOO_MUCH * float(baseline.area_m2[0]))
+    if latency < least[LATENCY] or area < least[AREA]:
+        return []
+    ends = np.geomspace(least[LATENCY], latency, _RANGES + 1)
+    return [
+        whole.within((float(low), float(high), least[AREA], area))
+        for low, high in itertools.pairwise(ends)
+    ]
 
 
 _FIELDS: Final = {
@@ -570,31 +629,6 @@ _FIELDS: Final = {
     "params": "parameters",
     "macs": "macs",
 }
-
-
-def _edap_ranges(
-    priced: PricedSpace, value: float, least: Sequence[float], energy: Floats, unit: Any
-) -> list[tuple[list[Floats], list[float]]]:
-    """An EDAP limit as limits on latency, area and energy, in ranges of the first two."""
-    baseline = priced.baseline
-    least_energy = least[ENERGY] + least[LEAKAGE] * least[LATENCY]
-    found = []
-    most_latency = min(value / (least_energy * least[AREA]), float(baseline.latency_s[0]) * 1.5)
-    most_area = min(value / (least_energy * least[LATENCY]), float(baseline.area_m2[0]) * 1.5)
-    if most_latency < least[LATENCY] or most_area < least[AREA]:
-        return [([unit(LATENCY)], [0.0])]
-    latencies = np.geomspace(least[LATENCY], most_latency, _RANGES[0] + 1)
-    areas = np.linspace(least[AREA], most_area, _RANGES[1] + 1)
-    for (low, high), (small, large) in itertools.product(
-        itertools.pairwise(latencies), itertools.pairwise(areas)
-    ):
-        found.append(
-            (
-                [unit(LATENCY), unit(AREA), energy],
-                [float(high), float(large), float(value / (low * small))],
-            )
-        )
-    return found
 
 
 def _within(problem: _Problem, costs: Floats) -> NDArray[np.bool_]:
