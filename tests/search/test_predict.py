@@ -12,7 +12,15 @@ import pytest
 from priced_spaces import priced_space, random_losses
 
 from trex.plan import Layout, Merge, Plan, Rows
-from trex.search.predict import REACH, Losses, build, measured_pairs, probes, reference_form
+from trex.search.predict import (
+    REACH,
+    Losses,
+    build,
+    correlations,
+    measured_pairs,
+    probes,
+    reference_form,
+)
 from trex.search.space import SearchSpace
 
 FORM = ("output", "linear")
@@ -168,12 +176,12 @@ def test_what_was_measured_is_predicted_exactly(space: SearchSpace) -> None:
 
 def test_losses_of_nothing_in_common_add() -> None:
     losses = {plan.key: float(plan.n_reuse**2) for plan in probes(NEAREST)}
-    found = replace(build(NEAREST, losses), correlation=0.0)
+    found = replace(build(NEAREST, losses), correlation=(0.0, 0.0, 0.0))
     # 1 and 8 are out of each other's reach: what they do together is not known
     assert predicted(found, "1<-0 8<-7")[0] == pytest.approx(1 + 1)
-    roots = replace(found, correlation=1.0)
+    roots = replace(found, correlation=(1.0, 1.0, 1.0))
     assert predicted(roots, "1<-0 8<-7")[0] == pytest.approx((1 + 1) ** 2)
-    half = replace(found, correlation=0.5)
+    half = replace(found, correlation=(0.5, 0.5, 0.5))
     assert predicted(half, "1<-0 8<-7")[0] == pytest.approx((2 + 4) / 2)
 
 
@@ -185,7 +193,7 @@ def test_near_consumers_lose_what_their_pairs_lose_beyond_them() -> None:
     assert near == pytest.approx(4)
     assert far < near
     # of 1, 4 and 8 two pairs are near, and their sums of roots are of all three
-    shared = found.correlation
+    shared = found.correlation[2]
     beyond = 4 - (1 - shared) * 2 - shared * 4
     expected = (1 - shared) * 3 + shared * 9 + 2 * beyond
     assert predicted(found, "1<-0 4<-3 8<-7")[0] == pytest.approx(expected)
@@ -200,9 +208,19 @@ def test_pairs_that_lose_less_than_their_parts_are_not_believed() -> None:
 
 def test_a_choice_loses_what_its_form_and_its_source_add() -> None:
     losses = measured(ANY)
-    found = build(ANY, losses)
-    form, source, alone = (losses[Plan.parse(of).key] for of in ("4<-3:map", "4<-1", "4<-3"))
-    assert predicted(found, "4<-1:map")[0] == pytest.approx(form + source - alone)
+    form, far, near = (Plan.parse(of).key for of in ("4<-3:map", "4<-1", "4<-3"))
+    losses |= {form: 0.1, near: 0.4, far: 0.7}
+    assert predicted(build(ANY, losses), "4<-1:map")[0] == pytest.approx(0.1 + 0.7 - 0.4)
+    # a source that loses less takes away its share, never more than all
+    losses[far] = 0.2
+    assert predicted(build(ANY, losses), "4<-1:map")[0] == pytest.approx(0.1 * 0.2 / 0.4)
+
+
+def test_nothing_loses_less_than_nothing() -> None:
+    losses = {plan.key: -1e-9 for plan in probes(JOINT)}
+    found = build(JOINT, losses)
+    rows = JOINT.draw(np.random.default_rng(0), 50)
+    assert (found.predict(rows) >= 0).all()
 
 
 def test_weaker_forms_take_less_part_in_what_pairs_lose() -> None:
@@ -226,7 +244,7 @@ def test_merging_is_predicted_by_its_share_of_the_tokens() -> None:
     first, later = predicted(found, "1~8 5=class", "0~10 1~6 5=class")
     before = predicted(found, "0~10 5=class")[0]
     # 6 of 30 tokens are 8 of 40
-    assert later == pytest.approx(_joined(found, before, first))
+    assert later == pytest.approx(_joined(found, (before, first)))
     assert predicted(found, "0~4 5=class")[0] < predicted(found, "0~6 5=class")[0]
 
 
@@ -238,15 +256,18 @@ def test_sharing_is_predicted_by_its_share_of_the_rows() -> None:
     before = predicted(found, "0~10 5=class")[0]
     assert half < quarter
     # 15 of 30 rows are half of them
-    assert merged == pytest.approx(_joined(found, before, half))
+    assert merged == pytest.approx(_joined(found, (before,), (half,)))
     # taken groups are a share of the rows there are
     own, taken = predicted(found, "1=21 5=class", "1=21 3=@1 5=class")
-    assert taken == pytest.approx(_joined(found, own, predicted(found, "3=21 5=class")[0]))
+    both = (own, predicted(found, "3=21 5=class")[0])
+    assert taken == pytest.approx(_joined(found, (), both))
 
 
-def _joined(losses: Losses, *own: float) -> float:
-    """What several own losses come to."""
-    return float(losses.together(np.array([sum(own)]), np.array([np.sqrt(own).sum()]))[0])
+def _joined(losses: Losses, *kinds: tuple[float, ...]) -> float:
+    """What own losses of merging, of shared rows and of consumers come to."""
+    own = [np.array(of) for of in (*kinds, (), ())[:3]]
+    sums = losses.linear(np.array([[of.sum()] for of in own]))
+    return float(losses.together(sums, np.array([[np.sqrt(of).sum()] for of in own]))[0])
 
 
 def test_more_never_loses_less() -> None:
@@ -260,6 +281,21 @@ def test_more_never_loses_less() -> None:
     assert of_pairs[0] > 0
     of_rows = predicted(found, "2=21 5=class", "2=11 5=class")
     assert of_rows == sorted(of_rows)
+
+
+def test_correlations_are_those_of_the_probes_errors() -> None:
+    losses = dict.fromkeys((plan.key for plan in probes(JOINT)), 4.0)
+    alike = {plan.key: [2.0, 0.0] for plan in probes(JOINT)}
+    assert correlations(JOINT, losses, alike) == pytest.approx((1.0, 1.0, 1.0))
+    apart = {
+        plan.key: [2.0 * (plan.first_changed == e) for e in range(6)] for plan in probes(JOINT)
+    }
+    assert correlations(JOINT, losses, apart) == pytest.approx((0.0, 0.0, 0.0))
+    half = {plan.key: [*(2**0.5 * np.array([1.0])), *(2**0.5 * np.eye(6)[plan.first_changed])]
+            for plan in probes(JOINT)}  # fmt: skip
+    assert correlations(JOINT, losses, half) == pytest.approx((0.5, 0.5, 0.5))
+    found = build(JOINT, losses, (0.5, 0.25, 0.0))
+    assert found.correlation == (0.5, 0.25, 0.0)
 
 
 @pytest.mark.parametrize("name", ["default", "any", "joint"])
