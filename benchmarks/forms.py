@@ -116,7 +116,7 @@ def forms_of(layout: Layout, consumers: list[int]) -> dict[str, str]:
 
 def forms(subject: Subject, plans: dict[str, str]) -> None:
     """Fit and measure every form as is best for it."""
-    print(f"| form | plan | {subject.head} | share, drift, class weight, penalty | s |")
+    print(f"| form | plan | {subject.head} | share, drift, class weight, penalty, producers | s |")
     print(f"|---|---|{'---|' * (subject.head.count('|') + 1)}---|---|", flush=True)
     parsed = {name: Plan.parse(text) for name, text in plans.items()}
     with (
@@ -138,7 +138,7 @@ def forms(subject: Subject, plans: dict[str, str]) -> None:
             started = time.perf_counter()
             best = choose_settings(calibration, plan, loss=subject.loss)[0]
             (found,) = PlanFitter(calibration, settings=best.settings).fit([plan])
-            way = ", ".join(f"{value:g}" for value in best.chosen.values())
+            way = ", ".join(f"{value or 0:g}" for value in best.chosen.values())
             print(
                 f"| {name} | `{plan}` | {subject.cells(found.logits, original)} "
                 f"| {way if plan.reuses else '-'} | {time.perf_counter() - started:.0f} |",
