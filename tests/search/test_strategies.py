@@ -37,7 +37,7 @@ def space(name: str, encoders: int = 5, budget: str = "0.85x") -> PricedSpace:
     )  # fmt: skip
 
 
-def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **more: bool) -> Chosen:
+def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **more: int) -> Chosen:
     losses = random_losses(priced, 0)
     return STRATEGIES[name].choose(
         Task(priced=priced, losses=losses, wanted=wanted, seed=seed, **more)
@@ -80,14 +80,14 @@ def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None
     assert random_losses(priced, 0).predict(rows_of(chosen, priced)[:1])[0] == pytest.approx(least)
 
 
-def test_a_sweep_covers_more_prices() -> None:
-    priced = space("mixed", budget="1x")
+def test_levels_of_edap_cover_more_prices() -> None:
+    priced = space("default", 8, "1x")
 
     def spread(chosen: Chosen) -> float:
         edap = np.log(priced.price(rows_of(chosen, priced)).edap_j_s_m2)
         return float(np.ptp(edap) / len(edap) + np.std(edap))
 
-    narrow, wide = (choose("exact", priced, 12, sweep=sweep) for sweep in (False, True))
+    narrow, wide = (choose("exact", priced, 12, levels=levels) for levels in (0, 8))
     assert spread(wide) > spread(narrow)
     assert wide.plans[0] == narrow.plans[0]
 
