@@ -298,6 +298,19 @@ def test_correlations_are_those_of_the_probes_errors() -> None:
     assert found.correlation == (0.5, 0.25, 0.0)
 
 
+def test_of_kinds_that_are_not_in_the_space_nothing_is_said() -> None:
+    losses = dict.fromkeys((plan.key for plan in probes(NEAREST)), 4.0)
+    alike = {plan.key: [2.0, 0.0] for plan in probes(NEAREST)}
+    merging, rows, reuse = correlations(NEAREST, losses, alike)
+    assert reuse == pytest.approx(1.0)
+    # nothing merges or shares rows, so what is taken for these makes no difference
+    found, other = (
+        build(NEAREST, losses, of) for of in ((merging, rows, reuse), (0.0, 0.9, reuse))
+    )
+    plans = NEAREST.draw(np.random.default_rng(0), 20)
+    assert (found.predict(plans) == other.predict(plans)).all()
+
+
 @pytest.mark.parametrize("name", ["default", "any", "joint"])
 def test_plans_are_predicted_one_by_one(name: str) -> None:
     priced = priced_space(5, {"latency": "1x"}, space=name)

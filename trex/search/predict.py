@@ -248,7 +248,10 @@ def correlations(
     ]
     found = []
     for probed, usual in zip(kinds, _USUAL, strict=True):
-        vectors = np.array([sketches[plan.key] for _, plan in probed]).reshape(len(probed), -1)
+        if not probed:  # nothing of the kind is in the space
+            found.append(usual)
+            continue
+        vectors = np.array([sketches[plan.key] for _, plan in probed])
         encoders = np.array([e for e, _ in probed])
         size = np.array([np.sqrt(max(losses[plan.key], 0.0)) for _, plan in probed])
         pairs = np.triu(encoders[:, None] != encoders[None], 1)
