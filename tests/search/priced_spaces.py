@@ -26,6 +26,7 @@ def priced_space(
     space: SearchSpace | str = "any",
     overrides: dict[str, Any] | None = None,
     keep_tokens: bool = False,
+    only: Any = None,
     accounting: Any = "full",
     chip: Chip = CHIP,
     seed: int | None = None,
@@ -44,7 +45,7 @@ def priced_space(
         ),
     )
     if not isinstance(space, SearchSpace):
-        space = SearchSpace.load(space, model, overrides, keep_tokens=keep_tokens)
+        space = SearchSpace.load(space, model, overrides, only=only, keep_tokens=keep_tokens)
     # Here a consumer may have more parameters than a producer, which the solver must not mind.
     counts = rng.integers(100, 1000, (num_encoders, 1 + len(space.forms)))
     return PricedSpace.of(

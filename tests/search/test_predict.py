@@ -298,6 +298,18 @@ def test_correlations_are_those_of_the_probes_errors() -> None:
     assert found.correlation == (0.5, 0.25, 0.0)
 
 
+@pytest.mark.parametrize("only", ["merging", "rows"])
+def test_an_axis_alone_needs_no_probes_of_another(only: Any) -> None:
+    overrides = {"merging.step": 0.25, "rows.shares": [0.5]}
+    space = priced_space(4, {"latency": "1x"}, space="joint", overrides=overrides, only=only).space
+    for plan in probes(space):
+        assert not plan.reuses
+        assert bool(plan.merges) == (only == "merging")
+    losses = build(space, measured(space))
+    rows = space.all_rows()
+    assert (losses.predict(rows[1:]) > 0).all()
+
+
 def test_of_kinds_that_are_not_in_the_space_nothing_is_said() -> None:
     losses = dict.fromkeys((plan.key for plan in probes(NEAREST)), 4.0)
     alike = {plan.key: [2.0, 0.0] for plan in probes(NEAREST)}

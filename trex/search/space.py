@@ -819,7 +819,7 @@ def _fitting(
         source=file.source,
         mixed=file.mixed,
         forms=tuple(forms),
-        may_reuse=tuple(bool(forms) and i in allowed for i in every),
+        may_reuse=tuple(bool(forms) and file.max_reuse != 0 and i in allowed for i in every),
         max_run=file.max_run or len(encoders),
         max_reuse=len(encoders) if file.max_reuse is None else file.max_reuse,
         pairs=pairs,
