@@ -20,6 +20,7 @@ STRATEGIES = ("exact", "optuna", "paper", "random")
 _LEAST = {
     "evaluations": 1,
     "refined_candidates": 0,
+    "refine_rounds": 0,
     "final_views": 0,
     "batch_size": 1,
     "workers": 1,
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="plans measured (24; 32 where plans only reuse; 12 with --quick)",
+    )
+    work.add_argument(
+        "--refine-rounds",
+        type=int,
+        metavar="N",
+        help="of the best plan's closed-form refinement (1; 3 where plans only reuse)",
     )
     work.add_argument(
         "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
@@ -152,9 +159,7 @@ def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Searc
             final_views=_problem.views_of(args, config),
             **effort,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(
-                rounds=1 if args.quick else 2 if space.joint else 3, precision=precision
-            ),
+            refine=RefineSettings(rounds=args.refine_rounds, precision=precision),
             finetuning=_rungs.finetuning_of(args, images),
         ),
     )
@@ -168,6 +173,8 @@ def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
         args.evaluations = 12 if args.quick else 24 if space.joint else 32
     if args.final_views is None:
         args.final_views = 0 if space.joint or args.quick else 2
+    if args.refine_rounds is None:
+        args.refine_rounds = 1 if args.quick or space.joint else 3
     effort: dict[str, Any] = {"evaluations": args.evaluations}
     if args.quick:
         effort |= {"surrogate_images": 120, "choice_images": 80}

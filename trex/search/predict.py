@@ -168,6 +168,13 @@ class Losses:
         whole: Floats = sums + self.alike @ roots**2
         return whole
 
+    def roots(self, rows: Any) -> Floats:
+        """(kinds, plans): sums of own losses' roots, of plans as in `predict`."""
+        rows = np.asarray(rows, dtype=np.intp)
+        steps = enumerate(self.space.walk(rows))
+        found: Floats = sum(np.sqrt(self.own(e, before, rows[:, e])) for e, (before, _) in steps)
+        return found
+
     def predict(self, rows: Any) -> Floats:
         """The predicted losses of plans given as rows of choice numbers, (plans, encoders)."""
         rows = np.asarray(rows, dtype=np.intp)

@@ -36,11 +36,12 @@ Floats = NDArray[np.float64]
 #: beginnings that go on from an encoder at first, and then
 BEAM: Final = 2_000
 MOST: Final = 20_000
-#: multipliers tried for one problem, and how many bound beginnings
+#: multipliers tried for one problem, how many of them bound beginnings, and of all roots together
 _MULTIPLIERS: Final = 16
-_CARRIED: Final = 3
+_EACH: Final = 2
+_CARRIED: Final = 6
 #: times the sum of roots is guessed anew
-_TANGENTS: Final = 2
+_TANGENTS: Final = 3
 #: how near to the best possible the multipliers must come
 _NEAR: Final = 1e-3
 #: the highest multiplier, in losses of the plans met
@@ -146,6 +147,17 @@ class Solver:
         for part in sorted(parts, key=lambda part: part.bound):
             if part.bound < pool.threshold:
                 part.graph.branch(budget, part, pool, BEAM)
+        for _ in range(_TANGENTS):
+            # bounds are best where they touch, so they touch at the best plan found
+            if len(pool.rows):
+                best = float(pool.losses[0])
+                roots = self._losses.roots(pool.rows[:1])[:, 0]
+                parts = [part.touching(roots) for part in parts]
+                for part in parts:
+                    if part.bound < pool.threshold:
+                        part.graph.branch(budget, part, pool, BEAM)
+                if pool.losses[0] >= best:
+                    break
         rest, splits = np.inf, 0
         waiting = [(part.bound, number, part) for number, part in enumerate(parts)]
         heapify(waiting)
@@ -158,6 +170,8 @@ class Solver:
                 splits += 1
                 for half, number in zip(halves, (0, 1), strict=True):
                     found = _Part.of(part.graph, half)
+                    if len(pool.rows):
+                        found = found.touching(self._losses.roots(pool.rows[:1])[:, 0])
                     heappush(waiting, (found.bound, len(parts) + 2 * splits + number, found))
             else:
                 left = part.graph.branch(budget, part, pool, most)
@@ -275,26 +289,47 @@ class _Problem(NamedTuple):
         return self._replace(most=most, box=box)
 
 
+class _Support(NamedTuple):
+    """What bounds losses from below: multipliers of the limits, and where roots are touched.
+
+    Attributes:
+        multipliers: (limits,).
+        tangent: (kinds,), sums of roots.
+    """
+
+    multipliers: Floats
+    tangent: Floats
+
+
 class _Part(NamedTuple):
-    """A problem, the graph it is solved on, and what bounds its losses from below.
+    """A problem, the graph it is solved on, and what bounds its losses.
 
     Attributes:
         bound: on all its plans' losses.
-        carried: multipliers.
-        tangent: (kinds,), sums of roots.
+        supports: the best first.
     """
 
     graph: _Graph
     problem: _Problem
     bound: float
-    carried: list[Floats]
-    tangent: Floats
+    supports: tuple[_Support, ...]
 
     @classmethod
     def of(cls, graph: _Graph, problem: _Problem) -> _Part:
-        """A problem with its bounds."""
-        tangent = graph.tangent(problem)
-        return cls(graph, problem, *graph.multipliers(problem, tangent), tangent)
+        """A problem with its bounds, at roots that good plans have."""
+        part = cls(graph, problem, -np.inf, ())
+        tangent = np.zeros(len(KINDS))
+        for _ in range(_TANGENTS):
+            part = part.touching(tangent)
+            at = part.supports[0]
+            tangent = graph.way(problem, at.multipliers, at.tangent)[1]
+        return part.touching(tangent)
+
+    def touching(self, tangent: Floats) -> _Part:
+        """The same with bounds at other roots too."""
+        bound, found = self.graph.multipliers(self.problem, tangent)
+        supports = (*(_Support(m, tangent) for m in found), *self.supports)[:_CARRIED]
+        return self._replace(bound=max(bound, self.bound), supports=supports)
 
 
 class _Layer(NamedTuple):
@@ -389,7 +424,7 @@ class _Graph:
         ]
         return [found[0] for found in self._to_go(of, (weights @ self.outside)[None])]
 
-    def _way(
+    def way(
         self, problem: _Problem, multipliers: Floats, tangent: Floats
     ) -> tuple[float, Floats, Floats]:
         """The loss, the roots and the sums of the cheapest way through at these multipliers."""
@@ -408,14 +443,6 @@ class _Graph:
             state = int(layer.to[way])
         return loss, roots, problem.weights @ (costs + self.outside[:, state])
 
-    def tangent(self, problem: _Problem) -> Floats:
-        """(kinds,): sums of roots that good plans of a problem have."""
-        at = np.zeros(len(KINDS))
-        for _ in range(_TANGENTS):
-            _, (multipliers, *_) = self.multipliers(problem, at)
-            at = self._way(problem, multipliers, at)[1]
-        return at
-
     def multipliers(self, problem: _Problem, tangent: Floats) -> tuple[float, list[Floats]]:
         """A lower bound on a problem's losses, and the multipliers that bound it best.
 
@@ -429,7 +456,7 @@ class _Graph:
         highest = 1.0
         guess = np.zeros(count)
         for _ in range(_MULTIPLIERS):
-            loss, _, sums = self._way(problem, guess / scale, tangent)
+            loss, _, sums = self.way(problem, guess / scale, tangent)
             over = (sums - problem.most) / scale
             value = loss + float(guess @ over)
             tried.append((value, guess / scale))
@@ -445,7 +472,7 @@ class _Graph:
                 break
             guess = answer.x[1:]
         tried.sort(key=lambda of: -of[0])
-        return best, [multipliers for _, multipliers in tried[:_CARRIED]]
+        return best, [multipliers for _, multipliers in tried[:_EACH]]
 
     def branch(self, budget: Budget, part: _Part, pool: Pool, width: int) -> float:
         """Offer `pool` the plans that belong there; a lower bound on the loss of those left out.
@@ -520,20 +547,25 @@ class _Bounds:
     def __init__(self, graph: _Graph, part: _Part) -> None:
         assert graph._losses is not None
         self._alike = graph._losses.alike
-        self._tangent = part.tangent
-        self._ahead = [graph.lagrangian(part.problem, m, part.tangent) for m in part.carried]
-        self._prices = [m @ part.problem.weights for m in part.carried]
-        self._limits = [float(m @ part.problem.most) for m in part.carried]
+        problem = part.problem
+        self._slopes = [self._alike * at.tangent for at in part.supports]
+        self._ahead = [graph.lagrangian(problem, *at) for at in part.supports]
+        self._prices = [at.multipliers @ problem.weights for at in part.supports]
+        self._less = [
+            float(at.multipliers @ problem.most) + float(slope @ at.tangent)
+            for at, slope in zip(part.supports, self._slopes, strict=True)
+        ]
 
     def of(
         self, encoder: int, state: Numbers, sums: Floats, roots: Floats, costs: Floats
     ) -> Floats:
         """(plans,): of beginnings in these states before an encoder."""
-        slope = self._alike * self._tangent
-        loss = sums + 2.0 * slope @ roots - float(slope @ self._tangent)
         bound: Floats = np.full(len(state), -np.inf)
-        for ahead, price, limit in zip(self._ahead, self._prices, self._limits, strict=True):
-            np.maximum(bound, loss + price @ costs + ahead[encoder][state] - limit, out=bound)
+        for ahead, price, slope, less in zip(
+            self._ahead, self._prices, self._slopes, self._less, strict=True
+        ):
+            whole = sums + 2.0 * slope @ roots + price @ costs + ahead[encoder][state] - less
+            np.maximum(bound, whole, out=bound)
         return bound
 
 
