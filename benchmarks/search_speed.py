@@ -30,8 +30,8 @@ from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
 from trex.models.registry import adapter_of, create
 from trex.plan import Plan
-from trex.search.run import Run
 from trex.search.surrogate import Surrogate
+from trex.store.run import Run
 from trex.stored import read_plan
 
 #: consumers of the twelve encoders, in random and in predicted plans

@@ -25,8 +25,8 @@ from trex.report.finetunings import read_finetuning
 from trex.reuse import plan_of
 from trex.search.entries import plan_of_trial
 from trex.search.pick import load_original, pick_record, pick_variant
-from trex.search.run import Run
 from trex.settings import difference
+from trex.store.run import Run
 from trex.stored import current, plan_fields, read_plan, text_of_v0_1
 from trex.training.finetune.folder import FinetuneFolder
 

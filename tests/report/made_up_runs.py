@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trex.plan import Plan
-from trex.search.run import SCHEMA
+from trex.store.run import SCHEMA
 
 MODEL, CHIP = "deit_small_patch16_224", "trex_fefet_32nm"
 ENCODERS = 12

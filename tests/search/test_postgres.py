@@ -20,10 +20,10 @@ from small_runs import results as run_results
 from trex.cli import main
 from trex.errors import RunError, StorageError
 from trex.export.bundle import load_config
-from trex.search.run import Run
 from trex.search.storage import open_storage
 from trex.search.study import check_study
 from trex.search.workers import work_off
+from trex.store.run import Run
 
 FORK = multiprocessing.get_context("fork")
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.

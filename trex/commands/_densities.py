@@ -151,7 +151,7 @@ def of_search(
     """
     import json
 
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     if not chip.depends_on_density:
         return None

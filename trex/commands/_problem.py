@@ -129,8 +129,8 @@ def search_of(
     from trex.reuse.sizes import parameter_table
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
-    from trex.search.run import Run
     from trex.search.workshop import Sharing, Workshop
+    from trex.store.run import Run
 
     loaded, chip = problem.loaded, problem.chip
     settings = _settings(problem, budget)

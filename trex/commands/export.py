@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from trex.errors import BundleError
     from trex.export.bundle import CONFIG, load_bundle, save_bundle
     from trex.search.pick import load_original, pick_record, pick_variant
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise BundleError(f"{args.out} is not an empty folder", hint="choose another --out folder")

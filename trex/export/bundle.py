@@ -23,9 +23,10 @@ import trex
 from trex.errors import BundleError, PlanError, StorageError, TrexError
 from trex.files import write_atomic
 from trex.models.registry import create
-from trex.models.weights import state_hash, weights_hash
+from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
+from trex.store.tensors import state_hash
 from trex.stored import current
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER

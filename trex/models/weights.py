@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from trex.errors import WeightsError
 from trex.models._checkpoint import read_checkpoint, unwrap_checkpoint
+from trex.store.tensors import state_hash
 
 #: Names an error or a report spells out before it only counts.
 _SHOWN: Final = 3
@@ -95,16 +94,6 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
 def weights_hash(model: nn.Module) -> str:
     """16 hexadecimal digits that change with any name, type, shape or value of a state dict."""
     return state_hash(model.state_dict())
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """`weights_hash` of a model with this state dict."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _convert(stored: dict[str, Tensor], model: nn.Module, model_name: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from trex.files import append_line, read_jsonl
 from trex.search.ranking import best_record, records_of
-from trex.search.run import Run
+from trex.store.run import Run
 
 FILE: Final = "evaluations.jsonl"
 #: of what is written; version 0.1's, whose plans are told without transforms, is read too

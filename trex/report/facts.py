@@ -24,7 +24,7 @@ from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
-from trex.search.run import Run
+from trex.store.run import Run
 
 #: Two such names and an accounting are two lines of a figure.
 _NAME_WIDTH: Final = 36

@@ -13,7 +13,7 @@ from trex.report.facts import level
 from trex.report.finetunings import is_finetuning, read_finetuning
 from trex.report.tables import aligned, fit_table, points, search_table, shortened
 from trex.search.pareto import pareto_front
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.units import significant
 
 

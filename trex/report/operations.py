@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from trex.architecture import Architecture, Encoder, Operation
 from trex.plan import Layout
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.stored import read_layout
 
 FILE: Final = "architecture.json"

@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from safetensors.torch import save
 
-from trex.files import write_atomic
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
 from trex.fit.loss import mean_kl
@@ -134,8 +132,7 @@ def _record(
     rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
-    file = shop.run.candidates / f"{plan.key}.safetensors"
-    write_atomic(file, save(fitted.state))
+    shop.run.write_parameters(plan.key, fitted.state)
     return {
         "key": plan.key,
         **plan_fields(plan),

@@ -13,7 +13,7 @@ from trex.search.agreement import Agreement
 from trex.search.engine import Search
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 def outcome(

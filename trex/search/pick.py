@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from trex.errors import RunError, WeightsError
@@ -16,7 +15,7 @@ from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel, load
 from trex.search.ranking import best_record, records_of
 from trex.search.records import measured_front
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.stored import read_plan
 from trex.training.transforms import InputConfig, input_config_from_json
 
@@ -136,18 +135,15 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
         original: of the run.
 
     Raises:
-        RunError: the run has no winner yet, or has not measured the plan.
+        RunError: the run has no winner yet, has not measured the plan, or its parameters are
+            missing or damaged.
     """
     record = pick_record(run, pick)
     if pick == "best":
         return record["plan"], load_bundle(run.best)
     if pick == "finetuned":
         return record["plan"], load_bundle(run.finetuned)
-    file = run.candidates / f"{record['key']}.safetensors"
-    if not file.exists():
-        raise RunError(
-            f"{file} is missing",
-            hint="it was pruned, or another machine measured it: pick from that one's run folder",
-        )
-    fitted = FittedPlan(plan=read_plan(record), state=dict(load_file(file)), logits=torch.empty(0))
+    fitted = FittedPlan(
+        plan=read_plan(record), state=run.parameters(record["key"]), logits=torch.empty(0)
+    )
     return record["plan"], apply_fitted(deepcopy(original.model), fitted)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optuna.storages import BaseStorage
 
-from trex.search.locks import Locks
+from trex.store.locks import Locks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from trex.errors import RunError, StorageError
-from trex.search.locks import LOCKS, FileLocks, file_lock
 from trex.search.shared import SharedStorage
+from trex.store.locks import LOCKS, FileLocks, file_lock
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trex.errors import RunError, StorageError
-from trex.search.run import Run
+from trex.store.run import Run
 
 MANIFEST = {"settings": {"model": "tiny", "budget": "latency <= 0.6x", "seed": 0}, "command": []}
 
@@ -170,7 +170,7 @@ def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: s
 def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
     script = (
-        "import sys; from pathlib import Path; from trex.search.run import Run\n"
+        "import sys; from pathlib import Path; from trex.store.run import Run\n"
         "with getattr(Run.open(Path(sys.argv[1])), sys.argv[2])(): pass"
     )
     join, lock = (
