@@ -52,6 +52,21 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise _storage_error(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none; what killed writers left half-written in it goes.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be created: {error.strerror}", hint="choose another folder"
+        ) from error
+    sweep(path)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the name `path` when the block ends well, and else is removed.
@@ -61,10 +76,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be made, or `path` is by now something other than an empty folder.
     """
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
         temporary.mkdir()
         lock = os.open(temporary, os.O_RDONLY)
     except OSError as error:

@@ -42,15 +42,16 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 
 def test_no_flipped_bit_is_read_as_other_tensors(file: Path) -> None:
-    data, bits = file.read_bytes(), random.Random(0)
+    data, bits, refused = file.read_bytes(), random.Random(0), 0
     for place in [*range(len(data)), *bits.choices(range(len(data)), k=200)]:
         damaged = bytearray(data)
         damaged[place] ^= 1 << bits.randrange(8)
         file.write_bytes(damaged)
         try:
             assert same(read_tensors(file, of="a"), STATE), place
-        except RunError as error:
-            assert "is damaged" in error.message
+        except RunError:
+            refused += 1
+    assert refused > len(data) / 2
 
 
 def test_no_cut_off_file_is_read(file: Path) -> None:

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 import trex
-from trex.errors import BundleError, PlanError, StorageError, TrexError
-from trex.files import write_atomic
+from trex.errors import BundleError, PlanError, TrexError
+from trex.files import make_folder, write_atomic
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
@@ -82,12 +82,7 @@ def save_bundle(
         **(extra or {}),
     }
     config["fingerprint"] = _fingerprint(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
-        ) from error
+    make_folder(folder)
     if isinstance(data_config, TextConfig):
         write_atomic(folder / TOKENIZER, data_config.load().to_str().encode())
     write_atomic(folder / WEIGHTS, save(state))

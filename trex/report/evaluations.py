@@ -5,11 +5,10 @@ evaluations.jsonl     one line a measurement, appended; the last one of its kind
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trex.files import append_line, read_jsonl
+from trex.files import read_jsonl
 from trex.search.ranking import best_record, records_of
 from trex.store.run import Run
 
@@ -56,8 +55,7 @@ def store_evaluation(run: Run, pick: str, plan: str, measured: dict[str, Any]) -
     Raises:
         StorageError: the folder cannot be written.
     """
-    line = {"schema": SCHEMA, "pick": pick, "plan": plan, **measured}
-    append_line(run.path / FILE, json.dumps(line))
+    run.append_to(FILE, {"schema": SCHEMA, "pick": pick, "plan": plan, **measured})
 
 
 def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:

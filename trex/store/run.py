@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from trex.errors import PlanError, RunError, StorageError
-from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.files import append_line, make_folder, parse_json, read_jsonl, repair_jsonl, write_atomic
 from trex.plan import Layout
 from trex.settings import difference
 from trex.store.locks import LOCKS, file_lock
@@ -188,7 +188,7 @@ class Run:
         """
         file = self.path / name
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = parse_json(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} has no {name}",
@@ -271,13 +271,26 @@ class Run:
 
         A line that a crash has cut off is removed first.
         """
-        file = self.path / "results.jsonl"
         with file_lock(self.path / LOCKS / "results"):
-            if known() is not None:
-                return
-            if file.exists() and repair_jsonl(file):
-                _logger.warning("%s: the last record was cut off; it is made again", file)
-            append_line(file, json.dumps({"schema": SCHEMA, **record}))
+            if known() is None:
+                self._append("results.jsonl", json.dumps({"schema": SCHEMA, **record}))
+
+    def append_to(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add a line to another of the folder's files of lines.
+
+        Raises:
+            RunError: the file is damaged before its last line.
+            StorageError: it cannot be written.
+        """
+        with file_lock(self.path / LOCKS / name):
+            self._append(name, json.dumps(line))
+
+    def _append(self, name: str, line: str) -> None:
+        """The lock is held: a last line that a crash has cut off can be told from one in work."""
+        file = self.path / name
+        if file.exists() and repair_jsonl(file):
+            _logger.warning("%s: the last line was cut off and is left out", file)
+        append_line(file, line)
 
     def write_parameters(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Keep a candidate's fitted parameters under its key, or `KEY.RUNG` of a later rung.
@@ -331,10 +344,8 @@ class Run:
             StorageError: the folder cannot be written.
         """
         with self._lock(fcntl.LOCK_SH, "another process is pruning"):
-            try:
-                self.candidates.mkdir(exist_ok=True)
-            except OSError as error:
-                raise _unusable(self.path, error) from error
+            for folder in (self.path, self.candidates):
+                make_folder(folder)
             yield
 
     @contextmanager

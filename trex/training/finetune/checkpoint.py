@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from trex.errors import StorageError
-from trex.files import write_atomic
+from trex.files import make_folder, write_atomic
 from trex.training.finetune.recipe import Checkpoints
 
 _logger = logging.getLogger(__name__)
@@ -43,13 +42,7 @@ class CheckpointFolder:
         Raises:
             StorageError: it cannot be written; the earlier ones stay.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{self._folder} cannot be created: {error.strerror}",
-                hint="choose another --out folder",
-            ) from error
+        make_folder(self._folder)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self._folder / f"step-{step:09d}.pt", buffer.getvalue())
