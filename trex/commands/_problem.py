@@ -208,7 +208,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
     """What a run must have been started with to be gone on with."""
     from dataclasses import asdict
 
-    from trex.training.data import dataset_fingerprint
+    from trex.training.data import contents_fingerprint, dataset_fingerprint
 
     loaded = problem.loaded
     given = {"plans": list(map(str, problem.plans))} if problem.plans else {}
@@ -223,6 +223,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         **given,
         "budget": str(budget),
         "calibration_sha256": dataset_fingerprint(problem.images),
+        "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
         "search": asdict(problem.settings),
         "densities": _densities.settings(problem.chip),
@@ -248,15 +249,20 @@ def _manifest(
         "command": ["trex", *sys.argv[1:]],
         "versions": versions(),
         "weights_source": loaded.weights_source,
-        "calibration": args.calib,
+        "calibration": _located(args.calib),
         "calibration_images": len(problem.images),
         "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
-        "class_map": None if args.class_map is None else str(args.class_map),
+        "class_map": None if args.class_map is None else str(args.class_map.absolute()),
         "layout": asdict(loaded.adapter.layout(loaded.model)),
         "space_size": size,
         "feasible": feasible,
         "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
     }
+
+
+def _located(source: str) -> str:
+    """A data set's name that means the same from any folder."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _counts(problem: Problem, priced: PricedSpace) -> tuple[int, int | None]:

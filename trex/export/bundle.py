@@ -21,7 +21,7 @@ from torch import nn
 
 import trex
 from trex.errors import BundleError, PlanError, TrexError
-from trex.files import make_folder, write_atomic
+from trex.files import make_folder, parse_json, write_atomic
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
@@ -97,7 +97,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
             f"{folder} is not a bundle: it has no {CONFIG}",
@@ -174,6 +174,14 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a bundle's files are all there, and are those that belong together."""
+    try:
+        return state_hash(_read_weights(folder / WEIGHTS)) == load_config(folder)["weights_sha256"]
+    except BundleError:
+        return False
+
+
 def _misfit_of_averages(model: nn.Module, found: Mapping[str, torch.Size]) -> str:
     """Which consumer's average maps are of other tokens than the model's; empty where none is."""
     names = {id(module): name for name, module in model.named_modules()}
@@ -199,5 +207,5 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         return dict(load_file(file))
     except FileNotFoundError:
         raise BundleError(f"{file.parent} has no {file.name}", hint="export it again") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
 
 #: Images that take part, and the share of them that ways of fitting are compared on.
@@ -81,7 +81,9 @@ def choose_settings(
                 )
                 (fitted,) = fitter.fit([plan])
                 original = calibration.logits[images - held_out : images]
-                tried[way] = Trial(settings=way, loss=mean_kl(fitted.logits, original))
+                tried[way] = Trial(
+                    settings=way, loss=mean_kl(answers(fitted.logits, original), original)
+                )
 
     attempt(replace(base, shrink=share) for share in _SHARES)
     chosen = best()

@@ -76,7 +76,8 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
         model_name: the name the model was created by.
 
     Raises:
-        WeightsError: the file is unreadable, or any name or shape is not the model's.
+        WeightsError: the file is unreadable, any name or shape is not the model's, or its values
+            are whole numbers or not finite.
     """
     contents = read_checkpoint(path)
     try:
@@ -87,6 +88,7 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
     report = _compare(stored, weights, model)
     if not report.fits:
         raise _refusal(report, stored, model, f"{path} does not fit {model_name}")
+    _check_values(weights, model, path)
     model.load_state_dict(weights)
     return report
 
@@ -154,6 +156,27 @@ def _compare(
             if name not in stored and id(weights[name]) in origin
         ),
     )
+
+
+def _check_values(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
+    for name, own in model.state_dict().items():
+        value = weights[name]
+        if not own.is_floating_point():
+            continue
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"{path}: {name} holds whole numbers ({_kind(value)}), the model's are fractions",
+                hint="give the weights as they were before they were rounded or quantised",
+            )
+        if not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{path}: {name} holds what is not a finite number",
+                hint="give a checkpoint from before the training broke down",
+            )
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _refusal(

@@ -21,6 +21,10 @@ _LATEX: Final = str.maketrans({
 })  # fmt: skip
 
 
+#: what spreadsheets read as the beginning of a formula (OWASP, CSV injection)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
 class CostRows(NamedTuple):
     """The original beside the winner under one accounting; the last cells are EDAP gains."""
 
@@ -124,12 +128,25 @@ def write_table(stem: Path, kinds: Sequence[str], head: Row, rows: Sequence[Row]
 
 
 def as_csv(head: Row, rows: Sequence[Row]) -> str:
-    """Comma-separated; a dash where there is nothing becomes an empty field."""
+    """Comma-separated; a dash where there is nothing becomes an empty field.
+
+    What a spreadsheet would take for a formula begins with an apostrophe, but for numbers.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(["" if cell == "-" else cell for cell in row] for row in rows)
+    writer.writerow(map(_text, head))
+    writer.writerows(["" if cell == "-" else _text(cell) for cell in row] for row in rows)
     return buffer.getvalue()
+
+
+def _text(cell: str) -> str:
+    if not cell.startswith(_FORMULA) and not cell.lstrip().startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def as_markdown(head: Row, rows: Sequence[Row]) -> str:

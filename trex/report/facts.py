@@ -218,7 +218,6 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     settings = manifest["settings"]
     candidates = tuple(map(_candidate, records))
     baseline = _estimate(manifest["baseline"])
-    objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
     winner = _winner(run, records)
     summary = run.summary()
     best = summary["best"] if summary else {}
@@ -244,7 +243,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         baseline=baseline,
         candidates=candidates,
         winner=winner,
-        front=tuple(pareto_front(np.array(objectives)).tolist()),
+        front=_front(candidates),
         evaluation=evaluation,
         finished=ended,
         surrogate=surrogate,
@@ -255,6 +254,17 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         later=stored_evaluations(run),
         fits=read_fits(run.fitting()),
     )
+
+
+def _front(candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    """Positions of those no other beats; of equal ones the first by key, as in the summary."""
+    order = sorted(
+        range(len(candidates)), key=lambda i: (candidates[i].selection.loss, candidates[i].key)
+    )
+    objectives = [
+        (level(candidates[i].estimate.edap_mj_ms_mm2), candidates[i].selection.loss) for i in order
+    ]
+    return tuple(order[i] for i in pareto_front(np.array(objectives)).tolist())
 
 
 def _winner(run: Run, records: list[dict[str, Any]]) -> int:

@@ -13,6 +13,7 @@ from trex.report.facts import level
 from trex.report.finetunings import is_finetuning, read_finetuning
 from trex.report.tables import aligned, fit_table, points, search_table, shortened
 from trex.search.pareto import pareto_front
+from trex.search.ranking import in_fixed_order
 from trex.store.run import Run
 from trex.units import significant
 
@@ -217,7 +218,7 @@ def _searched(path: Path) -> Run:
 
 def _kept(run: Run) -> set[str]:
     """Keys of the front and of the winner."""
-    records = run.records()
+    records = in_fixed_order(run.records())
     objectives = np.array(
         [[level(r["estimate"]["edap_mj_ms_mm2"]), r["selection"]["loss"]] for r in records]
     )

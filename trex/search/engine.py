@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from trex.errors import RunError
-from trex.export.bundle import save_bundle
+from trex.export.bundle import is_whole, save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
@@ -143,7 +143,7 @@ class Search:
         """Write the winner, fitted on all images, and what `best.json` holds."""
         if (self.run.best / "best.json").exists():
             stored = self.run.read_json("best/best.json")
-            if stored["key"] == record["key"]:
+            if stored["key"] == record["key"] and is_whole(self.run.best):
                 return stored
         variant, rounds = fit_winner(
             self.problem, read_plan(record), self._shop.fit_settings, self._shop.scratch
@@ -155,7 +155,8 @@ class Search:
 
     def _hand_over(self, record: dict[str, Any], rung: FinetuneRung) -> None:
         """Write the winner with the weights that the last rung measured."""
-        if not (self.run.finetuned / "finetuned.json").exists():
+        told_before = (self.run.finetuned / "finetuned.json").exists()
+        if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
             told = {
                 "rung": rung.name,

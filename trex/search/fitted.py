@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -42,7 +42,9 @@ def measure_surrogate(shop: Workshop) -> Surrogate:
         original = calibration.logits[rows.start : rows.stop]
         fitter = shop.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
-            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], {})
+            yield Result(
+                fitted.plan.key, [mean_kl(answers(fitted.logits, original), original)], {}
+            )
 
     done = shop.work_off(
         "surrogate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
     source = manifest["weights_source"]
     if weights is None and source != "hub":
         weights = Path(source)
+        if not weights.exists():
+            raise WeightsError(
+                f"{weights}, which {run.path} was made with, is not there",
+                hint="say where it is now with --weights",
+            )
     loaded = _load_same(
         settings["model"], weights, settings["model_args"], settings["weights_sha256"], run.path
     )
@@ -83,7 +89,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
         RunError: the run has no winner yet, no knee, or has not measured such a plan.
     """
     if pick == "best":
-        return _record(run, run.read_json("best/best.json")["key"])
+        return record_of(run, run.read_json("best/best.json")["key"])
     if pick == "finetuned":
         search = run.manifest()["settings"]["search"]
         if not search.get("finetuning", {}).get("images"):
@@ -91,7 +97,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 f"{run.path} has fine-tuned nothing",
                 hint="search with --finetuned-candidates, or use `trex finetune`",
             )
-        return _record(run, run.read_json("finetuned/finetuned.json")["key"])
+        return record_of(run, run.read_json("finetuned/finetuned.json")["key"])
     if pick == "knee":
         front = (
             measured_front(run.records(), run.manifest()["baseline"]) if run.records() else None
@@ -102,7 +108,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 hint="search with --pareto, and with more --evaluations",
             )
         return front.knee
-    if pick.isdecimal():
+    if re.fullmatch(r"[0-9]{1,9}", pick):
         of_count = [record for record in run.records() if record["n_reuse"] == int(pick)]
         if not of_count:
             counts = sorted({record["n_reuse"] for record in run.records()})
@@ -120,8 +126,19 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
     return best_record(records)
 
 
-def _record(run: Run, key: str) -> dict[str, Any]:
-    return next(record for record in run.records() if record["key"] == key)
+def record_of(run: Run, key: str) -> dict[str, Any]:
+    """A candidate's record.
+
+    Raises:
+        RunError: there is none.
+    """
+    for record in run.records():
+        if record["key"] == key:
+            return record
+    raise RunError(
+        f"{run.path / 'results.jsonl'} has no record of the winner, {key}",
+        hint="restore the file, or run the same command again",
+    )
 
 
 def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Module]:

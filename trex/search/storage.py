@@ -14,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from trex.errors import RunError, StorageError
+from trex.files import parse_json
 from trex.search.shared import SharedStorage
 from trex.store.locks import LOCKS, FileLocks, file_lock
 
@@ -86,7 +87,7 @@ class Journal(BaseJournalBackend):
                 if not line.endswith(b"\n"):
                     return
                 self._ends.append(self._ends[-1] + len(line))
-                yield json.loads(line)
+                yield parse_json(line)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries."""
@@ -138,6 +139,6 @@ def _is_entry(line: bytes) -> bool:
     if not line.endswith(b"\n"):
         return False
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
