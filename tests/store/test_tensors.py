@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from test_run_folder import MANIFEST
 from torch import Tensor
 
 from trex.errors import RunError
@@ -81,7 +82,7 @@ def test_files_of_version_0_1_have_no_hash(tmp_path: Path) -> None:
 def test_a_search_makes_damaged_parameters_again_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run.start(tmp_path / "run", {"settings": {}})
+    run = Run.start(tmp_path / "run", MANIFEST)
     assert run.usable_parameters("a") is None
     assert not caplog.records
     with run.joined():

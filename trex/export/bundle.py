@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -26,6 +27,7 @@ from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
+from trex.store.schemas import Fields, ModelArguments, Text, check_fields
 from trex.store.tensors import state_hash
 from trex.stored import current
 from trex.text.config import TextConfig
@@ -43,6 +45,16 @@ _RUNNING: Final = {
     V0_1: ("model", "model_args", "plan", "transforms", "weights_sha256", "data"),
     SCHEMA: ("model", "model_args", "plan", "weights_sha256", "data"),
 }
+
+
+class _BundleFields(Fields):
+    model: Text
+    model_args: ModelArguments
+    plan: Text
+    base_weights_sha256: Text
+    weights_sha256: Text
+    data: dict[str, Any]
+    estimate: dict[str, Any] = Field(default_factory=dict)
 
 
 def save_bundle(
@@ -120,6 +132,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"{file} was changed after it was written",
             hint=f"export it again; {', '.join(running)} belong together",
         )
+    check_fields(_BundleFields, config, file, BundleError, "export it again")
     try:
         return current(config) if config["schema"] == V0_1 else config
     except PlanError as error:
@@ -177,7 +190,8 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
 def is_whole(folder: Path) -> bool:
     """Whether a bundle's files are all there, and are those that belong together."""
     try:
-        return state_hash(_read_weights(folder / WEIGHTS)) == load_config(folder)["weights_sha256"]
+        stored: str = load_config(folder)["weights_sha256"]
+        return state_hash(_read_weights(folder / WEIGHTS)) == stored
     except BundleError:
         return False
 

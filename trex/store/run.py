@@ -28,6 +28,7 @@ from trex.files import append_line, make_folder, parse_json, read_jsonl, repair_
 from trex.plan import Layout
 from trex.settings import difference
 from trex.store.locks import LOCKS, file_lock
+from trex.store.schemas import FILES, RecordFields, RungFields, check_fields, check_plan
 from trex.stored import current, read_layout, read_plan, text_of_v0_1
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ V0_1: Final = 2
 #: how plans are fitted
 FIT: Final = "fit.json"
 
-#: what a record must hold to be read by later commands
-_RECORD_FIELDS: Final = ("key", "plan", "estimate", "selection")
-#: and a line of a later rung
-_RUNG_FIELDS: Final = ("key", "rung", "measured")
+_DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 #: names a folder may hold before it is a run
 _BEFORE: Final = (".manifest.json.", ".lock")
 
@@ -178,7 +176,12 @@ class Run:
         manifest = self.manifest()
         if "layout" not in manifest:
             return Layout(stages=tuple(manifest["settings"]["space"]["stages"]), tokens=0)
-        return read_layout(manifest["layout"])
+        try:
+            return read_layout(manifest["layout"])
+        except (AttributeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self._manifest_path} is damaged: layout: {error}", hint="restore the file"
+            ) from None
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; a plan at its top is told as this version tells it.
@@ -210,7 +213,12 @@ class Run:
                 f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
                 hint="use the version of TReX that wrote it",
             )
-        return _current(data, file) if "plan" in data else data
+        told = _current(data, file) if "plan" in data else data
+        if (fields := FILES.get(name)) is not None:
+            check_fields(
+                fields, told, file, RunError, "restore the file, or search again elsewhere"
+            )
+        return told
 
     def fitting(self) -> dict[str, Any] | None:
         """How plans are fitted (`chosen`), and what else was `tried`.
@@ -248,15 +256,17 @@ class Run:
             return []
         unique: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_jsonl(file).records, start=1):
-            fields = _RUNG_FIELDS if "rung" in line else _RECORD_FIELDS
-            known = line.get("schema") in (V0_1, SCHEMA)
-            if not known or any(f not in line for f in fields):
+            where = f"{file}:{number}"
+            if line.get("schema") not in (V0_1, SCHEMA) or "key" not in line:
                 raise RunError(
-                    f"{file}:{number}: is not a record this TReX reads",
+                    f"{where}: is not a record this TReX reads",
                     hint="use the version of TReX that wrote it",
                 )
+            fields = RungFields if "rung" in line else RecordFields
+            check_fields(fields, line, where, RunError, _DROP_LINE)
             if "rung" not in line:
-                unique.setdefault(line["key"], _current(line, f"{file}:{number}"))
+                check_plan(line["plan"], where, RunError, _DROP_LINE)
+                unique.setdefault(line["key"], _current(line, where))
             elif (record := unique.get(line["key"])) and line["rung"]["rung"] not in record:
                 record[line["rung"]["rung"]] = line["measured"]
                 record["rungs"] = [*record.get("rungs", ()), line["rung"]]
