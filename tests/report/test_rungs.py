@@ -35,7 +35,9 @@ def trained_run(path: Path) -> Path:
     }
     run = write_run(path, [*RECORDS[:2], trained, RECORDS[3]])
     (run / "best").mkdir()
-    (run / "best" / "best.json").write_text(json.dumps({"schema": SCHEMA, "key": WINNER["key"]}))
+    (run / "best" / "best.json").write_text(
+        json.dumps({"schema": SCHEMA, "key": WINNER["key"], "plan": WINNER["plan"]})
+    )
     summary = json.loads((run / "summary.json").read_text())
     evaluation = {**summary["best"]["evaluation"], "top1": 0.7654, "difference": -0.0346}
     summary["best"] = {**trained, "evaluation": None}

@@ -117,7 +117,7 @@ def load_config(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None
-    if not isinstance(config, dict) or config.get("schema") not in _RUNNING:
+    if not isinstance(config, dict) or config.get("schema") not in tuple(_RUNNING):
         found = config.get("schema") if isinstance(config, dict) else None
         raise BundleError(
             f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trex.errors import RunError
 from trex.files import read_jsonl
 from trex.search.ranking import best_record, records_of
 from trex.store.run import Run
+from trex.store.schemas import LineFields, check_fields
 
 FILE: Final = "evaluations.jsonl"
 #: of what is written; version 0.1's, whose plans are told without transforms, is read too
@@ -67,9 +69,11 @@ def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:
     if not (run.path / FILE).exists():
         return ()
     kept: dict[tuple[str, ...], Evaluation] = {}
-    for line in read_jsonl(run.path / FILE).records:
+    for number, line in enumerate(read_jsonl(run.path / FILE).records, start=1):
         if line.get("schema") not in (V0_1, SCHEMA):
             continue
+        where = f"{run.path / FILE}:{number}"
+        check_fields(LineFields, line, where, RunError, "drop the line, and evaluate again")
         if line["schema"] == V0_1:
             line["plan"] = _meant(run, line)
         found = _evaluation(line)

@@ -124,11 +124,23 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show_lines(shown: dict[str, Any]) -> list[str]:
-    """`show_run` for people."""
+    """`show_run` for people.
+
+    Raises:
+        RunError: what the search told at its end is damaged.
+    """
     if shown["summary"] is not None:
         # A run that was moved since is where it is now.
         table = fit_table if shown["summary"]["strategy"] == "given" else search_table
-        return table({**shown["summary"], "run": shown["run"]})
+        try:
+            return table({**shown["summary"], "run": shown["run"]})
+        except (
+            ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            raise RunError(
+                f"{shown['run']}/summary.json is damaged: {type(error).__name__} {error}",
+                hint="restore the file, or run the same command again, which writes it anew",
+            ) from error
     settings = shown["settings"]
     budget = f", budget {settings['budget']}" if settings["budget"] else ""
     return [

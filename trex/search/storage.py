@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,11 +40,14 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
     if url is None:
         locks = FileLocks(folder / LOCKS)
         journal = Journal(folder / JOURNAL, folder / LOCKS / "journal")
+        with _errors(folder / JOURNAL):
+            studies = JournalStorage(journal)
         return SharedStorage(
             where=str(folder / JOURNAL),
-            studies=JournalStorage(journal),
+            studies=studies,
             locks=locks,
             poll_s=0.1,
+            errors=partial(_errors, folder / JOURNAL),
         )
     try:
         from trex.search.database import open_database
@@ -52,6 +57,21 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
             hint='pip install "trex-vit[postgres]"',
         ) from None
     return open_database(url, study)
+
+
+@contextmanager
+def _errors(journal: Path) -> Iterator[None]:
+    """What Optuna stumbles over in entries that are JSON, but not what it wrote."""
+    try:
+        yield
+    except (
+        AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        raise RunError(
+            f"{journal} is damaged: {type(error).__name__} {error}"[:500],
+            hint="remove the file: it is made again from results.jsonl",
+        ) from error
 
 
 class Journal(BaseJournalBackend):

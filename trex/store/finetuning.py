@@ -32,6 +32,7 @@ from trex.files import (
 )
 from trex.plan import Plan
 from trex.settings import difference
+from trex.store.schemas import StageFields, check_fields
 from trex.stored import current, text_of_v0_1
 
 _logger = logging.getLogger(__name__)
@@ -75,12 +76,17 @@ class FinetuneFolder:
         write_atomic(file, json.dumps({"schema": SCHEMA, **manifest}, indent=2) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """What is measured so far, each stage once."""
+        """What is measured so far, each stage once.
+
+        Raises:
+            RunError: a record is damaged.
+        """
         file = self.path / "results.jsonl"
         if not file.exists():
             return []
         by_stage: dict[str, dict[str, Any]] = {}
-        for record in read_jsonl(file).records:
+        for number, record in enumerate(read_jsonl(file).records, start=1):
+            check_fields(StageFields, record, f"{file}:{number}", RunError, "restore the file")
             by_stage.setdefault(record["stage"], current(record))
         return list(by_stage.values())
 

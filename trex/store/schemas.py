@@ -177,6 +177,23 @@ class EvaluationFields(Fields):
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
+class NoisyFields(Fields):
+    """The same on instances of a chip that errs."""
+
+    chip: Text
+    mode: Text
+    top1_by_draw: list[Share]
+    baseline_top1_by_draw: list[Share]
+
+
+class LineFields(EvaluationFields):
+    """A line of `evaluations.jsonl`."""
+
+    pick: Text
+    plan: Text
+    non_ideal: NoisyFields | None = None
+
+
 class ShortFields(Fields):
     """A candidate in `summary.json`."""
 
@@ -229,6 +246,17 @@ class SummaryFields(Fields):
     front: FrontFields
     proof: dict[str, Any] | None
     candidates: CountFields
+
+
+class StageFields(Fields):
+    """A line of a fine-tuning's `results.jsonl`: the variant before or after it."""
+
+    stage: Annotated[str, Field(pattern=r"^(fitted|finetuned)$")]
+    plan: Text
+    evaluation: EvaluationFields | None = None
+    non_ideal_chip: Text | None = None
+    non_ideal_evaluation: EvaluationFields | None = None
+    training: dict[str, Any] = {}
 
 
 #: of the run folder's JSON files
