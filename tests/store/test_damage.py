@@ -366,3 +366,11 @@ def test_class_maps_are_text_and_never_unpickled(inputs: Inputs, tmp_path: Path,
     told = refused(*inputs.search(tmp_path / "run"), "--class-map", tmp_path / "classes.pkl")
     assert "is not a class map" in told
     assert not (tmp_path / "ran").exists()
+
+
+def test_no_password_is_kept(inputs: Inputs, tmp_path: Path, monkeypatch) -> None:
+    url = "postgresql://me:se-cret@localhost:1/x"
+    monkeypatch.setattr(sys, "argv", ["trex", "search", "--storage", url])
+    assert main(inputs.fit(tmp_path / "run", "3~1")) == 0
+    command = Run(tmp_path / "run").manifest()["command"]
+    assert command == ["trex", "search", "--storage", "postgresql://me:***@localhost:1/x"]

@@ -236,6 +236,7 @@ def _manifest(
     settings: dict[str, Any],
     priced: PricedSpace,
 ) -> dict[str, Any]:
+    import re
     import sys
     from dataclasses import asdict
 
@@ -246,7 +247,11 @@ def _manifest(
     size, feasible = _counts(problem, priced)
     return {
         "settings": settings,
-        "command": ["trex", *sys.argv[1:]],
+        # a password in --storage is nobody's business who reads the run
+        "command": [
+            "trex",
+            *(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", a) for a in sys.argv[1:]),
+        ],
         "versions": versions(),
         "weights_source": loaded.weights_source,
         "calibration": _located(args.calib),

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from trex.files import write_atomic
 from trex.report.costs import Priced
-from trex.report.facts import Estimate, Facts
+from trex.report.facts import Facts
 from trex.report.tables import Row, percent
+from trex.store.record import Estimate
 from trex.units import significant
 
 _LATEX: Final = str.maketrans({
