@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from disks import files_of_at_most
-from kills import FORK, WAYS, kill_after, kill_at_write, run_to_the_end
+from kills import FORK, WAYS, drop_capabilities, kill_after, kill_at_write, run_to_the_end
 from small_runs import Inputs, results
 
 from trex.cli import main
@@ -28,7 +28,6 @@ from trex.store.run import Run
 KILLS = int(os.environ.get("TREX_KILLS", "10"))
 SEED = int(os.environ.get("TREX_KILLS_SEED", "0"))
 RUNGS = ["--refined-candidates", "2", "--finetuned-candidates", "2", "--finetune-images", "8"]
-NOBODY = 65534
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -109,7 +108,9 @@ def test_other_commands_that_are_killed(
     numbers = random.Random(SEED)
     for _ in range(wanted):
         for way in WAYS:
-            killed += kill_at_write(main, command, numbers.randint(1, 3), way)
+            # an evaluation writes one line, the others several files
+            number = 1 if verb == "evaluate" else numbers.randint(1, 3)
+            killed += kill_at_write(main, command, number, way)
         assert run_to_the_end(main, command) == 0
         assert left_in(tmp_path) == []
         if verb == "evaluate":
@@ -159,7 +160,6 @@ def test_a_clock_that_jumps(
     assert end_of(out) == end_of(undisturbed[0])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become a user who may not write")
 def test_a_run_that_may_only_be_read(inputs: Inputs, undisturbed: tuple[Path, float]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="trex-read-only-"))
     try:
@@ -170,9 +170,8 @@ def test_a_run_that_may_only_be_read(inputs: Inputs, undisturbed: tuple[Path, fl
         weights = folder / "inputs" / "weights.safetensors"
         given = ["--weights", str(weights)]
 
-        def as_nobody(command: list[str]) -> int:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+        def without_rights(command: list[str]) -> int:
+            drop_capabilities()
             return main(command)
 
         moved = Inputs(weights=weights, calib=folder / "inputs" / "calib", labelled=weights)
@@ -187,7 +186,9 @@ def test_a_run_that_may_only_be_read(inputs: Inputs, undisturbed: tuple[Path, fl
             (search(moved, folder / "run"), 1),
             (search(moved, folder / "other"), 1),
         ):
-            assert run_to_the_end(as_nobody, command) == code, command
+            assert run_to_the_end(without_rights, command) == code, command
         assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     finally:
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
         shutil.rmtree(folder)

@@ -20,6 +20,7 @@ from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
 from trex.report.fits import Fits, read_fits
 from trex.report.rungs import RungResult, rung_results
 from trex.report.tables import best_lines, shortened
+from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
@@ -87,6 +88,12 @@ class Facts:
     def best(self) -> Record:
         """The winner."""
         return self.candidates[self.winner]
+
+    @property
+    def near(self) -> Agreement:
+        """How often the winner gives the original's first guess, with its interval."""
+        measured = self.best.selection
+        return Agreement.of({"agreement": measured.agreement, "n": measured.n})
 
     @property
     def num_encoders(self) -> int:
