@@ -21,9 +21,9 @@ from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
 from trex.search.pick import load_original
 from trex.search.predict import Losses
-from trex.search.run import Run
 from trex.search.solve import Solver
 from trex.search.space import SearchSpace
+from trex.store.run import Run
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from trex.fit.fitter import PlanFitter
 from trex.models.registry import adapter_of, architecture_of, create
 from trex.plan import Plan
 from trex.search.predict import Losses
-from trex.search.run import Run
 from trex.search.space import SearchSpace
+from trex.store.run import Run
 from trex.stored import read_plan
 
 #: consumers of the twelve encoders

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import randomised
 
 from trex.models.registry import create
-from trex.search.run import Run
+from trex.store.run import Run
 
 MODEL = "test_vit"
 CLASSES = ("ant", "bee", "cat", "dog")

@@ -26,10 +26,10 @@ from trex.reuse import plan_of
 from trex.search.entries import plan_of_trial
 from trex.search.pick import load_original, pick_record, pick_variant
 from trex.search.ranking import best_record
-from trex.search.run import Run
 from trex.settings import difference
+from trex.store.finetuning import FinetuneFolder
+from trex.store.run import Run
 from trex.stored import current, plan_fields, read_plan, text_of_v0_1
-from trex.training.finetune.folder import FinetuneFolder
 
 DATA = Path(__file__).parent / "data" / "v0_1"
 PLANS: list[dict[str, Any]] = json.loads((DATA / "plans.json").read_text())

@@ -16,7 +16,7 @@ from small_runs import CLASSES, MODEL, Inputs, write_images
 
 import trex
 from trex.cli import main
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 @pytest.fixture(scope="module")

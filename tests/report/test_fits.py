@@ -10,7 +10,7 @@ from made_up_runs import record, write_run
 
 from trex.cli import main
 from trex.report.fits import read_fits
-from trex.search.run import FIT, SCHEMA
+from trex.store.run import FIT, SCHEMA
 
 
 def way(shrink: float, loss: float | None) -> dict[str, Any]:

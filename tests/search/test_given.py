@@ -19,8 +19,8 @@ from trex.reuse import plan_of
 from trex.search.entries import Options, decision_name, entry, in_tree_order
 from trex.search.pick import load_original, pick_record, pick_variant
 from trex.search.ranking import records_of
-from trex.search.run import Run
 from trex.search.space import SearchSpace
+from trex.store.run import Run
 
 PLANS = ("3<-2 4<-1:map", "4<-3:output/block 2~1 5=class", "1~1 3~1", "5=class")
 EXACT = ("--precision", "float32")

@@ -15,7 +15,7 @@ from trex.export.bundle import load_config
 from trex.plan import Plan
 from trex.reuse import plan_of
 from trex.search.ranking import best_record
-from trex.search.run import Run
+from trex.store.run import Run
 
 #: of four patches one or two merge at a time, and two or one rows are left of them
 JOINT = (

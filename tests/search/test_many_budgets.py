@@ -11,7 +11,7 @@ from small_runs import Inputs
 
 from trex.cli import main
 from trex.commands import _budgets
-from trex.search.run import Run
+from trex.store.run import Run
 
 JOINT = ("--space", "joint", "--evaluations", "4", "--final-views", "0")
 

@@ -15,7 +15,7 @@ from trex.cli import main
 from trex.export.bundle import load_config
 from trex.plan import Plan
 from trex.reuse import plan_of
-from trex.search.run import Run
+from trex.store.run import Run
 
 MIXED = ("--tensors", "map", "--transforms", "mixed")
 RUNGS = (

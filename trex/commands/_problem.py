@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem
-    from trex.search.run import Run
+    from trex.store.run import Run
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -141,8 +141,8 @@ def search_of(
     from trex.reuse.sizes import parameter_table
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
-    from trex.search.run import Run
     from trex.search.workshop import Sharing, Workshop
+    from trex.store.run import Run
 
     loaded, chip = problem.loaded, problem.chip
     settings = _settings(problem, budget)
@@ -186,8 +186,8 @@ def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
     if folder is None:
         return None
     from trex.errors import RunError
-    from trex.search.run import Run
     from trex.settings import difference
+    from trex.store.run import Run
 
     other = Run.open(folder)
 
@@ -281,7 +281,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
     """What a run must have been started with to be gone on with."""
     from dataclasses import asdict
 
-    from trex.training.data import dataset_fingerprint
+    from trex.training.data import contents_fingerprint, dataset_fingerprint
 
     loaded = problem.loaded
     given = {"plans": list(map(str, problem.plans))} if problem.plans else {}
@@ -296,6 +296,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         **given,
         "budget": str(budget),
         "calibration_sha256": dataset_fingerprint(problem.images),
+        "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
         "search": problem.settings.told(),
         "densities": _densities.settings(problem.chip),
@@ -308,6 +309,7 @@ def _manifest(
     settings: dict[str, Any],
     priced: PricedSpace,
 ) -> dict[str, Any]:
+    import re
     import sys
     from dataclasses import asdict
 
@@ -318,18 +320,27 @@ def _manifest(
     size, feasible = _counts(problem, priced)
     return {
         "settings": settings,
-        "command": ["trex", *sys.argv[1:]],
+        # a password in --storage is nobody's business who reads the run
+        "command": [
+            "trex",
+            *(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", a) for a in sys.argv[1:]),
+        ],
         "versions": versions(),
         "weights_source": loaded.weights_source,
-        "calibration": args.calib,
+        "calibration": _located(args.calib),
         "calibration_images": len(problem.images),
         "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
-        "class_map": None if args.class_map is None else str(args.class_map),
+        "class_map": None if args.class_map is None else str(args.class_map.absolute()),
         "layout": asdict(loaded.adapter.layout(loaded.model)),
         "space_size": size,
         "feasible": feasible,
         "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
     }
+
+
+def _located(source: str) -> str:
+    """A data set's name that means the same from any folder."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _counts(problem: Problem, priced: PricedSpace) -> tuple[int, int | None]:

@@ -45,23 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the variant and read it back."""
+    """Write the variant; a kill or a full disk leaves nothing under its name."""
     from trex.errors import BundleError
-    from trex.export.bundle import CONFIG, load_bundle, save_bundle
-    from trex.search.pick import load_original, pick_record, pick_variant
-    from trex.search.run import Run
+    from trex.files import new_folder
 
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise BundleError(f"{args.out} is not an empty folder", hint="choose another --out folder")
+    with new_folder(args.out) as out:
+        answer, lines = _write(args, out)
+    print(json.dumps(answer) if args.json else lines)
+    return 0
+
+
+def _write(args: argparse.Namespace, out: Path) -> tuple[dict[str, str], str]:
+    """Write the variant into `out` and read it back; the answer for programs and for people."""
+    from trex.export.bundle import CONFIG, load_bundle, save_bundle
+    from trex.search.pick import load_original, pick_record, pick_variant
+    from trex.store.run import Run
+
     if args.format == "uniform" and (args.run_folder / CONFIG).is_file():
-        return _bundle_as_uniform(args)
+        return _bundle_as_uniform(args, out)
     folder = Run.open(args.run_folder)
     original, config = load_original(folder, args.weights)
     plan, variant = pick_variant(folder, args.pick, original)
     if args.format == "uniform":
-        return _write_uniform(args, original.name, plan, variant, config)
+        return _write_uniform(args, out, original.name, plan, variant, config)
     save_bundle(
-        args.out,
+        out,
         variant,
         name=original.name,
         arguments=original.arguments,
@@ -69,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
         data_config=config,
         extra={"estimate": pick_record(folder, args.pick)["estimate"]},
     )
-    load_bundle(args.out)
+    load_bundle(out)
     return _report(args, original.name, plan, f'import trex\n  model = trex.load("{args.out}")')
 
 
-def _bundle_as_uniform(args: argparse.Namespace) -> int:
+def _bundle_as_uniform(args: argparse.Namespace, out: Path) -> tuple[dict[str, str], str]:
     from trex.errors import BundleError
     from trex.export.bundle import load_bundle, load_config
     from trex.training.transforms import input_config_from_json
@@ -86,12 +96,17 @@ def _bundle_as_uniform(args: argparse.Namespace) -> int:
     stored = load_config(args.run_folder)
     variant = load_bundle(args.run_folder)
     config = input_config_from_json(stored["data"])
-    return _write_uniform(args, stored["model"], stored["plan"], variant, config)
+    return _write_uniform(args, out, stored["model"], stored["plan"], variant, config)
 
 
 def _write_uniform(
-    args: argparse.Namespace, name: str, plan: str, variant: nn.Module, config: InputConfig
-) -> int:
+    args: argparse.Namespace,
+    out: Path,
+    name: str,
+    plan: str,
+    variant: nn.Module,
+    config: InputConfig,
+) -> tuple[dict[str, str], str]:
     from trex.errors import BundleError
     from trex.export.uniform import save_uniform
     from trex.models.uniform import from_config
@@ -99,15 +114,14 @@ def _write_uniform(
 
     if not isinstance(config, DataConfig):
         raise BundleError(f"{name} is no UniForm", hint="leave --format out")
-    save_uniform(args.out, variant, name=name, data_config=config)
-    from_config(args.out)
+    save_uniform(out, variant, name=name, data_config=config)
+    from_config(out)
     load = f'from trex.models.uniform import from_config\n  model = from_config("{args.out}")'
     return _report(args, name, plan, load)
 
 
-def _report(args: argparse.Namespace, model: str, plan: str, load: str) -> int:
-    if args.json:
-        print(json.dumps({args.format: str(args.out), "plan": plan}))
-    else:
-        print(f'{args.out}: {model} with "{plan}"\n\n  {load}')
-    return 0
+def _report(
+    args: argparse.Namespace, model: str, plan: str, load: str
+) -> tuple[dict[str, str], str]:
+    answer = {args.format: str(args.out), "plan": plan}
+    return answer, f'{args.out}: {model} with "{plan}"\n\n  {load}'

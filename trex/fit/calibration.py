@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from trex.errors import DataError
+from trex.errors import DataError, ModelError
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter
 from trex.plan import Plan
@@ -22,6 +22,11 @@ Progress = Callable[[int], object]
 
 #: Average and mixed maps need few numbers: so many images' maps are kept, on disk.
 MOST_MAPS: Final = 500
+
+#: Logits of trained classifiers stay within a hundred; softmax of these is one class alone.
+MOST_LOGIT: Final = 1e5
+#: differences below this share of the largest logit are rounding, in bfloat16 too
+SAME: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +80,8 @@ class Calibration:
         logits: the original's, of every image.
 
     Raises:
-        DataError: there is no image to fit on.
+        DataError: there is no image to fit on, or all are the same to the model.
+        ModelError: what the original puts out is not finite, or absurd.
     """
 
     def __init__(
@@ -119,7 +125,8 @@ class Calibration:
                     progress(len(images))
             if not self.n_fit:
                 raise DataError("there is no image to fit on", hint="give more calibration images")
-        self.logits = torch.cat(logits).float()
+            self.logits = torch.cat(logits).float()
+            check_outputs(self.logits)
 
     def _route(self, route: Route, mapped: bool) -> Route:
         """The original's, with the maps that are asked for."""
@@ -173,6 +180,37 @@ class Calibration:
         """Give the disk space back."""
         for file in (self.entry, *self.attended, *self.maps.values()):
             file.close()
+
+
+def check_outputs(logits: Tensor) -> None:
+    """See that an original says something about images that a variant can be compared with.
+
+    Args:
+        logits: of every calibration image, (images, classes).
+
+    Raises:
+        ModelError: they are not finite, or larger than any classifier's.
+        DataError: they are the same for all images.
+    """
+    sound = logits.isfinite().all(dim=1)
+    if not bool(sound.all()):
+        raise ModelError(
+            f"the original puts out what is no number for {int((~sound).sum())} of {len(logits)} "
+            "calibration images",
+            hint="check its weights, its preprocessing (--mean, --std) and --precision float32",
+        )
+    largest = float(logits.abs().max())
+    if largest > MOST_LOGIT:
+        raise ModelError(
+            f"the original's logits reach {largest:.3g}, which no trained classifier's do",
+            hint="check its weights and its preprocessing (--mean, --std)",
+        )
+    if len(logits) > 1 and float((logits - logits[0]).abs().max()) <= SAME * max(largest, SAME):
+        raise DataError(
+            f"the original answers the same to all {len(logits)} calibration images",
+            hint="check that they are not copies of one, or all black, and that its weights are "
+            "not all zero",
+        )
 
 
 @contextmanager

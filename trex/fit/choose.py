@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
 
 #: Images that take part, and the share of them that ways of fitting are compared on.
@@ -91,7 +91,8 @@ def choose_settings(
                 )
                 (fitted,) = fitter.fit([plan])
                 original = calibration.logits[images - held_out : images]
-                tried[way] = Trial(settings=way, loss=loss(fitted.logits, original))
+                found = answers(fitted.logits, original)
+                tried[way] = Trial(settings=way, loss=loss(found, original))
 
     attempt(replace(base, shrink=share) for share in _SHARES)
     chosen = best()

@@ -21,13 +21,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from trex.errors import ReuseError
 from trex.fit.calibration import Calibration, FitSettings, Progress, closed_on_failure
 from trex.fit.mixing import set_mixing
 from trex.fit.ridge import RidgeSystem
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter, Consumer
 from trex.plan import EncoderPlan, Plan, Reuse
-from trex.reuse.apply import apply_plan
+from trex.reuse.apply import apply_plan, remove_plan
 from trex.reuse.precision import forward_precision
 from trex.reuse.route import (
     Kept,
@@ -62,9 +63,20 @@ class FittedPlan:
 
 
 def apply_fitted(model: nn.Module, fitted: FittedPlan) -> nn.Module:
-    """Make an original `model` run the fitted plan, in place, and return it."""
+    """Make an original `model` run the fitted plan, in place, and return it.
+
+    Raises:
+        ReuseError: the parameters are not this model's; it is then as it was.
+    """
     apply_plan(model, fitted.plan)
     state = model.state_dict()
+    for name, value in fitted.state.items():
+        if name not in state or state[name].shape != value.shape:
+            remove_plan(model)
+            raise ReuseError(
+                f'"{fitted.plan}": the fitted parameter {name} is not one of this model',
+                hint="fit the plan on this model",
+            )
     with torch.no_grad():
         for name, value in fitted.state.items():
             state[name].copy_(value)

@@ -20,7 +20,7 @@ import numpy as np
 from torch import nn
 
 from trex.errors import RunError
-from trex.export.bundle import save_bundle
+from trex.export.bundle import is_whole, save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry
@@ -28,11 +28,11 @@ from trex.search.moves import RESERVOIR, ROUND, next_rows
 from trex.search.predict import Losses
 from trex.search.ranking import best_first, best_record
 from trex.search.refined import measure_confirmed, measure_refined
-from trex.search.run import V0_1, Run
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
+from trex.store.run import V0_1, Run
 from trex.stored import plan_fields, read_plan
 
 
@@ -181,7 +181,7 @@ class Search:
         """Write the winner, fitted on all images, and what `best.json` holds."""
         if (self.run.best / "best.json").exists():
             stored = self.run.read_json("best/best.json")
-            if stored["key"] == record["key"]:
+            if stored["key"] == record["key"] and is_whole(self.run.best):
                 return stored
         variant, rounds = fit_winner(self.shop, read_plan(record))
         self._save(self.run.best, variant, record)
@@ -191,7 +191,8 @@ class Search:
 
     def _hand_over(self, record: dict[str, Any], rung: FinetuneRung) -> None:
         """Write the winner with the weights that the last rung measured."""
-        if not (self.run.finetuned / "finetuned.json").exists():
+        told_before = (self.run.finetuned / "finetuned.json").exists()
+        if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
             told = {
                 "rung": rung.name,

@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from safetensors.torch import save
 
-from trex.files import write_atomic
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
-from trex.fit.loss import mean_kl, sketch
+from trex.fit.loss import answers, mean_kl, sketch
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -43,8 +41,9 @@ def measure_losses(shop: Workshop) -> Losses:
         original = calibration.logits[rows.start : rows.stop]
         fitter = shop.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
-            notes = {"error": sketch(fitted.logits, original, SKETCH)}
-            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], notes)
+            found = answers(fitted.logits, original)
+            notes = {"error": sketch(found, original, SKETCH)}
+            yield Result(fitted.plan.key, [mean_kl(found, original)], notes)
 
     done = shop.work_off(
         "surrogate",
@@ -137,8 +136,7 @@ def _record(
     rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
-    file = shop.run.candidates / f"{plan.key}.safetensors"
-    write_atomic(file, save(fitted.state))
+    shop.run.write_parameters(plan.key, fitted.state)
     return {
         "key": plan.key,
         **plan_fields(plan),

@@ -11,9 +11,10 @@ from trex.hardware import without_dead_rows
 from trex.models.registry import architecture_of
 from trex.search.agreement import Agreement
 from trex.search.engine import Search
+from trex.search.pick import record_of
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 def outcome(
@@ -32,7 +33,7 @@ def outcome(
     baseline = search.priced.baseline.estimate(0, problem.chip, problem.accounting)
     records = search.run.records()
     front = measured_front(records, baseline)
-    winner = next(record for record in records if record["key"] == best["key"])
+    winner = record_of(search.run, best["key"])
     rung = last_rung(records)
     return {
         "run": str(search.run.path),

@@ -171,8 +171,9 @@ class Losses:
     def roots(self, rows: Any) -> Floats:
         """(kinds, plans): sums of own losses' roots, of plans as in `predict`."""
         rows = np.asarray(rows, dtype=np.intp)
-        steps = enumerate(self.space.walk(rows))
-        found: Floats = sum(np.sqrt(self.own(e, before, rows[:, e])) for e, (before, _) in steps)
+        found = np.zeros((len(KINDS), len(rows)))
+        for encoder, (before, _) in enumerate(self.space.walk(rows)):
+            found += np.sqrt(self.own(encoder, before, rows[:, encoder]))
         return found
 
     def predict(self, rows: Any) -> Floats:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from trex.fit.fitter import FittedPlan, apply_fitted
@@ -65,10 +64,9 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
 
 
 def _state(shop: Workshop, record: dict[str, Any]) -> FittedPlan:
-    """A fitted candidate, fitted again where another machine did it."""
+    """A fitted candidate, fitted again where another machine did it, or its file is damaged."""
     plan = read_plan(record)
-    file = shop.run.candidates / f"{record['key']}.safetensors"
-    if file.exists():
-        return FittedPlan(plan=plan, state=load_file(file), logits=torch.empty(0))
+    if (state := shop.run.usable_parameters(record["key"])) is not None:
+        return FittedPlan(plan=plan, state=state, logits=torch.empty(0))
     (fitted,) = shop.fitter().fit([plan])
     return fitted
