@@ -194,7 +194,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     ended = summary is not None and same
     surrogate: tuple[Pairs, ...] = ()
     if (run.path / "surrogate.json").exists():
-        surrogate = tuple(map(_pairs, run.read_json("surrogate.json")["forms"]))
+        surrogate = _pairs(run.read_json("surrogate.json"))
     layout = run.layout()
     for candidate in candidates:
         Plan.parse(candidate.plan).validate(layout)
@@ -253,11 +253,26 @@ def level(cost: float) -> float:
     return float(f"{cost:.9g}")
 
 
-def _pairs(form: Mapping[str, Any]) -> Pairs:
-    return Pairs(
-        form=" + ".join(map(str, form["form"])),
-        single=tuple(map(float, form["single"])),
-        interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
+def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:
+    """What consumers lose by themselves and in pairs, where pairs were measured."""
+    told = stored.get("forms")  # as version 0.1 wrote them
+    if told is None:
+        if not any(map(any, stored["added"])):
+            return ()
+        told = [
+            {
+                "form": stored["form"],
+                "single": stored["reference"],
+                "interaction": stored["added"],
+            }
+        ]
+    return tuple(
+        Pairs(
+            form=" + ".join(map(str, form["form"])),
+            single=tuple(map(float, form["single"])),
+            interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
+        )
+        for form in told
     )
 
 

@@ -190,6 +190,7 @@ class Losses:
         """Plain values for the run folder."""
         return {
             "correlation": dict(zip(KINDS, self.correlation, strict=True)),
+            "form": list(reference_form(self.space)),
             "choice": self.choice.tolist(),
             "pairs": list(self.pairs),
             "merged": self.merged.tolist(),

@@ -25,7 +25,6 @@ from trex.plan import Plan
 from trex.reuse.transforms import AVERAGED, averaged
 from trex.search.entries import Options, plan_of_trial
 from trex.search.feasible import PricedSpace
-from trex.store.locks import LOCKS, file_lock
 from trex.search.predict import reference_form
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
@@ -33,6 +32,7 @@ from trex.search.storage import open_storage
 from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry, Study, check_study
 from trex.search.workers import More, Phase, Result, work_off
+from trex.store.locks import LOCKS, file_lock
 from trex.store.run import FIT, V0_1, Run
 from trex.training.data import Batch, ImageSet, batches
 

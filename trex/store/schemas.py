@@ -54,7 +54,9 @@ class MeasuredFields(Fields):
 class SpentFields(Fields):
     """What a rung found and spent."""
 
-    rung: Annotated[str, Field(pattern=r"^(surrogate|fitted|confirmed|refined|finetuned-[1-9][0-9]{0,3})$")]
+    rung: Annotated[
+        str, Field(pattern=r"^(surrogate|fitted|confirmed|refined|finetuned-[1-9][0-9]{0,3})$")
+    ]
     loss: float
     images: Count
     seconds: Amount
