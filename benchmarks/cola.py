@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from trex.cli import main as trex
-from trex.export.bundle import load_bundle
+from trex.exporters.bundle import load_bundle
 from trex.files import write_atomic
 from trex.models.registry import LoadedModel
 from trex.search.pick import load_original

@@ -27,8 +27,8 @@ ROWS: Final = (
     ("noise",),
     # images and measurements; fine-tuning writes bundles, which hold how images are prepared
     ("training",),
-    ("export",),
-    ("training.finetune",),
+    ("exporters",),
+    ("bench", "training.finetune"),
     ("search",),
     ("report",),
     ("compare",),
@@ -44,6 +44,9 @@ EXCEPTIONS: Final = {
     ("trex/models/uniform/config.py", "reuse"): (
         "reads what `trex export --format uniform` wrote: published beside the model, its "
         "`from_config` has to run the plan"
+    ),
+    ("trex/models/variant.py", "reuse"): (
+        "timm's entrypoint for exported variants, which builds a base and runs its plan"
     ),
     ("trex/commands/demo.py", "cli"): "runs other verbs as its reader would type them",
 }

@@ -17,7 +17,7 @@ from tiny_models import logits_of
 import trex
 from trex.cli import main
 from trex.errors import BundleError, RunError
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_all

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trex.export.bundle import load_bundle as load
+    from trex.exporters.bundle import load_bundle as load
     from trex.plan import Plan
     from trex.plan import Plan as ReusePlan
     from trex.reuse import apply_plan, apply_reuse, remove_plan, remove_reuse
@@ -29,7 +29,7 @@ _PUBLIC = {
     "ReusePlan": ("trex.plan", "Plan"),
     "apply_plan": ("trex.reuse", "apply_plan"),
     "apply_reuse": ("trex.reuse", "apply_reuse"),
-    "load": ("trex.export.bundle", "load_bundle"),
+    "load": ("trex.exporters.bundle", "load_bundle"),
     "remove_plan": ("trex.reuse", "remove_plan"),
     "remove_reuse": ("trex.reuse", "remove_reuse"),
 }

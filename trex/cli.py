@@ -25,11 +25,13 @@ VERBS: Final = {
     "fit": "fit and measure plans of your own",
     "finetune": "win back what a found variant lost",
     "evaluate": "measure a found variant against its original",
-    "export": "write a bundle that runs anywhere TReX is installed",
+    "export": "write files that run anywhere: bundle, ONNX, torch.export, timm, UniForm",
+    "bench": "time variants, their original and other models side by side on this machine",
+    "profile": "make a device of this machine, for budgets in real milliseconds",
     "report": "one page, figures and tables of what runs found",
     "compare": "TReX beside token pruning, skipping, other models, on the same chip",
     "runs": "list, show, compare and prune run folders",
-    "check": "validate a chip, space, plan, bundle or run folder",
+    "check": "validate a chip, measured device, space, plan, bundle or run folder",
 }
 
 

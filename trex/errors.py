@@ -84,6 +84,14 @@ class BundleError(TrexError):
     """An exported bundle is incomplete, damaged, or of another base model."""
 
 
+class ExportError(TrexError):
+    """A variant cannot be written in a format, or its file answers unlike it."""
+
+
+class BenchError(TrexError):
+    """A machine cannot be timed like this, or a measured device is of another machine or model."""
+
+
 class StorageError(TrexError):
     """A result could not be written: the disk is full or the folder not writable."""
 

@@ -22,7 +22,7 @@ from kills import FORK, WAYS, drop_capabilities, kill_after, kill_at_write, run_
 from small_runs import Inputs, results
 
 from trex.cli import main
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.store.run import Run
 
 KILLS = int(os.environ.get("TREX_KILLS", "10"))

@@ -21,7 +21,7 @@ from trex.architecture import Architecture
 from trex.config import parse_document
 from trex.datafiles import data_folder
 from trex.errors import RunError, TrexError
-from trex.export.bundle import CONFIG, _fingerprint, load_bundle
+from trex.exporters.bundle import CONFIG, _fingerprint, load_bundle
 from trex.hardware import load_chip
 from trex.models.registry import architecture, create
 from trex.models.weights import load_weights

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from trex.cli import main
-from trex.export.bundle import save_bundle
+from trex.exporters.bundle import save_bundle
 from trex.models import registry
 from trex.models.digits import DIGITS_MODEL
 from trex.models.weights import weights_hash

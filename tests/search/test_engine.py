@@ -15,7 +15,7 @@ from small_runs import Inputs, results, write_images
 import trex
 from trex.cli import main
 from trex.errors import RunError
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.files import write_atomic
 from trex.plan import Plan
 from trex.reuse import plan_of
@@ -247,7 +247,7 @@ def test_a_full_disk_under_the_winner(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("trex.export.bundle.write_atomic", full)
+        patch.setattr("trex.exporters.bundle.write_atomic", full)
         assert main(inputs.search(out)) == 1
     assert "cannot be written: File too large" in capsys.readouterr().err
     assert len(Run.open(out).records()) == 5

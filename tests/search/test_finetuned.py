@@ -15,7 +15,7 @@ from small_runs import Inputs, results
 
 import trex
 from trex.cli import main
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.reuse import plan_of
 from trex.search.ranking import best_first, best_record, last_rung
 from trex.search.storage import JOURNAL, Journal

@@ -11,7 +11,7 @@ from small_runs import Inputs, results
 
 import trex
 from trex.cli import main
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.reuse import plan_of
 from trex.search.ranking import best_record

@@ -14,7 +14,7 @@ import pytest
 from small_runs import Inputs, results
 
 from trex.cli import main
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.store.run import Run
 
 RUNGS = ["--refined-candidates", "3", "--finetuned-candidates", "3", "2"]

@@ -19,7 +19,7 @@ from small_runs import results as run_results
 
 from trex.cli import main
 from trex.errors import RunError, StorageError
-from trex.export.bundle import load_config
+from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.search.storage import open_storage
 from trex.search.study import check_study

@@ -269,7 +269,7 @@ def _warn_if_far(result: dict[str, Any]) -> None:
 
 def _measurement(problem: Problem, images: ImageSet) -> Any:
     def measure(bundle: Path) -> dict[str, Any]:
-        from trex.export.bundle import load_bundle
+        from trex.exporters.bundle import load_bundle
         from trex.training.measure import measure_pair
 
         return measure_pair(load_bundle(bundle), problem.loaded.model, images)

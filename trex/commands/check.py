@@ -1,4 +1,4 @@
-"""`trex check`: validate a chip, a search space, a plan, a bundle or a run folder."""
+"""`trex check`: validate a chip, a measured device, a space, a plan, a bundle or a run folder."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def _check(thing: str, model: str | None) -> tuple[str, list[str], bool]:
         return "plan", _plan(thing, model), True
     if (path / "manifest.json").is_file():
         return "run folder", _run_folder(path), True
+    if (path / "device.json").is_file():
+        return "measured device", _machine(path), True
     if (path / "config.json").is_file():
         return "bundle", _bundle(path), True
     if _is_space(thing):
@@ -115,11 +117,21 @@ def _run_folder(path: Path) -> list[str]:
 
 
 def _bundle(path: Path) -> list[str]:
-    from trex.export.bundle import load_bundle, load_config
+    from trex.exporters.bundle import load_bundle, load_config
 
     load_bundle(path)
     config: dict[str, Any] = load_config(path)
     return [f'{config["model"]} with "{config["plan"]}", weights {config["weights_sha256"]}']
+
+
+def _machine(path: Path) -> list[str]:
+    from trex.hardware.measured import read_profiles
+
+    return [
+        f"{p.model} in {p.runtime}, {p.dtype}, {p.threads} thread(s), batches of {p.batch}: "
+        f"{p.original_s * 1e3:.2f} ms, spread {100 * p.spread:.1f} %, {len(p.runs)} plans timed"
+        for p in read_profiles(path)
+    ]
 
 
 def _chip(name: str) -> tuple[str, list[str], bool]:

@@ -14,7 +14,8 @@ from trex.errors import ChipError
 
 if TYPE_CHECKING:
     from trex.architecture import Operation
-    from trex.hardware import Cost, Sums
+    from trex.hardware import Cost, MeasuredDevice, Sums
+    from trex.plan import Plan
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 SCHEDULES = ("sequential", "parallel", "pipelined")
@@ -24,7 +25,10 @@ _SET_EXAMPLE: Final = "softmax.units=12"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     _arguments.add_model(parser)
-    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
+    parser.add_argument(
+        "--hw", required=True, metavar="DEVICE",
+        help="a shipped chip, a path, or what trex profile wrote",
+    )  # fmt: skip
     parser.add_argument("--plan", default="", help='"5<-4 7<-6:map/linear 3~40 11=class"')
     parser.add_argument(
         "--transform",
@@ -34,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--accounting",
-        default="paper",
         choices=ACCOUNTINGS,
-        help="paper: the published equations; full: everything the chip must do",
+        help="of a chip; paper (default): the published equations; full: everything it must do",
     )
     parser.add_argument("--schedule", choices=SCHEDULES, help="of full accounting")
     parser.add_argument(
@@ -57,7 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Price the plan, and beside it the original, as loaded and without dead rows."""
-    from trex.hardware import compare_schedules, load_chip, price, without_dead_rows, workload
+    from trex.hardware import (
+        compare_schedules,
+        is_measured,
+        load_device,
+        price,
+        without_dead_rows,
+        workload,
+    )
     from trex.models.registry import architecture
     from trex.plan import Plan
 
@@ -67,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
             hint="add --accounting full and leave out --schedule",
         )
     plan = Plan.parse(args.plan, args.transform)
-    chip = load_chip(args.hw, _arguments.set_values(args.set, _SET_EXAMPLE, ChipError))
+    chip = load_device(args.hw, _arguments.set_values(args.set, _SET_EXAMPLE, ChipError))
+    if is_measured(chip):
+        return _on_machine(args, chip, plan)
+    args.accounting = args.accounting or "paper"
     model = architecture(
         args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
     )
@@ -96,6 +109,30 @@ def run(args: argparse.Namespace) -> int:
         head = lines.index("")
         lines[head:head] = _densities.as_text(measured, cost, chip)
         print("\n".join(lines))
+    return 0
+
+
+def _on_machine(args: argparse.Namespace, device: MeasuredDevice, plan: Plan) -> int:
+    """Latency alone: everything else is a chip's.
+
+    Raises:
+        ChipError: something was asked that only chips have.
+    """
+    from trex.commands._measured_lines import lines, priced
+    from trex.models.registry import architecture
+
+    of_chips = ("accounting", "schedule", "schedules", "calib")
+    asked = [f"--{name}" for name in of_chips if getattr(args, name)]
+    if asked:
+        raise ChipError(
+            f"{device.name} is a measured machine, which has no {asked[0]}",
+            hint="leave it out, or give a chip with --hw",
+        )
+    model = architecture(
+        args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
+    )
+    found = priced(device, model, plan)
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
     return 0
 
 

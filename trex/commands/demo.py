@@ -67,7 +67,7 @@ def _command(*words: str) -> None:
 
 
 def _plan(bundle: Path) -> str:
-    from trex.export.bundle import load_config
+    from trex.exporters.bundle import load_config
 
     return str(load_config(bundle)["plan"])
 

@@ -81,7 +81,7 @@ class _Measured:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from trex.export.bundle import CONFIG
+    from trex.exporters.bundle import CONFIG
     from trex.report.tables import evaluation_lines
     from trex.training.measure import measure_pair
 
@@ -119,7 +119,7 @@ def _of_run(args: argparse.Namespace) -> _Measured:
 
 def _of_bundle(args: argparse.Namespace) -> _Measured:
     from trex.errors import BundleError
-    from trex.export.bundle import load_bundle, load_config
+    from trex.exporters.bundle import load_bundle, load_config
     from trex.search.pick import load_original_of_bundle
 
     if args.pick != "best":

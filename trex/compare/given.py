@@ -11,7 +11,7 @@ from torch import nn
 
 from trex.compare.subject import Price, Subject
 from trex.errors import RunError
-from trex.export.bundle import CONFIG, load_bundle, load_config
+from trex.exporters.bundle import CONFIG, load_bundle, load_config
 from trex.hardware import workload
 from trex.models.registry import LoadedModel
 from trex.plan import Plan

@@ -164,6 +164,11 @@ class Chip:
     notes: tuple[str, ...] = ()
 
     @property
+    def basis(self) -> Literal["estimate"]:
+        """Where its numbers come from: they are computed from its parts."""
+        return "estimate"
+
+    @property
     def depends_on_density(self) -> bool:
         """Whether input-bit densities change any price on this chip."""
         return self.static_array.depends_on_density or self.dynamic_array.depends_on_density

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trex.architecture import Architecture, Encoder, Operation
 from trex.errors import PlanError
+from trex.hardware.measured import MeasuredPricer
 from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
 from trex.hardware.schedule import Stretch, exposed_times, flow
 from trex.hardware.system import Pricer, most_heads
@@ -86,7 +87,7 @@ class Entries:
 
     Args:
         architecture: the model.
-        pricer: the chip.
+        pricer: the chip, or the machine that was measured.
         forms: of consumers, numbered from 1 on.
 
     Attributes:
@@ -96,7 +97,12 @@ class Entries:
         most_rows: of one encoder's maps.
     """
 
-    def __init__(self, architecture: Architecture, pricer: Pricer, forms: Sequence[Form]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        pricer: Pricer | MeasuredPricer,
+        forms: Sequence[Form],
+    ) -> None:
         self._architecture, self._pricer, self._forms = architecture, pricer, tuple(forms)
         layout = architecture.layout
         self._kinds, self._encoders = _kinds(architecture.encoders, pricer)
@@ -287,9 +293,10 @@ class Entries:
                 whole[LATENCY] += numbers[BEFORE].max() + numbers[AFTER].max()
                 whole[OCCUPIED] = max(whole[OCCUPIED], numbers[OCCUPIED])
         heads = most_heads(iter(architecture.operations))
-        shared = sum(area for _, area in pricer.shared_area_m2(heads))
-        whole[AREA] += shared
-        whole[LEAKAGE] += shared * pricer.chip.periphery.leakage_w_per_m2
+        seconds, area_m2, leakage_w = pricer.once(heads)
+        whole[LATENCY] += seconds
+        whole[AREA] += area_m2
+        whole[LEAKAGE] += leakage_w
         return whole
 
 
@@ -306,7 +313,9 @@ def _paces(stretch: Stretch) -> tuple[float, ...]:
     return (stretch.own_s, *stretch.shared_s)
 
 
-def _kinds(encoders: Sequence[Encoder], pricer: Pricer) -> tuple[list[int], list[Encoder]]:
+def _kinds(
+    encoders: Sequence[Encoder], pricer: Pricer | MeasuredPricer
+) -> tuple[list[int], list[Encoder]]:
     """Every encoder's kind, and an encoder of each kind."""
     numbers: dict[Any, int] = {}
     kinds: list[int] = []
@@ -320,7 +329,7 @@ def _kinds(encoders: Sequence[Encoder], pricer: Pricer) -> tuple[list[int], list
     return kinds, firsts
 
 
-def _looks(encoder: Encoder, pricer: Pricer) -> Any:
+def _looks(encoder: Encoder, pricer: Pricer | MeasuredPricer) -> Any:
     """What encoders of one kind have in common: all but names, measured densities included."""
     own, prefix = {op.name for op in encoder.operations}, f"blocks.{encoder.index}."
     measured = {

@@ -12,6 +12,7 @@ from typing import Final
 from trex.architecture import Encoder, Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Options, Schedule
+from trex.hardware.measured import MeasuredDevice, MeasuredPricer
 from trex.hardware.prices import Accounting, Densities, OperationPrice, ReusedMap
 from trex.hardware.pricing import is_known, is_priced, price_operation
 from trex.hardware.workload import EncoderWork, Workload
@@ -85,6 +86,11 @@ class Pricer:
         priced = is_priced(op, self.accounting, in_encoder=in_encoder)
         return priced and is_known(op, self.chip)
 
+    def once(self, heads: int) -> tuple[float, float, float]:
+        """What the chip has once, whatever the plan: seconds, area (m²) and leakage (W)."""
+        area_m2 = sum(area for _, area in self.shared_area_m2(heads))
+        return 0.0, area_m2, area_m2 * self.chip.periphery.leakage_w_per_m2
+
     def shared_area_m2(self, heads: int) -> Iterator[tuple[str, float]]:
         """Parts the chip has once: under `full`, whatever the plan.
 
@@ -99,6 +105,22 @@ class Pricer:
         yield "vector_unit", around.vector_unit_area_m2
         yield "buffer", around.buffer_area_m2
         yield "bus", around.bus_area_m2
+
+
+def pricer_of(
+    device: Chip | MeasuredDevice,
+    accounting: Accounting,
+    schedule: Schedule | None = None,
+    densities: Densities | None = None,
+) -> Pricer | MeasuredPricer:
+    """What prices plans on a device; accounting and the rest are a chip's.
+
+    Raises:
+        ChipError: as `Pricer.of`.
+    """
+    if isinstance(device, MeasuredDevice):
+        return device.pricer()
+    return Pricer.of(device, accounting, schedule, densities)
 
 
 def most_heads(operations: Iterator[Operation]) -> int:

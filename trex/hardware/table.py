@@ -29,8 +29,9 @@ from trex.hardware.entries import (
     Whole,
     rows_codes,
 )
+from trex.hardware.measured import MeasuredDevice
 from trex.hardware.prices import Accounting, Densities
-from trex.hardware.system import Pricer, streams_on
+from trex.hardware.system import pricer_of, streams_on
 from trex.hardware.workload import EncoderWork, encoder_work
 from trex.plan import Form, Plan
 from trex.units import EDAP_MJ_MS_MM2
@@ -114,7 +115,7 @@ class PlanArrays:
 
 
 class CostTable:
-    """Prices plans of one model on one chip by adding up encoders.
+    """Prices plans of one model on one device by adding up encoders.
 
     What an encoder costs depends on its form, on the tokens that enter it and its MLP, on its
     rows and whether it matches its tokens for them, and, for a consumer, on the tokens in its
@@ -123,8 +124,8 @@ class CostTable:
 
     Args:
         architecture: the model.
-        chip: the chip.
-        accounting: as in `price`.
+        chip: the chip; or a measured machine, whose energy and area are NaN.
+        accounting: as in `price`; of a chip.
         forms: the (tensor, transform) pairs a consumer may take; form k + 1 of a plan's row is
             `forms[k]`, form 0 a producer.
         schedule: as in `price`.
@@ -137,7 +138,7 @@ class CostTable:
     def __init__(
         self,
         architecture: Architecture,
-        chip: Chip,
+        chip: Chip | MeasuredDevice,
         accounting: Accounting = "paper",
         forms: Sequence[Form] = (("output", "none"),),
         *,
@@ -152,7 +153,9 @@ class CostTable:
         self.architecture = architecture
         self.accounting = accounting
         self.forms = tuple(forms)
-        pricer = Pricer.of(chip, accounting, schedule, densities)
+        if isinstance(chip, MeasuredDevice):
+            chip.check(architecture)
+        pricer = pricer_of(chip, accounting, schedule, densities)
         self._pipelined = pricer.options.schedule == "pipelined"
         self._entries = Entries(architecture, pricer, self.forms)
         self._joins = _joins(architecture)

@@ -123,18 +123,19 @@ def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
     if device == "meta":
         # Without memory where timm can; its oldest versions read values while they build.
         with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-            return _made(name, arguments, pretrained=False)
-    return _made(name, arguments, pretrained=False).to(device)
+            return build(name, arguments, pretrained=False)
+    return build(name, arguments, pretrained=False).to(device)
 
 
-def _made(name: str, arguments: dict[str, Any], *, pretrained: bool) -> nn.Module:
+def build(name: str, arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
     """Timm's model, told which size of images it will see; some are built for none."""
     make = partial(timm.create_model, name, pretrained=pretrained)
     if "img_size" not in arguments:
         return cast(nn.Module, make(**arguments))
-    side, known = arguments["img_size"], timm.get_pretrained_cfg(name)
+    size, known = arguments["img_size"], timm.get_pretrained_cfg(name)
+    height, width = (size, size) if isinstance(size, int) else size
     channels = known.input_size[0] if known else 3
-    make = partial(make, pretrained_cfg_overlay={"input_size": (channels, side, side)})
+    make = partial(make, pretrained_cfg_overlay={"input_size": (channels, height, width)})
     try:
         return cast(nn.Module, make(**arguments))
     except TypeError as error:
@@ -146,7 +147,7 @@ def _made(name: str, arguments: dict[str, Any], *, pretrained: bool) -> nn.Modul
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
-        return _made(name, arguments, pretrained=True)
+        return build(name, arguments, pretrained=True)
     except Exception as error:  # hub clients raise errors of many libraries
         raise WeightsError(
             f"the pretrained weights of {name} cannot be had: {type(error).__name__}: {error}",

@@ -100,7 +100,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def _convert(stored: dict[str, Tensor], model: nn.Module, model_name: str) -> dict[str, Tensor]:
     """`stored`, through the conversion that the model's library has for its checkpoints."""
-    convert = _filter_of(model, model_name)
+    convert = filter_of(model, model_name)
     if convert is None:
         return stored
     parameters = inspect.signature(convert).parameters
@@ -120,7 +120,8 @@ def _convert(stored: dict[str, Tensor], model: nn.Module, model_name: str) -> di
     return converted
 
 
-def _filter_of(model: nn.Module, model_name: str) -> Callable[..., dict[str, Tensor]] | None:
+def filter_of(model: nn.Module, model_name: str) -> Callable[..., dict[str, Tensor]] | None:
+    """The conversion that the model's library has for its checkpoints, where it has one."""
     module = type(model).__module__
     if timm.is_model(model_name):
         module = timm.model_entrypoint(model_name).__module__

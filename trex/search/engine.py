@@ -20,7 +20,7 @@ import numpy as np
 from torch import nn
 
 from trex.errors import RunError
-from trex.export.bundle import is_whole, save_bundle
+from trex.exporters.bundle import is_whole, save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry

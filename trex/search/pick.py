@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trex.errors import RunError, WeightsError
-from trex.export.bundle import load_bundle, load_config
+from trex.exporters.bundle import load_bundle, load_config
 from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel, load
 from trex.search.ranking import best_record, records_of

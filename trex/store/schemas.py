@@ -51,6 +51,9 @@ class MeasuredFields(Fields):
     n: Annotated[int, Field(ge=1)]
 
 
+_SPENT_ON: Final = r"^(surrogate|fitted|confirmed|refined|finetuned-[1-9][0-9]{0,3})$"
+
+
 class SpentFields(Fields):
     """What a rung found and spent."""
 

@@ -13,7 +13,7 @@ import torch
 from tiny_models import KINDS, Kind
 from torch import Tensor
 
-from trex.export.bundle import load_bundle
+from trex.exporters.bundle import load_bundle
 from trex.models.adapter import Adapter
 from trex.models.registry import LoadedModel, adapter_of
 from trex.reuse import apply_plan, plan_of

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import ModelError, RunError, TrainingError
-from trex.export.bundle import load_bundle
+from trex.exporters.bundle import load_bundle
 from trex.hardware import load_chip
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from trex.export.bundle import load_bundle, save_bundle
+from trex.exporters.bundle import load_bundle, save_bundle
 from trex.hardware import Chip
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash

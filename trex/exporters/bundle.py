@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +18,12 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 import trex
 from trex.errors import BundleError, PlanError, TrexError
+from trex.exporters.variant import Variant
+from trex.exporters.verify import Check, compare
 from trex.files import make_folder, parse_json, write_atomic
 from trex.models.registry import create
 from trex.models.weights import weights_hash
@@ -55,6 +57,44 @@ class _BundleFields(Fields):
     weights_sha256: Text
     data: dict[str, Any]
     estimate: dict[str, Any] = Field(default_factory=dict)
+
+
+class BundleExporter:
+    """`trex.load` reads it: the configuration and every parameter."""
+
+    name: Final = "bundle"
+    main: Final = CONFIG
+    several: Final = False
+
+    def check(self, variants: Sequence[Variant]) -> None:
+        """Every variant can be a bundle."""
+
+    def owns(self, file: str) -> bool:
+        """Configuration, weights, tokeniser."""
+        return file in (CONFIG, WEIGHTS, TOKENIZER)
+
+    def write(self, folder: Path, variants: Sequence[Variant]) -> None:
+        """As `save_bundle`."""
+        (variant,) = variants
+        save_bundle(
+            folder,
+            variant.model,
+            name=variant.name,
+            arguments=variant.arguments,
+            base_weights_sha256=variant.base_weights_sha256,
+            data_config=variant.data_config,
+            extra={} if variant.estimate is None else {"estimate": variant.estimate},
+        )
+
+    def verify(self, folder: Path, variants: Sequence[Variant], images: Tensor) -> list[Check]:
+        """Load it and compare; it is the same module, so there is nothing to count."""
+        (variant,) = variants
+        loaded = load_bundle(folder)
+        return [compare(str(folder), loaded, variant, images)]
+
+    def loading(self, folder: str) -> str:
+        """By `trex.load`."""
+        return f'import trex\n\nmodel = trex.load("{folder}")'
 
 
 def save_bundle(
@@ -216,7 +256,7 @@ def _fingerprint(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(file))
     except FileNotFoundError:

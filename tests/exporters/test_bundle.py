@@ -15,7 +15,7 @@ from torch import nn
 
 import trex
 from trex.errors import BundleError, PlanError, StorageError
-from trex.export.bundle import load_bundle, load_config, save_bundle
+from trex.exporters.bundle import load_bundle, load_config, save_bundle
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.reuse import apply_plan, plan_of

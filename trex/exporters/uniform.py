@@ -8,15 +8,18 @@ mmengine_base.py      the base model, without reuse, for the public UniForm code
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from trex.errors import BundleError
+from trex.exporters.variant import Variant
+from trex.exporters.verify import Check, compare
 from trex.files import make_folder, write_atomic
-from trex.models.uniform import UniForm
+from trex.models.uniform import UniForm, from_config
 from trex.models.uniform.config import (
     CONFIG,
     FORMAT,
@@ -53,6 +56,43 @@ model = dict(
 """
 
 
+class UniformExporter:
+    """UniForm's reuse config, and the public code's config of its base."""
+
+    name: Final = "uniform"
+    main: Final = CONFIG
+    several: Final = False
+
+    def check(self, variants: Sequence[Variant]) -> None:
+        """UniForms that reuse and do nothing else.
+
+        Raises:
+            BundleError: another model, or another plan.
+        """
+        for variant in variants:
+            _check_uniform(variant.name, variant.model)
+            _check_plan(variant.plan)
+
+    def owns(self, file: str) -> bool:
+        """Two configs and the weights."""
+        return file in (CONFIG, WEIGHTS, MMENGINE)
+
+    def write(self, folder: Path, variants: Sequence[Variant]) -> None:
+        """As `save_uniform`."""
+        (variant,) = variants
+        assert isinstance(variant.data_config, DataConfig)
+        save_uniform(folder, variant.model, name=variant.name, data_config=variant.data_config)
+
+    def verify(self, folder: Path, variants: Sequence[Variant], images: Tensor) -> list[Check]:
+        """Rebuild it from its config and compare."""
+        (variant,) = variants
+        return [compare(str(folder), from_config(folder), variant, images)]
+
+    def loading(self, folder: str) -> str:
+        """By `from_config`."""
+        return f'from trex.models.uniform import from_config\n\nmodel = from_config("{folder}")'
+
+
 def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: DataConfig) -> None:
     """Write a UniForm variant (or an original) as TReX's reuse config and mmengine's base config.
 
@@ -67,12 +107,7 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
             or of sizes of its own.
         StorageError: a file cannot be written.
     """
-    base = name.removeprefix("timm/").split(".")[0]
-    if not isinstance(model, UniForm) or base not in PUBLIC_ARCHS:
-        raise BundleError(
-            f"{name} is not a UniForm",
-            hint=f"the format holds {', '.join(PUBLIC_ARCHS)}; export a bundle instead",
-        )
+    base, model = _check_uniform(name, model)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = uniform_config(model, base, data_config)
     if (odd := first_misfit(config, state)) is not None:
@@ -93,6 +128,24 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
     write_atomic(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
+def _check_uniform(name: str, model: nn.Module) -> tuple[str, UniForm]:
+    base = name.removeprefix("timm/").split(".")[0]
+    if not isinstance(model, UniForm) or base not in PUBLIC_ARCHS:
+        raise BundleError(
+            f"{name} is not a UniForm",
+            hint=f"the format holds {', '.join(PUBLIC_ARCHS)}; export a bundle instead",
+        )
+    return base, model
+
+
+def _check_plan(plan: Plan) -> None:
+    if plan.merges or plan.rows:
+        raise BundleError(
+            f'the format describes who reuses whom, and "{plan}" does more',
+            hint="export a bundle instead",
+        )
+
+
 def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> UniformReuseConfig:
     """The reuse config of a running variant; validated as it is when read.
 
@@ -100,11 +153,7 @@ def uniform_config(model: UniForm, base: str, data_config: DataConfig) -> Unifor
         BundleError: the variant merges tokens, shares rows or leaves some out.
     """
     plan = plan_of(model) or Plan()
-    if plan.merges or plan.rows:
-        raise BundleError(
-            f'the format describes who reuses whom, and "{plan}" does more',
-            hint="export a bundle instead",
-        )
+    _check_plan(plan)
     content = {
         "format": FORMAT,
         "version": VERSION,

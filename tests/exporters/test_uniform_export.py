@@ -20,7 +20,7 @@ from torch import nn
 import trex
 from trex.cli import main
 from trex.errors import BundleError
-from trex.export.uniform import PUBLIC_ARCHS, save_uniform
+from trex.exporters.uniform import PUBLIC_ARCHS, save_uniform
 from trex.models.registry import create
 from trex.models.uniform.config import UniformReuseConfig, from_config, read_config
 from trex.plan import Plan
@@ -104,7 +104,7 @@ def test_what_the_format_cannot_describe_is_refused(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = original()
-    monkeypatch.setattr("trex.export.uniform.plan_of", lambda model: Plan.parse(plan))
+    monkeypatch.setattr("trex.exporters.uniform.plan_of", lambda model: Plan.parse(plan))
     with pytest.raises(BundleError, match=f'who reuses whom, and "{plan}" does more') as caught:
         save_uniform(tmp_path / "out", model, name=NAME, data_config=DataConfig.of_model(model))
     assert "export a bundle" in caught.value.hint
