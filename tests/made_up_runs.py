@@ -42,8 +42,8 @@ def record(
         "selection": {
             "loss": loss,
             "agreement": 0.9,
-            "soft_agreement": 0.9 - 0.1 * loss,
-            "top1": 0.8 - 0.1 * loss if labelled else None,
+            "soft_agreement": max(0.0, 0.9 - 0.1 * loss),
+            "top1": max(0.0, 0.8 - 0.1 * loss) if labelled else None,
             "baseline_top1": 0.8 if labelled else None,
             "n": 400,
         },
