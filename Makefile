@@ -8,7 +8,7 @@ ARGS :=
 # A file's tests share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-min lint clean clean-all venv
+.PHONY: help demo test test-min campaign lint clean clean-all venv
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ test: venv ## all tests
 test-min: ## all tests with the oldest supported libraries, in an environment of their own
 	@.ci/venv $(VENV_MIN) --oldest
 	@$(VENV_MIN)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+campaign: venv ## the long form of tests/hostile and tests/crash: hours
+	@TREX_HOSTILE=100000 TREX_KILLS=300 $(VENV)/bin/python -m pytest -s -n 0 tests/hostile tests/crash $(ARGS)
 
 lint: venv ## style, format and types
 	@$(VENV)/bin/python -m ruff check .

@@ -6,9 +6,9 @@
 At 3, 5 and 7 consumers every way chooses as many plans as the paper has uniform patterns
 (`trex.plan.uniform_plans`); these are fitted and measured, and the one that loses least wins:
 
-    exact       the plans that the surrogate predicts to lose least
+    exact       the plans that are predicted to lose least
     paper       the strided, pyramid and continuous patterns
-    random      random plans; and, for what the surrogate's probes cost, 64 of them
+    random      random plans; and, for what the probes cost, 64 of them
     exhaustive  all plans of a count, on fewer images first; the best of them again as the others
 
 All plans are fitted in closed form; the paper trains its candidates for 256,000 images each
@@ -27,18 +27,18 @@ from pathlib import Path
 
 import numpy as np
 from measured import Measured, add_arguments, encoder_steps
-from rank import COUNTS, nearest_plan, random_plans, space_of
+from rank import COUNTS, random_plans, space_of
 from safetensors.torch import load_file, save
 from torch import nn
 
 from trex.files import write_atomic
 from trex.fit.fitter import apply_fitted
 from trex.plan import Plan, uniform_plans
-from trex.search.surrogate import build, probes
+from trex.search.predict import build, probes
 from trex.training.data import batches
 from trex.training.evaluate import PairedComparison, compare_paired, predict
 
-#: random plans that cost about as much as the surrogate's probes and its chosen plans
+#: random plans that cost about as much as the probes and the plans chosen by them
 MANY = 64
 #: images that all plans of a count are fitted on and compared on, and how many go on
 SCREEN = (40, 40)
@@ -78,7 +78,7 @@ def main() -> None:
     print(measured.describe())
     if answers:
         print(f"winners fitted on {len(measured.final)}, measured on {answers.count} others")
-    print(f"surrogate: {encoder_steps(probes(space_of(measured, 'default')), encoders)} steps")
+    print(f"probes: {encoder_steps(probes(space_of(measured, 'default')), encoders)} steps")
     print(
         f"{'n':<3}{'way':<12}{'plans':>6}{'steps':>7}{'loss':>7}{'top-1':>7}"
         f"{'- original (95 %)':>22}  winner's consumers"
@@ -101,17 +101,15 @@ def chosen(measured: Measured, n_reuse: int) -> dict[str, list[Plan]]:
     """Every way's plans of so many consumers."""
     space = space_of(measured, "default")
     measured.measure(probes(space))
-    surrogate = build(space, {c.key: measured.loss(c) for c in probes(space)})
+    losses = build(space, {plan.key: measured.loss(plan) for plan in probes(space)})
     patterns = uniform_plans(space.num_encoders, n_reuse)
-    masks = space.masks()
-    every = [nearest_plan(np.flatnonzero(mask).tolist()) for mask in masks]
-    every = [plan for plan in every if plan.n_reuse == n_reuse]
-    rows = np.stack([space.choices().row(plan) for plan in every])
-    order = np.argsort(surrogate.predict(rows), kind="stable")
+    rows = space.all_rows()
+    rows = rows[(rows > 0).sum(axis=1) == n_reuse]
+    order = np.argsort(losses.predict(rows), kind="stable")
     at_random = random_plans(space.num_encoders, n_reuse, MANY)
     return {
-        "exact": [every[i] for i in order[: len(patterns)]],
-        "paper": [nearest_plan(plan.consumers) for plan in patterns],
+        "exact": [space.plan(row) for row in rows[order[: len(patterns)]]],
+        "paper": [Plan.nearest(plan.consumers) for plan in patterns],
         "random": at_random[: len(patterns)],
         f"random {MANY}": at_random,
     }
@@ -123,7 +121,7 @@ def screened(args: argparse.Namespace, measured: Measured, n_reuse: int) -> list
     few.store = args.store.with_suffix(".screen.jsonl")
     screen = Measured(few, *SCREEN)
     last = space_of(measured, "default").num_encoders
-    every = [nearest_plan(of) for of in itertools.combinations(range(1, last), n_reuse)]
+    every = [Plan.nearest(of) for of in itertools.combinations(range(1, last), n_reuse)]
     screen.measure(every)
     return sorted(every, key=screen.loss)[:SURVIVORS]
 

@@ -33,7 +33,7 @@ from trex.exporters.bundle import load_bundle
 from trex.files import write_atomic
 from trex.models.registry import LoadedModel
 from trex.search.pick import load_original
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.text.config import TextConfig
 from trex.text.small import SmallBert, train_classifier
 from trex.text.sources import open_texts

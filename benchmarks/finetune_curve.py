@@ -23,7 +23,7 @@ from torch import nn
 from trex.models.registry import LoadedModel, load
 from trex.models.weights import weights_hash
 from trex.search.pick import pick_variant
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.training.data import batches, open_dataset
 from trex.training.evaluate import compare_paired, predict
 from trex.training.finetune.losses import soft_label_loss

@@ -25,7 +25,7 @@ from trex.hardware import Chip, Cost, load_chip, price, workload
 from trex.models.registry import architecture
 from trex.plan import Plan
 from trex.report.finetunings import is_finetuning
-from trex.training.finetune.folder import FinetuneFolder
+from trex.store.finetuning import FinetuneFolder
 
 #: settings without which numbers do not belong into one table
 _ALIKE: Final = (

@@ -26,12 +26,11 @@ from trex.plan import Plan
 from trex.reuse.sizes import parameter_table
 from trex.search.budget import Budget, values
 from trex.search.costs import AREA, ENERGY, LATENCY, MACS, PARAMETERS
-from trex.search.exact import solve
 from trex.search.feasible import PricedSpace
 from trex.search.pareto import hypervolume
-from trex.search.space import SearchSpace
-from trex.search.surrogate import Surrogate
-from trex.search.terms import Choices, Floats, LossTerms
+from trex.search.predict import Floats, Losses
+from trex.search.solve import Solver
+from trex.search.space import Choice, SearchSpace
 
 SUMS = {"latency": LATENCY, "energy": ENERGY, "area": AREA, "params": PARAMETERS, "MACs": MACS}
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -53,8 +52,8 @@ def main() -> None:
     print(f"{args.model} on {args.hw}, {args.accounting} accounting")
     print_prices(priced)
     if args.surrogate:
-        terms = Surrogate.from_json(json.loads(args.surrogate.read_text())).terms
-        print_fronts(args, terms, priced.choices)
+        losses = Losses.from_json(json.loads(args.surrogate.read_text()), priced.space)
+        print_fronts(args, losses)
 
 
 def priced_space(args: argparse.Namespace, overrides: dict[str, Any]) -> PricedSpace:
@@ -73,12 +72,10 @@ def print_prices(priced: PricedSpace) -> None:
     strided = range(priced.space.num_encoders - 1, 0, -2)[:5]
     print("one consumer, of an encoder with its own attention" + " " * 12 + "five strided, of all")
     print(f"{'':<20}" + "".join(f"{name:>9}" for name in SUMS) + f"{'latency':>11}{'EDAP':>8}")
-    for form in priced.space.forms:
-        number = priced.space.forms.index(form) + 1
-        shares = priced.pricer.by_form[:, 1, number] / np.maximum(
-            priced.pricer.by_form[:, 1, 0], 1e-300
-        )
-        row = priced.choices.row(Plan.nearest(strided, *form))
+    own, *forms = of_encoder(priced, 1)
+    for form, consumer in zip(priced.space.forms, forms, strict=True):
+        shares = consumer / np.maximum(own, 1e-300)
+        row = priced.space.row(Plan.nearest(strided, *form))
         costs = priced.price(row[None])
         whole = [
             (values(costs, name) / values(priced.baseline, name))[0]
@@ -91,36 +88,51 @@ def print_prices(priced: PricedSpace) -> None:
         )
 
 
-def print_fronts(args: argparse.Namespace, terms: LossTerms, choices: Choices) -> None:
+def of_encoder(priced: PricedSpace, encoder: int) -> list[Floats]:
+    """What an encoder costs with its own attention, and in every form from the one before it."""
+    space = priced.space
+    state = space.begin()
+    for earlier in range(encoder):
+        state = space.follow(earlier, state, np.zeros(1, dtype=np.intp))
+    choices = [Choice(), *(Choice(f, encoder - 1) for f in range(1, 1 + len(space.forms)))]
+    numbers = np.array([space.choices[encoder].index(choice) for choice in choices])
+    states = state.take(np.zeros(len(numbers), dtype=np.intp))
+    return [*priced.pricer.encoder(encoder, space.steps(encoder, states, numbers)).T]
+
+
+def print_fronts(args: argparse.Namespace, losses: Losses) -> None:
     """Least predicted losses by levels of EDAP, of each form alone and of all together."""
     print("least predicted loss at levels of EDAP" + " " * 41 + "hypervolume")
     print(f"{'':<20}" + "".join(f"{level:>7.1f}x" for level in LEVELS))
     parts: dict[str, dict[str, Any]] = {"all, mixed": SPACE}
-    for tensor, transform in choices.forms:
+    for tensor, transform in losses.space.forms:
         parts[f"{tensor} {transform}"] = {"tensors": [tensor], "transforms": [transform]}
     for name, overrides in parts.items():
         priced = priced_space(args, overrides)
-        own = replace(terms, single=singles(terms, choices, priced.choices))
-        losses = [least_loss(priced, own, level) for level in LEVELS]
-        volume = hypervolume(np.column_stack([LEVELS, losses]), np.array([1.0, HIGHEST_LOSS]))
-        row = "".join(f"{loss:>8.3f}" if loss < np.inf else f"{'-':>8}" for loss in losses)
+        choice = choice_losses(losses, priced.space)
+        solver = Solver(priced, replace(losses, space=priced.space, choice=choice))
+        found = [least_loss(solver, level) for level in LEVELS]
+        volume = hypervolume(np.column_stack([LEVELS, found]), np.array([1.0, HIGHEST_LOSS]))
+        row = "".join(f"{loss:>8.3f}" if loss < np.inf else f"{'-':>8}" for loss in found)
         print(f"{name:<20}{row}{volume:>12.3f}")
 
 
-def singles(terms: LossTerms, choices: Choices, part: Choices) -> Floats:
-    """The own losses of a part of the choices, in its order."""
-    single = np.zeros((part.num_encoders, part.width))
-    for encoder, of in enumerate(part.of):
+def choice_losses(losses: Losses, part: SearchSpace) -> Floats:
+    """The own losses of a part of the space's choices, in its order."""
+    whole = losses.space
+    found = np.zeros((part.num_encoders, part.width))
+    for encoder, of in enumerate(part.choices):
         for number, choice in enumerate(of):
-            single[encoder, number] = terms.single[encoder, choices.of[encoder].index(choice)]
-    return single
+            form = 1 + whole.forms.index(part.forms[choice.form - 1]) if choice.form else 0
+            at = whole.choices[encoder].index(choice._replace(form=form))
+            found[encoder, number] = losses.choice[encoder, at]
+    return found
 
 
-def least_loss(priced: PricedSpace, terms: LossTerms, level: float) -> float:
+def least_loss(solver: Solver, level: float) -> float:
     """That of the best plan; infinite where none fits."""
     try:
-        limited = replace(priced, budget=Budget.parse({"edap": f"{level}x"}))
-        return float(solve(limited, terms).losses[0])
+        return float(solver.solve(Budget.parse({"edap": f"{level}x"})).losses[0])
     except InfeasibleError:
         return float("inf")
 

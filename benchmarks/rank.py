@@ -3,11 +3,11 @@
     python benchmarks/rank.py --calib IMAGES [--weights FILE] [--class-map FILE]
         --store losses.jsonl [--bf16] [--plans 64] [--mixed 36] [--surrogate FILE]
 
-Fits and measures the surrogate's probes, and random plans of 3, 5 and 7 consumers that are no
-probes, and prints Spearman's correlation between predicted and measured losses, of the shipped
-prediction and of simpler ones. Then the same for plans that mix forms and sources. Losses are kept
-in --store; run again, it measures what is missing. With --surrogate it also measures the probes of
-the space `any` and writes what is predicted from them, for `form_prices.py`.
+Fits and measures the probes of the space `default`, and random plans of 3, 5 and 7 consumers that
+are no probes, and prints Spearman's correlation between predicted and measured losses, of the
+shipped prediction and of simpler ones. Then the same for plans that mix forms and sources. Losses
+are kept in --store; run again, it measures what is missing. With --surrogate it also measures the
+probes of the space `any` and writes what is predicted from them, for `form_prices.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import random
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measured import Measured, add_arguments
@@ -26,10 +27,8 @@ from rank_correlation import rank_correlation
 
 from trex.models.registry import architecture_of
 from trex.plan import Plan
-from trex.search.plans import RandomPlans
+from trex.search.predict import Floats, Losses, build, probes
 from trex.search.space import SearchSpace
-from trex.search.surrogate import Surrogate, build, probes
-from trex.search.terms import Choices, Floats, LossTerms
 
 COUNTS = (3, 5, 7)
 #: the forms that mixed plans choose from
@@ -53,9 +52,9 @@ def main() -> None:
     measured.measure([*probes(nearest), *itertools.chain(*targets.values())])
     print(f"{measured.describe()}; {len(known)} probes, plans of each count:", end="")
     print(*(f" {n}: {len(of)}" for n, of in targets.items()), sep=",")
-    surrogate = build(nearest, {c.key: measured.loss(c) for c in probes(nearest)})
+    losses = predicted(measured, nearest)
     print(f"{'Spearman, nearest output, linear':<34}", *(f"{n:>14}" for n in COUNTS))
-    for name, predict in predictions(surrogate, nearest.choices()).items():
+    for name, predict in predictions(losses).items():
         ranks = [correlation(measured, targets[n], predict) for n in COUNTS]
         print(f"{name:<34}", *(f"{rank:>14}" for rank in ranks))
     if args.mixed:
@@ -63,31 +62,34 @@ def main() -> None:
     if args.surrogate:
         every = space_of(measured, "any")
         measured.measure(probes(every))
-        surrogate = build(every, {c.key: measured.loss(c) for c in probes(every)})
-        args.surrogate.write_text(json.dumps(surrogate.as_json()))
+        args.surrogate.write_text(json.dumps(predicted(measured, every).as_json()))
+
+
+def predicted(measured: Measured, space: SearchSpace) -> Losses:
+    """What a space's plans are predicted to lose, from its measured probes."""
+    return build(space, {plan.key: measured.loss(plan) for plan in probes(space)})
 
 
 def mixed(measured: Measured, count: int) -> None:
     """The same for plans of any source, whose consumers differ in form."""
     space = space_of(measured, "any", MIXTURE)
-    each = count // len(COUNTS)
-    rng = np.random.default_rng(0)
+    each, rng = count // len(COUNTS), np.random.default_rng(0)
     targets = {}
     for n in COUNTS:
-        draws = RandomPlans(space, n)
-        rows = {row.tobytes(): row for row in (draws.draw(rng) for _ in range(each))}
-        targets[n] = [space.choices().plan(row) for row in rows.values()]
+        draws = space_of(measured, "any", {**MIXTURE, "max_reuse": n}).draw(rng, 100 * each)
+        of_n = np.unique(draws[(draws > 0).sum(axis=1) == n], axis=0)
+        targets[n] = [space.plan(row) for row in rng.permutation(of_n)[:each]]
     measured.measure([*probes(space), *itertools.chain(*targets.values())])
-    surrogate = build(space, {c.key: measured.loss(c) for c in probes(space)})
+    losses = predicted(measured, space)
     print(f"{'Spearman, any source, mixed forms':<34}", *(f"{n:>14}" for n in (*COUNTS, "all")))
     every = [*itertools.chain(*targets.values())]
-    for name, predict in predictions(surrogate, space.choices()).items():
+    for name, predict in predictions(losses).items():
         ranks = [correlation(measured, of, predict) for of in (*targets.values(), every)]
         print(f"{name:<34}", *(f"{rank:>14}" for rank in ranks))
 
 
 def space_of(
-    measured: Measured, name: str, overrides: dict[str, list[str]] | None = None
+    measured: Measured, name: str, overrides: dict[str, Any] | None = None
 ) -> SearchSpace:
     """A shipped space for the measured model."""
     loaded = measured.loaded
@@ -102,34 +104,26 @@ def random_plans(
     drawn = rng.sample(every, min(count, len(every)))
     rest = [consumers for consumers in every if consumers not in drawn]
     rng.shuffle(rest)
-    plans = (nearest_plan(consumers) for consumers in drawn + rest)
+    plans = (Plan.nearest(consumers) for consumers in drawn + rest)
     return [*itertools.islice((plan for plan in plans if plan.key not in without), count)]
 
 
-def nearest_plan(consumers: Sequence[int]) -> Plan:
-    """A plan of the nearest source, output, linear."""
-    return Plan.nearest(consumers)
-
-
-def predictions(
-    surrogate: Surrogate, choices: Choices
-) -> dict[str, Callable[[Sequence[Plan]], Floats]]:
+def predictions(losses: Losses) -> dict[str, Callable[[Sequence[Plan]], Floats]]:
     """The shipped prediction, and what is left of it without its parts."""
-    terms = surrogate.terms
-    none, no_triples = np.zeros_like(terms.added), np.zeros_like(terms.triples)
-    in_a_row = np.zeros_like(terms.triples)
+    no_pairs, no_triples = np.zeros_like(losses.added), np.zeros_like(losses.triples)
+    in_a_row = np.zeros_like(losses.triples)
     i = np.arange(len(in_a_row) - 2)
-    in_a_row[i, i + 1, i + 2] = terms.triples[i, i + 1, i + 2]
+    in_a_row[i, i + 1, i + 2] = losses.triples[i, i + 1, i + 2]
     simpler = {
-        "own losses added": replace(terms, added=none, corrected=none, triples=no_triples),
-        "and pairs": replace(terms, corrected=none, triples=no_triples),
-        "and corrections": replace(terms, triples=no_triples),
-        "and three in a row": replace(terms, triples=in_a_row),
-        "and all near triples (shipped)": terms,
+        "own losses added": replace(losses, added=no_pairs, triples=no_triples, correlation=0.0),
+        "and their correlation": replace(losses, added=no_pairs, triples=no_triples),
+        "and pairs": replace(losses, triples=no_triples),
+        "and three in a row": replace(losses, triples=in_a_row),
+        "and all near triples (shipped)": losses,
     }
 
-    def predicting(with_terms: LossTerms) -> Callable[[Sequence[Plan]], Floats]:
-        return lambda plans: with_terms.predict(np.stack([choices.row(plan) for plan in plans]))
+    def predicting(by: Losses) -> Callable[[Sequence[Plan]], Floats]:
+        return lambda plans: by.predict(np.stack([by.space.row(plan) for plan in plans]))
 
     return {name: predicting(of) for name, of in simpler.items()}
 

@@ -29,7 +29,7 @@ from trex.hardware import CostTable, load_chip
 from trex.models.registry import architecture
 from trex.plan import Plan
 from trex.report.operations import store_architecture
-from trex.search.run import SCHEMA, Run
+from trex.store.run import SCHEMA, Run
 
 MODEL, CHIP = "deit_tiny_patch16_224", "trex_fefet_32nm"
 

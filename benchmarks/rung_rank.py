@@ -21,7 +21,7 @@ import numpy as np
 from rank_correlation import rank_correlation
 
 from trex.search.ranking import order_of
-from trex.search.run import Run
+from trex.store.run import Run
 
 #: with fewer plans than this a correlation says nothing at all
 _LEAST: Final = 3

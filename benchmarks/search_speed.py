@@ -6,9 +6,9 @@
 Prints, for DeiT-Tiny's shape with random weights (speed does not depend on them), how many
 encoders the images pass and the CPU time that takes (which other programs do not lengthen much),
 for the candidates fitted and measured together and one by one, in one run; the results must be
-equal. Candidates are random plans of five of
-twelve consumers and, with --run, those that a search measured; with --surrogate those of five
-consumers that its surrogate predicts to lose least.
+equal. Candidates are random plans of five of twelve consumers and, with --run, those that a search
+measured; with --surrogate those of five consumers that are predicted to lose least, by what a
+search in the space `default` kept.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from torch import Tensor
 
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
-from trex.models.registry import adapter_of, create
+from trex.models.registry import adapter_of, architecture_of, create
 from trex.plan import Plan
-from trex.search.run import Run
-from trex.search.surrogate import Surrogate
+from trex.search.predict import Losses
+from trex.search.space import SearchSpace
+from trex.store.run import Run
 from trex.stored import read_plan
 
-#: consumers of the twelve encoders, in random and in predicted plans
+#: consumers of the twelve encoders
 N_REUSE = 5
 
 
@@ -52,10 +53,11 @@ def main() -> None:
     ways = {"random": random_plans(most)}
     if args.run:
         ways["measured by a search"] = [read_plan(r) for r in Run.open(args.run).records()]
-    if args.surrogate:
-        ways["predicted best"] = predicted_best(args.surrogate, most)
-
     model = create("deit_tiny_patch16_224")
+    if args.surrogate:
+        space = SearchSpace.load("default", architecture_of(model, "deit_tiny_patch16_224"))
+        losses = Losses.from_json(json.loads(args.surrogate.read_text()), space)
+        ways["predicted best"] = predicted_best(losses, most)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.images, 3, 224, 224, generator=generator).split(50)
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,17 +128,12 @@ def random_plans(count: int) -> list[Plan]:
     return list(plans)
 
 
-def predicted_best(file: Path, count: int) -> list[Plan]:
-    """The plans of five consumers, of nearest sources, that lose least by a surrogate."""
-    surrogate = Surrogate.from_json(json.loads(file.read_text()))
-    encoders = len(surrogate.alone)
-    numbers = np.arange(2 ** (encoders - 1))
-    masks = np.zeros((len(numbers), encoders), dtype=np.bool_)
-    masks[:, 1:] = numbers[:, None] >> np.arange(encoders - 1) & 1
-    masks = masks[masks.sum(1) == N_REUSE]
-    losses = masks @ surrogate.alone + surrogate.terms.of_consumers(masks)
-    best = np.argsort(losses, kind="stable")[:count]
-    return [Plan.nearest(np.flatnonzero(masks[i]).tolist()) for i in best]
+def predicted_best(losses: Losses, count: int) -> list[Plan]:
+    """The plans of five consumers that are predicted to lose least."""
+    rows = losses.space.all_rows()
+    rows = rows[(rows > 0).sum(axis=1) == N_REUSE]
+    best = np.argsort(losses.predict(rows), kind="stable")[:count]
+    return [losses.space.plan(row) for row in rows[best]]
 
 
 if __name__ == "__main__":

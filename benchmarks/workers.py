@@ -135,7 +135,7 @@ def kills(count: int) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from small_runs import results, write_inputs
 
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

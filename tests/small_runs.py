@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import randomised
 
 from trex.models.registry import create
-from trex.search.run import Run
+from trex.store.run import Run
 
 MODEL = "test_vit"
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -37,6 +37,7 @@ class Inputs:
         """A search under a latency of 0.8 of the original's, of few plans."""
         return [
             "search", *self.model_flags(), "--hw", "trex_fefet_32nm", "--max-latency", "0.8x",
+            "--space", "default",
             "--calib", str(self.calib), "--out", str(out), "--evaluations", "5",
             "--final-views", "1", *more,
         ]  # fmt: skip

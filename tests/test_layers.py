@@ -18,6 +18,7 @@ ROWS: Final = (
     ("config", "files", "units", "versions"),
     ("datafiles", "plan", "settings"),
     ("architecture", "stored"),
+    ("store",),
     ("models",),
     ("hardware",),
     ("reuse",),

@@ -125,14 +125,18 @@ def read_document(path: Path, error: type[TrexError]) -> Document:
     """Read a `.yaml`, `.yml` or `.json` file.
 
     Raises:
-        TrexError: of class `error`: the file is missing, unreadable, not of its format, has a key
-            twice, or holds NaN or an infinity.
+        TrexError: of class `error`: the file is missing, unreadable, far too long, not of its
+            format, has a key twice, or holds NaN or an infinity.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as cause:
         reason = getattr(cause, "strerror", None) or "not UTF-8 text"
         raise error(f"{path}: cannot be read: {reason}", hint="check the path") from None
+    if len(data) > _MOST_BYTES:
+        raise error(f"{path}: is longer than any file of ours", hint="check the path")
     return parse_document(text, path, error)
 
 
@@ -151,6 +155,8 @@ def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = getattr(cause, "problem", None) or "not valid"
         raise error(f"{where}: {what}", hint="check the file's syntax") from None
+    except RecursionError:
+        raise error(f"{path}: is nested too deep", hint="write plain values") from None
     if is_json:
         data = _json(text, path, error)
     if not isinstance(data, dict):
@@ -169,8 +175,10 @@ def parse_value(text: str, name: str, error: type[TrexError]) -> Any:
         if node is None:
             raise error(f"{name} has no value", hint="write null for none")
         return _Reader(Path(name), {}, error).build(node, ())
-    except yaml.YAMLError:
-        raise error(f"{name}: {text!r} is no plain value", hint="write one as in YAML") from None
+    except (yaml.YAMLError, RecursionError):
+        raise error(
+            f"{name}: {_short(text)} is no plain value", hint="write one as in YAML"
+        ) from None
 
 
 def _json(text: str, path: Path, error: type[TrexError]) -> Any:
@@ -183,6 +191,8 @@ def _json(text: str, path: Path, error: type[TrexError]) -> Any:
         raise error(
             f"{path}:{cause.lineno}: {cause.msg}", hint="check the file's syntax"
         ) from None
+    except ValueError:  # Python refuses to read thousands of digits
+        raise error(f"{path}: holds no plain number", hint="write fewer digits") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -200,6 +210,7 @@ _PLAIN_NUMBER: Final = re.compile(
 #: references to references make millions of values.
 _DEEPEST: Final = 50
 _MOST_VALUES: Final = 100_000
+_MOST_BYTES: Final = 16_000_000
 
 
 class _Reader:

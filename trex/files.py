@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import re
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +26,9 @@ _HINTS: Final = {
     errno.ENOENT: "create the folder first",
 }
 
+#: how files and folders are called while they are written
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file, or replace it, at once: other processes see the old content or the new.
@@ -30,18 +37,106 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         StorageError: it cannot be written; what was there before stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary, descriptor = _temporary(path)
         try:
-            with temporary.open("xb") as file:
+            with open(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                # Named while it is open, and so locked: nobody takes it for left over.
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _storage_error(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none; what killed writers left half-written in it goes.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be created: {error.strerror}", hint="choose another folder"
+        ) from error
+    sweep(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `path` when the block ends well, and else is removed.
+
+    So an interrupted or failed writer leaves nothing under `path`, and can be run again.
+
+    Raises:
+        StorageError: it cannot be made, or `path` is by now something other than an empty folder.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    try:
+        with suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise _storage_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what killed writers left half-written in a folder; the names of what is gone.
+
+    A writer that lives holds a lock on what it writes. What cannot be locked or removed stays.
+    """
+    removed = []
+    try:
+        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]
+    except OSError:
+        return []
+    for name in names:
+        path = folder / name
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+                removed.append(name)
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, open for writing and locked."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with suppress(OSError):  # a file system without locks: nothing is swept there
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # swept between its making and its locking: once more
 
 
 def append_line(path: Path, line: str) -> None:
@@ -84,6 +179,18 @@ class JsonLines:
 
     records: tuple[dict[str, Any], ...]
     torn: bool
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than any file of ours.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def read_jsonl(path: Path, *, recover: bool = True) -> JsonLines:
@@ -131,7 +238,7 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int, int]:
     records = []
     for number, line in enumerate(data[:sound].split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             record = None
         if not isinstance(record, dict):

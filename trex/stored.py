@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from trex.errors import PlanError
 from trex.plan import Layout, Plan
 
 _APART: Final = "transforms"
@@ -26,12 +27,18 @@ def read_plan(stored: Mapping[str, Any]) -> Plan:
     """The plan of a record, a bundle's configuration or a `best.json`, of any version.
 
     Raises:
-        PlanError: its text is not of a plan.
+        PlanError: its text, or what version 0.1 kept beside it, is not of a plan.
     """
     plan = Plan.parse(stored["plan"])
     if _APART not in stored:
         return plan
-    return plan.with_transforms({int(k): str(v) for k, v in stored[_APART].items()})
+    try:
+        transforms = {int(k): str(v) for k, v in stored[_APART].items()}
+    except (AttributeError, ValueError):
+        raise PlanError(
+            "the transforms beside a plan name no encoders", hint="restore the file they are in"
+        ) from None
+    return plan.with_transforms(transforms)
 
 
 def current(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -355,7 +355,7 @@ def test_a_run_of_other_images(inputs: Inputs, run_folder: Path, tmp_path: Path,
     other = write_images(tmp_path / "other", seed=9)
     (other / "ant" / "0.png").unlink()
     message = refused([*inputs.search(run_folder), "--calib", str(other)])
-    assert "other settings: calibration_sha256 was" in message
+    assert "other settings: calibration_contents_sha256 was" in message
 
 
 def test_a_folder_that_is_no_run(inputs: Inputs, tmp_path: Path, refused) -> None:

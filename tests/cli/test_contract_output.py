@@ -16,7 +16,7 @@ from small_runs import CLASSES, MODEL, Inputs, write_images
 
 import trex
 from trex.cli import main
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_search(inputs: Inputs, run_folder: Path, capsys) -> None:
     assert found["candidates"] == {"space": 32, "feasible": 26, "evaluated": 5}
     assert found["pareto"]
     assert all(row.keys() == best.keys() - {"evaluation"} for row in found["pareto"])
-    assert found["fit"].keys() == {"shrink", "class_weight", "ridge"}
+    assert found["fit"].keys() == {"shrink", "drift", "class_weight", "ridge", "producers"}
     near = found["agreement"]
     assert near.keys() == {"agreement", "ci95", "n", "far_from_original"}
     assert near["ci95"][0] <= near["agreement"] <= near["ci95"][1]

@@ -23,9 +23,9 @@ from trex.errors import BundleError
 from trex.exporters.uniform import PUBLIC_ARCHS, save_uniform
 from trex.models.registry import create
 from trex.models.uniform.config import UniformReuseConfig, from_config, read_config
-from trex.models.weights import state_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, plan_of
+from trex.store.tensors import state_hash
 from trex.training.transforms import DataConfig
 
 NAME, SIDE = "uniform_t", 96

@@ -44,8 +44,10 @@ def test_the_best_tried_way_is_chosen(trials_of, plan: str) -> None:
     trials, calibration, steps = trials_of(plan)
     losses = [trial.loss for trial in trials]
     assert losses == sorted(losses)
-    assert len({trial.settings for trial in trials}) == len(trials) == 9
+    assert len({trial.settings for trial in trials}) == len(trials) == 13
     assert {trial.settings.shrink for trial in trials} == {0.0, 0.2, 0.4, 0.7, 1.0}
+    assert {trial.settings.drift for trial in trials} == {0.0, 0.5, 1.0}
+    assert {trial.settings.producers for trial in trials} == {None, 0.5, 1.0}
     assert steps <= steps_to_choose(calibration)
     with closing(calibration):
         # the loss is that of a fit on the first 30 images, measured on the last 20 of them

@@ -19,6 +19,7 @@ from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
 from trex.models.registry import adapter_of
 from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
 from trex.reuse import apply_reuse
+from trex.reuse.route import Route, run_model
 
 N_FIT, N_MEASURE = 40, 6
 SETTINGS = FitSettings(batch_size=16)
@@ -116,6 +117,28 @@ def test_the_calibration_knows_the_originals_answers(tmp_path: Path) -> None:
         torch.testing.assert_close(calibration.logits, logits_of(model, images))
         assert (calibration.n_fit, calibration.n_images) == (N_FIT, N_FIT + N_MEASURE)
     assert seen == [16, 16, 8, 6]
+
+
+@pytest.mark.parametrize("name", ["vit", "lvvit", "uniform", "shvit", "bert"])
+@pytest.mark.parametrize("drift", [0.0, 0.5, 1.0])
+def test_targets_of_any_drift_come_from_one_pass(name: str, drift: float, tmp_path: Path) -> None:
+    """They are made of what entered every encoder and what left its attention."""
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT)
+    adapter, passed = adapter_of(model), []
+    route = Route.of(Plan(), adapter.layout(model))
+    with torch.no_grad():
+        run_model(model, adapter, route, images, see=lambda step, way: passed.append(way))
+    with closing(
+        Calibration(model, adapter, batches(images), settings=SETTINGS, scratch=tmp_path)
+    ) as calibration:
+        for encoder, way in enumerate(passed):
+            entered, attended = way.entered.stream, way.attended.stream
+            torch.testing.assert_close(
+                calibration.target(encoder, 3, 9, drift),
+                (attended - (1.0 - drift) * entered)[3:9],
+                atol=1e-4, rtol=1e-4,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -221,12 +244,13 @@ def test_common_beginnings_are_worked_once(tmp_path: Path) -> None:
         assert len(list(fitter.fit(CANDIDATES))) == len(CANDIDATES)
         alone = sum(fitter.steps([one]) for one in CANDIDATES)
     assert sum(done) == steps
-    images_in_all = N_FIT + N_MEASURE
-    assert alone == len(CANDIDATES) * 6 * images_in_all
+    # fitted images pass the encoders before the last that is fitted
+    assert alone == len(CANDIDATES) * 6 * N_MEASURE + (4 + 5 + 5 + 2 + 3) * N_FIT
     # encoders 0 and 1 once; then four ways on: `2<-1` for three plans, `2<-1:map`, the block,
     # the producer; `2<-1` parts at encoder 3 and again at encoder 4
     by_hand = 2 + (1 + 3 + 3 + 2) + 4 + 4 + 4
-    assert steps == by_hand * images_in_all
+    # fitted ones 0 and 1; behind `2<-1` the consumer, the producers 3 and 4; behind `2<-1:map` too
+    assert steps == by_hand * N_MEASURE + (2 + 3 + 3) * N_FIT
 
 
 def test_parts_of_the_images(tmp_path: Path) -> None:
@@ -236,7 +260,7 @@ def test_parts_of_the_images(tmp_path: Path) -> None:
     with calibrated(model, images, tmp_path) as calibration:
         fitter = PlanFitter(calibration, fit_rows=fit_rows, measure_rows=measure_rows)
         (part,) = fitter.fit([one])
-        assert fitter.steps([one]) == 6 * (20 + 3)
+        assert fitter.steps([one]) == 5 * 20 + 6 * 3
     with closing(
         Calibration(
             model, adapter_of(model), batches(images[:20]), batches(images[N_FIT + 1 : N_FIT + 4]),
@@ -364,6 +388,52 @@ def test_joint_plans_are_fitted_and_measured_as_they_run(name: str, tmp_path: Pa
         logits = logits_of(variant, images[N_FIT:])
         assert distance(logits, results[one.key].logits) < 1e-4, one
     assert results[plans[2].key].state == {}
+
+
+@pytest.mark.parametrize("name", ["vit", "layer scale", "lvvit", "output norm", "bert", "uniform"])
+def test_fitted_producers_make_the_measured_variant(name: str, tmp_path: Path) -> None:
+    """Those behind the first consumer, of rows and tokens of any kind."""
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    settings = FitSettings(batch_size=16, producers=0.5)
+    plans = [Plan.parse("2<-1"), Plan.parse("2<-1 4=@3 3=4")]
+    if kind.merges:
+        plans += [Plan.parse("2<-1 0~1"), Plan.parse("2<-1 3~1")]
+    with calibrated(model, images, tmp_path, settings) as calibration:
+        results = fit_all(calibration, plans)
+    for one in plans:
+        found = results[one.key]
+        producers = {key for key in found.state if not key.startswith("blocks.2.")}
+        variant = apply_fitted(kind.build(), found)
+        assert distance(logits_of(variant, images[N_FIT:]), found.logits) < 1e-4, one
+        if name == "vit":
+            assert producers == {
+                f"blocks.{i}.attn.proj.{part}" for i in (3, 4, 5) for part in ("weight", "bias")
+            }
+
+
+@pytest.mark.parametrize("name", ["vit", "layer scale", "lvvit", "bert"])
+def test_producers_are_solved_in_the_branch_s_scale(name: str, tmp_path: Path) -> None:
+    """A consumer that puts out nothing leaves a drift; the producer behind it takes some off."""
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT)
+    lost, streams = {}, []
+    for share in (None, 0.5, 1.0):
+        settings = FitSettings(batch_size=16, ridge=1e-3, shrink=0.0, producers=share)
+        with calibrated(model, images, tmp_path, settings) as calibration:
+            fitter = PlanFitter(calibration)
+            (found,) = fitter.fit([Plan.parse("2<-1")])
+            variant = apply_fitted(kind.build(), found)
+            adapter = adapter_of(model)
+            route = Route.of(Plan.parse("2<-1"), adapter.layout(model))
+            streams.clear()
+            with torch.no_grad():
+                run_model(variant, adapter, route, images, see=lambda _, way: streams.append(way))
+            wanted = calibration.target(3, 0, N_FIT, 1.0)
+            weights = adapter.token_weights(model, wanted, settings.class_weight)
+            error = (streams[3].attended.stream - wanted).square().sum(-1)
+            lost[share] = float((weights * error).mean())
+    assert lost[1.0] < lost[0.5] < lost[None]
 
 
 def test_a_dependence_is_found_on_merged_tokens(tmp_path: Path) -> None:

@@ -128,6 +128,35 @@ def test_heads_in_another_order_are_found(tmp_path: Path) -> None:
     torch.testing.assert_close(fitted.logits, original, atol=0.02, rtol=0)
 
 
+def test_a_map_s_error_counts_as_it_is_felt(tmp_path: Path) -> None:
+    """No other weights of the source's heads come nearer to what the original's branch adds."""
+    kind, plan = KINDS["vit"], Plan.parse("3<-2:map/mixed 3=class")
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    fitted, _ = fit(model, images, plan, tmp_path, shrink=0.0)
+    block, adapter = blocks_of(model)[3], adapter_of(model)
+    with torch.no_grad():
+        stream = adapter.stem(model, images[:N_FIT])
+        for before in blocks_of(model)[:3]:
+            stream = before(stream)
+        output, _ = adapter.attend(block, stream, frozenset())
+        wanted = adapter.branch(block, output)[:, 1:]  # the class row is its own
+        source = maps_of(model, images[:N_FIT], 2)
+        own = maps_of(model, images[:N_FIT], 3).mean(0)
+        variant = apply_fitted(kind.build(), fitted)
+        consumer = consumers_of(variant)[3]
+        values = consumer.put_out(stream)
+
+        def error(mix: Tensor) -> float:
+            deviation = (mix @ (source - source.mean(0)).flatten(2)).view_as(source)
+            branch = ((own + deviation) @ values).sum(1) + block.attn.proj.bias
+            return float((branch[:, 1:] - wanted).square().sum())
+
+        mix = fitted.state["blocks.3.attn.mix"]
+        others = [mix + 0.05 * torch.randn(3, 3) for _ in range(20)]
+        # maps lie in bfloat16
+        assert error(mix) <= min(error(other) for other in others) * 1.001
+
+
 @pytest.mark.parametrize("name", ["vit", "distilled", "lvvit", "qk norm", "no qkv bias", "bert"])
 def test_own_class_rows_are_the_original_s(name: str) -> None:
     """What is reused is the encoder's own map, so all rows are right, and the own ones stay so."""

@@ -79,7 +79,8 @@ def test_no_work_is_done_for_candidates_that_others_took(calibration: Calibratio
     assert steps == []
     (left,) = PlanFitter(calibration, progress=steps.append).fit(candidates(), Taken(*gone[1:]))
     assert left.plan.key == gone[0]
-    assert sum(steps) == PlanFitter(calibration).steps([left.plan])
+    # every encoder once; fitted images may go on for a plan that begins alike
+    assert PlanFitter(calibration).steps([left.plan]) <= sum(steps) <= 6 * calibration.n_images
 
 
 def test_one_worker_alone_shares_all_beginnings(calibration: Calibration) -> None:

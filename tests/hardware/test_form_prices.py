@@ -49,17 +49,20 @@ def test_an_own_linear_term_is_one_more_square_matrix(tensor: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_additive_costs_add_up_to_the_price(schedule: str) -> None:
+def test_encoders_prices_add_up_to_the_plans(schedule: str) -> None:
     table = CostTable(DEIT_S, CHIP, "full", FORMS, schedule=schedule)
     random = np.random.default_rng(0)
     rows = random.integers(0, len(FORMS) + 1, (50, 12))
-    additive, costs = table.additive(), table.price(rows)
-    sums = additive.by_form[:, np.arange(12), rows].sum(axis=2) + additive.fixed[:, None]
-    energy_j, area_m2, leakage_w, latency_s = sums
-    assert additive.whole_latency == (schedule != "pipelined")
+    costs, none = table.price(rows), np.zeros(50, dtype=np.intp)
+    parts = [table.encoder(i, rows[:, i], none, none, none, none) for i in range(12)]
+    energy_j, area_m2, leakage_w, latency_s, macs = sum(parts) + table.outside(
+        np.full(50, DEIT_S.layout.tokens)
+    )
+    assert table.whole_latency == (schedule != "pipelined")
     assert area_m2 == pytest.approx(costs.area_m2)
     assert energy_j + leakage_w * costs.latency_s == pytest.approx(costs.energy_j)
-    if additive.whole_latency:
+    assert macs == pytest.approx(costs.macs)
+    if table.whole_latency:
         assert latency_s == pytest.approx(costs.latency_s)
     else:
         assert (latency_s < costs.latency_s).all()

@@ -19,7 +19,7 @@ from trex.errors import RunError
 from trex.hardware import CostTable, load_chip, price, workload
 from trex.models import registry
 from trex.models.digits import DIGITS_MODEL
-from trex.search.run import Run
+from trex.store.run import Run
 
 SRAM = load_chip("neurosim_sram_22nm")
 MODEL = registry.architecture(DIGITS_MODEL)

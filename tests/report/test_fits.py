@@ -10,11 +10,18 @@ from made_up_runs import record, write_run
 
 from trex.cli import main
 from trex.report.fits import read_fits
-from trex.search.run import FIT, SCHEMA
+from trex.store.run import FIT, SCHEMA
 
 
 def way(shrink: float, loss: float | None) -> dict[str, Any]:
-    return {"shrink": shrink, "class_weight": 100.0, "ridge": 0.1, "loss": loss}
+    return {
+        "shrink": shrink,
+        "drift": 0.5,
+        "class_weight": 100.0,
+        "ridge": 0.1,
+        "producers": 0.5,
+        "loss": loss,
+    }
 
 
 def stored(*tried: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +57,15 @@ def test_where_there_was_nothing_to_choose_no_table_is_shown(tmp_path: Path) -> 
     page = page_of(run)
     assert "No plan had anything to choose" in page
     assert "share of the step" not in page
+
+
+def test_a_run_that_chose_no_drift_corrected_all_of_it() -> None:
+    new = way(0.4, 0.1)
+    old = {name: value for name, value in new.items() if name not in ("drift", "producers")}
+    for tried, drift, producers in ((old, "1", "0"), (new, "0.5", "0.5")):
+        fits = read_fits(stored(tried))
+        assert fits is not None
+        assert fits.tried[0].cells == ("0.4", drift, "100", "0.1", producers, "0.1000")
 
 
 def test_a_plan_far_from_the_original_is_warned_of(tmp_path: Path) -> None:

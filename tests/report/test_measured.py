@@ -19,7 +19,7 @@ from trex.report.evaluations import store_evaluation, stored_evaluations
 from trex.report.facts import read_all, read_facts
 from trex.report.finetunings import read_finetuning
 from trex.report.operations import store_architecture, stored_architecture
-from trex.search.run import Run
+from trex.store.run import Run
 
 PLAN = RECORDS[1]["plan"]
 MEASURED = {

@@ -293,6 +293,6 @@ def test_the_winner_is_the_searchs(tmp_path: Path) -> None:
     assert read_facts(run).winner == 2  # of most soft agreement, while no winner is written
     (run / "best").mkdir()
     (run / "best" / "best.json").write_text(
-        json.dumps({"schema": SCHEMA, "key": RECORDS[3]["key"]})
+        json.dumps({"schema": SCHEMA, "key": RECORDS[3]["key"], "plan": RECORDS[3]["plan"]})
     )
     assert read_facts(run).winner == 3

@@ -35,7 +35,9 @@ def trained_run(path: Path) -> Path:
     }
     run = write_run(path, [*RECORDS[:2], trained, RECORDS[3]])
     (run / "best").mkdir()
-    (run / "best" / "best.json").write_text(json.dumps({"schema": SCHEMA, "key": WINNER["key"]}))
+    (run / "best" / "best.json").write_text(
+        json.dumps({"schema": SCHEMA, "key": WINNER["key"], "plan": WINNER["plan"]})
+    )
     summary = json.loads((run / "summary.json").read_text())
     evaluation = {**summary["best"]["evaluation"], "top1": 0.7654, "difference": -0.0346}
     summary["best"] = {**trained, "evaluation": None}
@@ -50,7 +52,7 @@ def trained_run(path: Path) -> Path:
 def test_later_rungs_are_told_one_a_row(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run")
     facts = read_facts(run)
-    assert [(r.rung, r.plan, r.images, r.loss) for r in facts.rungs] == [
+    assert [(r.rung, r.plan, r.images, r.measured.loss) for r in facts.rungs] == [
         ("refined", WINNER["plan"], 600, 0.19),
         ("finetuned-1", WINNER["plan"], 96, 0.0777),
     ]

@@ -207,11 +207,16 @@ def test_a_plan_far_from_the_original_says_so() -> None:
 @pytest.mark.parametrize(
     ("share", "told"),
     [
-        (0.4, "fitted: share 0.4 of the solved step, class tokens weighing 100, penalty 0.1"),
+        (
+            0.4,
+            "fitted: share 0.4 of the solved step, drift 1, class tokens weighing 100, penalty 1, "
+            "producers' share 0.5",
+        ),
         (0.0, "fitted: share 0 of the solved step, since no other share lost less on images"),
     ],
 )
 def test_how_plans_were_fitted_is_told(share: float, told: str) -> None:
-    fit = {"shrink": share, "class_weight": 100.0, "ridge": 0.1}
+    fit = {"shrink": share, "drift": 1.0, "class_weight": 100.0, "ridge": 1.0}
+    fit["producers"] = 0.5
     assert told in search_table(result(fit=fit))
     assert told not in search_table(result())

@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,9 +18,16 @@ import pytest
 _NOBODY = 65534
 
 
+class Server(NamedTuple):
+    """A server's address, and how to stop it at once and start it again."""
+
+    url: str
+    restart: Callable[[], None]
+
+
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """A server's address; skips the test, and says why, where none can run."""
+def postgres_server() -> Iterator[Server]:
+    """A server; skips the test, and says why, where none can run."""
     pytest.importorskip(
         "psycopg", reason="psycopg is not installed: pip install trex-vit[postgres]"
     )
@@ -47,9 +55,17 @@ def postgres_server() -> Iterator[str]:
             )
 
         run(initdb, "-D", data, "-U", "trex", "--auth=trust", "--no-sync", "-E", "UTF8")
-        run(pg_ctl, "-D", data, "-l", log, "-w", "-o", settings, "start")
+
+        def start() -> None:
+            run(pg_ctl, "-D", data, "-l", log, "-w", "-o", settings, "start")
+
+        def restart() -> None:
+            run(pg_ctl, "-D", data, "-m", "immediate", "stop")
+            start()
+
+        start()
         try:
-            yield f"postgresql://trex@127.0.0.1:{port}/postgres"
+            yield Server(f"postgresql://trex@127.0.0.1:{port}/postgres", restart)
         finally:
             run(pg_ctl, "-D", data, "-m", "immediate", "stop")
     finally:

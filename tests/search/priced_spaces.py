@@ -13,8 +13,8 @@ from trex.plan import Layout
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
+from trex.search.predict import Losses, measured_pairs
 from trex.search.space import SearchSpace
-from trex.search.terms import LossTerms
 
 CHIP = load_chip("trex_fefet_32nm")
 
@@ -23,12 +23,15 @@ def priced_space(
     num_encoders: int,
     budget: dict[Any, str | None],
     *,
-    space: SearchSpace | None = None,
+    space: SearchSpace | str = "any",
+    overrides: dict[str, Any] | None = None,
+    keep_tokens: bool = False,
+    only: Any = None,
     accounting: Any = "full",
     chip: Chip = CHIP,
     seed: int | None = None,
 ) -> PricedSpace:
-    """A space, `any` if none is given, of equal encoders; with a seed their MLPs differ."""
+    """A space of equal encoders; with a seed their MLPs differ."""
     rng = np.random.default_rng(seed or 0)
     widths = 64 * (rng.integers(1, 5, num_encoders) if seed else np.full(num_encoders, 2))
     model = Architecture(
@@ -37,9 +40,12 @@ def priced_space(
             vit_encoder(i, tokens=17, dim=64, heads=2, mlp_hidden=int(width))
             for i, width in enumerate(widths)
         ),
-        layout=Layout(stages=(0,) * num_encoders, tokens=17, protected=1, class_rows=1),
+        layout=Layout(
+            stages=(0,) * num_encoders, tokens=17, protected=1, class_tokens=1, class_rows=1
+        ),
     )
-    space = space or SearchSpace.load("any", model)
+    if not isinstance(space, SearchSpace):
+        space = SearchSpace.load(space, model, overrides, only=only, keep_tokens=keep_tokens)
     # Here a consumer may have more parameters than a producer, which the solver must not mind.
     counts = rng.integers(100, 1000, (num_encoders, 1 + len(space.forms)))
     return PricedSpace.of(
@@ -48,7 +54,7 @@ def priced_space(
         accounting,
         space,
         Budget.parse(budget),
-        ParameterTable(fixed=100, by_form=counts),
+        ParameterTable(fixed=100, by_form=counts, own_class=np.ones_like(counts)),
     )
 
 
@@ -61,25 +67,32 @@ def near_triples(rng: np.random.Generator, encoders: int) -> np.ndarray:
     return triples
 
 
-def random_terms(priced: PricedSpace, seed: int, digits: int | None = None) -> LossTerms:
-    """Losses like those of real consumers; of few digits, so that many plans lose the same."""
-    rng, choices = np.random.default_rng(seed), priced.choices
-    encoders = choices.num_encoders
-    single = np.zeros((encoders, choices.width))
-    for encoder, of in enumerate(choices.of):
-        base = rng.lognormal(-1, 1)
-        for number, choice in enumerate(of):
-            if choice is not None:
-                far = 1 + 0.5 * (encoder - choice.source - 1)
-                better = 0.6 if choice.tensor == "map" else 1.0
-                single[encoder, number] = base * far * better * rng.lognormal(-0.5, 0.4) - 0.05
+def random_losses(priced: PricedSpace, seed: int, digits: int | None = None) -> Losses:
+    """Losses like those of real plans; of few digits, so that many plans lose the same."""
+    rng, space = np.random.default_rng(seed), priced.space
+    encoders = space.num_encoders
+    choice = np.zeros((encoders, space.width))
+    reference = rng.lognormal(-1, 1, encoders)
+    for encoder, of in enumerate(space.choices):
+        for number, one in enumerate(of):
+            if one.form:
+                source = encoder - 1 if one.source < 0 else one.source
+                far = 1 + 0.5 * (encoder - source - 1)
+                better = 0.6 if space.forms[one.form - 1][0] == "map" else 1.0
+                choice[encoder, number] = (
+                    reference[encoder] * far * better * rng.lognormal(-0.5, 0.4)
+                )
     square = (encoders, encoders)
+    pairs = measured_pairs(space)
+    shares = max(space.shares, key=len) if space.shares_rows else ()
     tables = {
-        "single": single,
+        "choice": choice,
+        "reference": reference,
+        "merged": np.cumsum(rng.exponential(0.05, (encoders, len(pairs))), axis=1),
+        "shared": np.cumsum(rng.exponential(0.02, (encoders, len(shares))), axis=1),
         "added": np.triu(rng.exponential(0.2, square), 1),
-        "corrected": np.triu(rng.exponential(0.1, square) * (rng.random(square) < 0.5), 1),
         "triples": near_triples(rng, encoders),
     }
     if digits is not None:
         tables = {name: np.round(table, digits) for name, table in tables.items()}
-    return LossTerms(**tables)
+    return Losses(space=space, pairs=pairs, shares=shares, correlation=(0.2, 0.3, 0.1), **tables)

@@ -12,16 +12,21 @@ from pathlib import Path
 
 from trex.files import append_line, read_jsonl
 from trex.fit.fitter import Take
-from trex.plan import Plan, Reuse
-from trex.search.entries import entry, options_of, plan_of_trial
+from trex.plan import Layout, Plan
+from trex.search.entries import Options, entry, plan_of_trial
+from trex.search.space import SearchSpace
 from trex.search.storage import open_storage
 from trex.search.study import Study
-from trex.search.terms import Choices
 from trex.search.workers import Phase, Result
 
-CHOICES = Choices(
-    of=tuple((None, *(Reuse(e, s) for s in range(e))) for e in range(6)),
+SPACE = SearchSpace(
+    name="tiny",
+    layout=Layout(stages=(0,) * 6, tokens=5),
     forms=(("output", "linear"),),
+    may_reuse=(False, *(True,) * 5),
+    max_run=6,
+    max_reuse=6,
+    source="any",
 )
 CANDIDATES = [
     plan
@@ -59,7 +64,7 @@ def made_up_phase(
         name="made up",
         total=len(CANDIDATES),
         plan_of=plan_of_trial,
-        entries=[entry(plan, options_of(CHOICES), {}) for plan in CANDIDATES],
+        entries=[entry(plan, Options(SPACE), {}) for plan in CANDIDATES],
         open_study=partial(open_study, folder, url),
         prepare=lambda: None,
         known=known,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from priced_spaces import priced_space
 
 from trex.architecture import Architecture, vit_encoder
 from trex.errors import PlanError
 from trex.hardware import load_chip, price, workload
 from trex.plan import Layout, Plan
 from trex.reuse.sizes import ParameterTable
-from trex.search.costs import MACS, PARAMETERS, PlanPricer
+from trex.search.costs import AREA, ENERGY, LATENCY, LEAKAGE, MACS, PARAMETERS, PlanPricer
 
 CHIP = load_chip("trex_fefet_32nm")
 FORMS = [("output", "linear"), ("output", "block"), ("map", "linear")]
@@ -49,13 +50,28 @@ def test_merging_and_class_rows_leave_every_parameter(pricer: PlanPricer) -> Non
     assert counts[1] == producers + 1  # form 1 of encoder 2 has one more than form 0
 
 
-def test_rows_of_forms_are_plans_that_only_reuse(pricer: PlanPricer) -> None:
-    rows = pricer.price([[0, 0, 1, 0, 0], [0, 0, 2, 0, 3]])
-    plans = pricer.price_plans([Plan.parse("2<-1"), Plan.parse("2<-0:output/block 4<-3:map")])
+def test_what_adds_up_over_encoders_is_the_whole_price() -> None:
+    priced = priced_space(
+        3, {"latency": "1x"}, space="joint", seed=4,
+        overrides={"merging.step": 0.25, "merging.most": 0.5, "rows.shares": [0.5]},
+    )  # fmt: skip
+    rows = priced.space.draw(np.random.default_rng(0), 200)
+    costs = priced.price(rows)
+    walked = list(priced.space.walk(rows))
+    steps = [step for _, step in walked]
+    sums = sum(priced.pricer.encoder(e, step) for e, step in enumerate(steps))
+    left = np.full(200, priced.space.layout.class_rows)  # no other row leaves the last encoder
+    sums = sums + priced.pricer.outside(left)
+    assert priced.pricer.whole_latency
+    assert sums[LATENCY] == pytest.approx(costs.latency_s, rel=1e-12)
+    assert sums[AREA] == pytest.approx(costs.area_m2, rel=1e-12)
+    assert sums[ENERGY] + sums[LEAKAGE] * sums[LATENCY] == pytest.approx(costs.energy_j, rel=1e-12)
+    assert (sums[MACS] == costs.macs).all()
+    assert (sums[PARAMETERS] == costs.parameters).all()
+    # and it is that of the plans themselves
+    alone = priced.pricer.price_plans([priced.space.plan(row) for row in rows])
     for field in ("latency_s", "energy_j", "area_m2", "parameters", "macs"):
-        assert getattr(rows, field) == pytest.approx(getattr(plans, field), rel=1e-12)
-    sums = pricer.by_form[:, np.arange(5), [0, 0, 1, 0, 0]].sum(axis=1) + pricer.fixed
-    assert (sums[PARAMETERS], sums[MACS]) == (rows.parameters[0], rows.macs[0])
+        assert getattr(costs, field) == pytest.approx(getattr(alone, field), rel=1e-12)
 
 
 def test_what_the_pricer_does_not_know_is_refused(pricer: PlanPricer) -> None:

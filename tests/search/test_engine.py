@@ -22,7 +22,7 @@ from trex.reuse import plan_of
 from trex.search.pick import pick_record
 from trex.search.ranking import best_record, last_rung
 from trex.search.records import soft_agreement
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 @pytest.fixture(scope="module")

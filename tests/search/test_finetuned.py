@@ -18,8 +18,8 @@ from trex.cli import main
 from trex.exporters.bundle import load_config
 from trex.reuse import plan_of
 from trex.search.ranking import best_first, best_record, last_rung
-from trex.search.run import Run
 from trex.search.storage import JOURNAL, Journal
+from trex.store.run import Run
 from trex.training.finetune.loop import Trainer
 
 RANDOM = ["--strategy", "random"]  # needs no probes

@@ -14,14 +14,13 @@ from tiny_models import logits_of
 
 import trex
 from trex.cli import main
-from trex.plan import EncoderPlan, Plan, Reuse
+from trex.plan import EncoderPlan, Layout, Plan, Reuse
 from trex.reuse import plan_of
-from trex.search.entries import decision_name, entry, in_tree_order, options_of
+from trex.search.entries import Options, decision_name, entry, in_tree_order
 from trex.search.pick import load_original, pick_record, pick_variant
 from trex.search.ranking import records_of
-from trex.search.run import Run
 from trex.search.space import SearchSpace
-from trex.search.terms import Choices
+from trex.store.run import Run
 
 PLANS = ("3<-2 4<-1:map", "4<-3:output/block 2~1 5=class", "1~1 3~1", "5=class")
 EXACT = ("--precision", "float32")
@@ -202,12 +201,15 @@ def test_later_commands_read_the_run(fitted: Run, inputs: Inputs, tmp_path: Path
 
 def test_a_trial_says_what_is_done_in_every_encoder() -> None:
     plans = [Plan.parse(text) for text in PLANS]
-    none = Choices(of=((None,),) * 6, forms=())
-    options = options_of(none, plans)
-    assert options[0] == ("own",)
-    assert options[3] == ("own", "output of 2, linear", "own, 1 pairs merged")
-    assert options[4] == ("own", "map of 1, linear", "output of 3, block")
-    assert options[5] == ("own", "own, class rows only")
+    layout = Layout(stages=(0,) * 6, tokens=5, class_tokens=1, class_rows=1)
+    nothing = SearchSpace(
+        name="given", layout=layout, forms=(), may_reuse=(False,) * 6, max_run=0, max_reuse=0
+    )
+    options = Options(nothing, plans)
+    assert options.names[0] == ("own",)
+    assert options.names[3] == ("own", "output of 2, linear", "own, 1 pairs merged")
+    assert options.names[4] == ("own", "map of 1, linear", "output of 3, block")
+    assert options.names[5] == ("own", "own, class rows only")
     made = entry(plans[1], options, {"more": 1})
     assert made.key == plans[1].key
     assert {name: chosen for name, (chosen, _) in made.choices.items()} == {
@@ -219,13 +221,28 @@ def test_a_trial_says_what_is_done_in_every_encoder() -> None:
 
 
 def test_a_searchs_trials_name_all_of_its_space() -> None:
+    layout = Layout(stages=(0, 0, 0), tokens=9, protected=1, class_tokens=1)
     space = SearchSpace(
-        name="tiny", forms=(("map", "block"),), may_reuse=(False, True, True),
-        stages=(0, 0, 0), max_run=3, max_reuse=3, source="any",
+        name="tiny", layout=layout, forms=(("map", "block"), ("map", "average")),
+        may_reuse=(False, True, True), max_run=3, max_reuse=3, source="any", mixed=True,
+        pairs=((2,), (), ()), shares=((0.5,), (), (0.5,)), groups=True, class_rows=True,
     )  # fmt: skip
-    options = options_of(space.choices())
-    assert options == (("own",), ("own", "map of 0, block"),
-                       ("own", "map of 1, block", "map of 0, block"))  # fmt: skip
+    options = Options(space)
+    assert options.chosen == options.names
+    assert options.names[0] == (
+        "own", "own, 2 pairs merged", "own, 0.5 of the rows",
+        "own, 2 pairs merged, 0.5 of the rows", "own, rows shared by the groups at hand",
+        "own, 2 pairs merged, rows shared by the groups at hand",
+    )  # fmt: skip
+    assert options.names[1] == ("own", "map of 0, block", "map, average")
+    assert options.names[2] == (
+        "own", "own, 0.5 of the rows", "own, rows shared by the groups at hand",
+        "map of 1, block", "map of 0, block", "map, average",
+    )  # fmt: skip
+    plan = Plan.parse("1:map/average 0=5 1=class 2=@0")
+    assert options.of(plan) == [
+        "own, 0.5 of the rows", "map, average", "own, rows shared by the groups at hand",
+    ]  # fmt: skip
     reuse = Reuse(2, 0, "map", "block")
     assert decision_name(EncoderPlan(reuse, 3, None)) == "map of 0, block, 3 pairs merged"
 

@@ -15,7 +15,7 @@ from small_runs import Inputs, results
 
 from trex.cli import main
 from trex.exporters.bundle import load_config
-from trex.search.run import Run
+from trex.store.run import Run
 
 RUNGS = ["--refined-candidates", "3", "--finetuned-candidates", "3", "2"]
 RUNGS += ["--finetune-images", "8", "20"]

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from postgres import postgres_server
+from postgres import Server, postgres_server
 from shared_work import ALL, dies_once, made_up_phase, open_study, results
 from small_runs import Inputs
 from small_runs import results as run_results
@@ -20,10 +20,11 @@ from small_runs import results as run_results
 from trex.cli import main
 from trex.errors import RunError, StorageError
 from trex.exporters.bundle import load_config
-from trex.search.run import Run
+from trex.plan import Plan
 from trex.search.storage import open_storage
 from trex.search.study import check_study
 from trex.search.workers import work_off
+from trex.store.run import Run
 
 FORK = multiprocessing.get_context("fork")
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
@@ -31,20 +32,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
+def server() -> Iterator[Server]:
+    with postgres_server() as found:
+        yield found
 
 
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def url(server: Server, request: pytest.FixtureRequest) -> str:
     """An empty database."""
     import psycopg
 
     name = f"db_{abs(hash(request.node.name))}"
-    with psycopg.connect(server, autocommit=True) as connection:
+    with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return server.replace("/postgres", f"/{name}")
+    return server.url.replace("/postgres", f"/{name}")
 
 
 def test_four_workers_and_a_killed_one_lose_and_double_nothing(url: str, tmp_path: Path) -> None:
@@ -66,6 +67,26 @@ def test_machines_that_start_apart_join(url: str, tmp_path: Path) -> None:
     assert results(tmp_path) == ALL
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_restart_of_the_server_is_waited_for(
+    workers: int, server: Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def restarts_once(candidate: Plan) -> None:
+        time.sleep(0.02)
+        if candidate.key == ALL[4] and not (tmp_path / "restarted").exists():
+            (tmp_path / "restarted").touch()
+            server.restart()
+
+    done = work_off(made_up_phase(tmp_path, restarts_once, url), workers)
+    assert (tmp_path / "restarted").exists()
+    assert results(tmp_path) == ALL
+    assert sorted(done) == ALL
+    assert {record.name for record in caplog.records} <= {
+        "trex.search.shared",
+        "trex.search.study",
+    }
+
+
 def test_a_study_of_something_else_is_refused(url: str, tmp_path: Path) -> None:
     open_study(tmp_path, url).close()
     with pytest.raises(RunError, match='model was "tiny", now it is "other"') as caught:
@@ -78,9 +99,9 @@ def test_a_study_of_something_else_is_refused(url: str, tmp_path: Path) -> None:
             check_study(shared, "tiny", {"model": "other"})
 
 
-def test_a_database_that_does_not_answer(server: str, tmp_path: Path) -> None:
+def test_a_database_that_does_not_answer(server: Server, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"does not answer.*missing.* does not") as caught:
-        open_storage(server.replace("/postgres", "/missing"), tmp_path, "tiny")
+        open_storage(server.url.replace("/postgres", "/missing"), tmp_path, "tiny")
     assert "postgresql://user" in caught.value.hint
     # nobody listens at port 1
     with pytest.raises(StorageError, match="does not answer") as caught:

@@ -10,7 +10,7 @@ from small_runs import Inputs
 
 from trex.cli import main
 from trex.plan import Plan
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 def test_flags_say_what_may_be_chosen(inputs: Inputs, tmp_path: Path, capsys) -> None:

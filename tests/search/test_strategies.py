@@ -9,44 +9,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from priced_spaces import priced_space, random_terms
+from priced_spaces import priced_space, random_losses
 
-from trex.architecture import Architecture, vit_encoder
 from trex.errors import InfeasibleError, SpaceError
 from trex.plan import Plan, uniform_plans
-from trex.search.entries import entry, options_of
+from trex.search.entries import Options, entry
 from trex.search.feasible import PricedSpace
-from trex.search.plans import all_rows, holds
+from trex.search.predict import Losses
 from trex.search.problem import SearchSettings
 from trex.search.sampled import propose, sampler_of
-from trex.search.space import SearchSpace
+from trex.search.space import Numbers
 from trex.search.storage import open_storage
 from trex.search.strategies import STRATEGIES, Chosen, Task
 from trex.search.study import Study
-from trex.search.terms import LossTerms, Rows
 
-SPACES = ("default", "mixed", "any")
+SPACES = ("default", "mixed", "any", "joint")
+#: of the joint space, so that few plans are many
+COARSE = {"merging.step": 0.25, "merging.most": 0.5, "rows.shares": [0.5]}
 #: those that choose from a space
 CHOOSING = sorted(STRATEGIES.keys() - {"given"})
 
 
 def space(name: str, encoders: int = 5, budget: str = "0.85x") -> PricedSpace:
-    body = tuple(
-        vit_encoder(i, tokens=17, dim=64, heads=2, mlp_hidden=128) for i in range(encoders)
-    )
-    loaded = SearchSpace.load(name, Architecture(model="tiny", body=body))
-    return priced_space(encoders, {"latency": budget}, space=loaded, accounting="paper")
+    return priced_space(
+        encoders, {"latency": budget}, space=name, accounting="paper",
+        overrides=COARSE if name == "joint" else None,
+    )  # fmt: skip
 
 
-def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **more: bool) -> Chosen:
-    terms = random_terms(priced, 0)
+def choose(name: str, priced: PricedSpace, wanted: int = 8, seed: int = 0, **more: int) -> Chosen:
+    losses = random_losses(priced, 0)
     return STRATEGIES[name].choose(
-        Task(priced=priced, terms=terms, wanted=wanted, seed=seed, **more)
+        Task(priced=priced, losses=losses, wanted=wanted, seed=seed, **more)
     )
 
 
-def rows_of(chosen: Chosen, priced: PricedSpace) -> Rows:
-    return np.stack([priced.choices.row(plan) for plan in chosen.plans])
+def rows_of(chosen: Chosen, priced: PricedSpace) -> Numbers:
+    return np.stack([priced.space.row(plan) for plan in chosen.plans])
 
 
 @pytest.mark.parametrize("within", SPACES)
@@ -56,7 +55,7 @@ def test_chosen_plans_are_different_ones_within_the_budget(name: str, within: st
     rows = rows_of(choose(name, priced), priced)
     assert 0 < len(rows) <= 8
     assert len(np.unique(rows, axis=0)) == len(rows)
-    assert holds(priced.space, rows).all()
+    assert priced.space.holds(rows).all()
     assert priced.fits(priced.price(rows)).all()
 
 
@@ -71,33 +70,33 @@ def test_a_budget_nothing_fits_is_refused(name: str) -> None:
 def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None:
     priced = space(within)
     chosen = choose("exact", priced)
-    rows = all_rows(priced.space)
+    rows = priced.space.all_rows()
     fitting = rows[priced.fits(priced.price(rows))]
-    least = random_terms(priced, 0).predict(fitting).min()
+    least = random_losses(priced, 0).predict(fitting).min()
     assert chosen.proof is not None
     assert chosen.proof["predicted_loss"] == pytest.approx(least)
     assert chosen.proof["proved"]
     assert chosen.proof["bound"] == pytest.approx(least)
-    assert random_terms(priced, 0).predict(rows_of(chosen, priced)[:1])[0] == pytest.approx(least)
+    assert random_losses(priced, 0).predict(rows_of(chosen, priced)[:1])[0] == pytest.approx(least)
 
 
-def test_a_sweep_covers_more_prices() -> None:
-    priced = space("mixed", budget="1x")
+def test_levels_of_edap_cover_more_prices() -> None:
+    priced = space("default", 8, "1x")
 
     def spread(chosen: Chosen) -> float:
         edap = np.log(priced.price(rows_of(chosen, priced)).edap_j_s_m2)
         return float(np.ptp(edap) / len(edap) + np.std(edap))
 
-    narrow, wide = (choose("exact", priced, 12, sweep=sweep) for sweep in (False, True))
+    narrow, wide = (choose("exact", priced, 12, levels=levels) for levels in (0, 8))
     assert spread(wide) > spread(narrow)
     assert wide.plans[0] == narrow.plans[0]
 
 
 def test_random_draws_every_plan_alike() -> None:
     priced = space("default", 4)
-    rows = all_rows(priced.space)
+    rows = priced.space.all_rows()
     fitting = rows[priced.fits(priced.price(rows))]
-    counts = {priced.choices.plan(row): 0 for row in fitting}
+    counts = {priced.space.plan(row): 0 for row in fitting}
     for seed in range(300):
         counts[choose("random", priced, 1, seed).plans[0]] += 1
     expected = 300 / len(counts)
@@ -127,7 +126,7 @@ def test_the_papers_candidates_are_its_uniform_patterns_of_the_least_number() ->
 def test_given_plans_are_taken_whatever_they_cost_and_do() -> None:
     priced = space("default", budget="0.01x")
     given = (Plan.parse("3~4 4=class"), Plan.parse("2<-1:map"))
-    task = Task(priced=priced, terms=None, wanted=1, seed=0, given=given)
+    task = Task(priced=priced, losses=None, wanted=1, seed=0, given=given)
     assert STRATEGIES["given"].choose(task) == Chosen(plans=given)
 
 
@@ -136,7 +135,7 @@ class Sampled:
 
     def __init__(self, priced: PricedSpace, folder: Path, **settings: str) -> None:
         self.priced = priced
-        self.terms: LossTerms = random_terms(priced, 0)
+        self.losses: Losses = random_losses(priced, 0)
         self.sampler = sampler_of(SearchSettings(evaluations=24, **settings))  # type: ignore[arg-type]
         self.open = lambda: Study(
             open_storage(None, folder, "sampled"),
@@ -146,14 +145,17 @@ class Sampled:
             self.sampler.make(),
         )
 
-    def fill(self, study: Study, total: int) -> Rows:
+    def fill(self, study: Study, total: int) -> Numbers:
         evaluated = []
-        note = partial(entry, options=options_of(self.priced.choices), notes={})
-        while taken := propose(study, priced=self.priced, total=total, entry=note):
+        options = Options(self.priced.space)
+        note = partial(entry, options=options, notes={})
+        while taken := propose(
+            study, priced=self.priced, options=options, total=total, entry=note
+        ):
             for candidate in taken:
-                row = self.priced.choices.row(candidate)
+                row = self.priced.space.row(candidate)
                 evaluated.append(row)
-                values = [float(self.terms.predict(row[None])[0])]
+                values = [float(self.losses.predict(row[None])[0])]
                 if len(self.sampler.objectives) == 2:
                     values.append(float(self.priced.price(row[None]).edap_mj_ms_mm2[0]))
                 study.finish(candidate.key, values, {})
@@ -171,7 +173,7 @@ def test_a_sampler_measures_only_new_plans_within_the_budget(
         rows = sampled.fill(study, 10)
         assert len(rows) == len(np.unique(rows, axis=0)) == 10
         assert priced.fits(priced.price(rows)).all()
-        assert holds(priced.space, rows).all()
+        assert priced.space.holds(rows).all()
         assert len(sampled.fill(study, 10)) == 0
         for trial in study.optuna.trials:
             if trial.state == TrialState.PRUNED:

@@ -149,15 +149,14 @@ def of_search(
     Raises:
         DataError: no image can be read, or the model's activations are not finite.
     """
-    import json
-
-    from trex.search.run import Run
+    from trex.settings import difference
+    from trex.store.run import Run
 
     if not chip.depends_on_density:
         return None
     if (out / "manifest.json").exists():
         manifest = Run.open(out).manifest()
-        same = manifest["settings"] == json.loads(json.dumps(asked))
+        same = difference(manifest["settings"], asked) is None
         if same and manifest.get("densities"):
             return MeasuredDensities.from_json(manifest["densities"])
     return measure(loaded, chip, images, N_IMAGES)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem
+    from trex.store.run import Run
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -35,9 +36,8 @@ def add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--final-views",
         type=int,
-        default=2,
         metavar="N",
-        help="augmented views of every image in the best plan's last fit",
+        help="augmented views of every image in the best plan's last fit (2; 0 of joint plans)",
     )
     group.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
     group.add_argument(
@@ -76,9 +76,10 @@ def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
     from trex.errors import BudgetError
 
     for name, value in least.items():
-        if getattr(args, name) < value:
+        given = getattr(args, name)
+        if given is not None and given < value:
             raise BudgetError(
-                f"--{name.replace('_', '-')} {getattr(args, name)} is too small",
+                f"--{name.replace('_', '-')} {given} is too small",
                 hint=f"give at least {value}",
             )
 
@@ -118,9 +119,20 @@ def views_of(args: argparse.Namespace, config: InputConfig) -> int:
 
 
 def search_of(
-    args: argparse.Namespace, problem: Problem, budget: Budget, evaluated: ImageSet | None
+    args: argparse.Namespace,
+    problem: Problem,
+    budget: Budget,
+    evaluated: ImageSet | None,
+    like: Search | None = None,
 ) -> tuple[Search, Any]:
     """The search of a problem, and how to measure bundles; everything is checked then.
+
+    Args:
+        args: the flags.
+        problem: what is searched for.
+        budget: its limits.
+        evaluated: labelled images.
+        like: a search that differs in its limits alone, whose passes are shared.
 
     Raises:
         TrexError: the run folder or the storage holds something else, or nothing can be priced.
@@ -129,20 +141,24 @@ def search_of(
     from trex.reuse.sizes import parameter_table
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
-    from trex.search.run import Run
     from trex.search.workshop import Sharing, Workshop
+    from trex.store.run import Run
 
     loaded, chip = problem.loaded, problem.chip
     settings = _settings(problem, budget)
     densities = _densities.of_search(loaded, chip, problem.images, args.out, settings)
-    priced = PricedSpace.of(
-        architecture_of(loaded.model, loaded.name),
-        chip,
-        problem.accounting,
-        problem.space,
-        budget,
-        parameter_table(loaded.model, problem.space.forms),
-        densities.planes if densities else None,
+    priced = (
+        like.priced.with_budget(budget)
+        if like
+        else PricedSpace.of(
+            architecture_of(loaded.model, loaded.name),
+            chip,
+            problem.accounting,
+            problem.space,
+            budget,
+            parameter_table(loaded.model, problem.space.forms),
+            densities.planes if densities else None,
+        )
     )
     manifest = _manifest(args, problem, settings, priced)
     manifest["densities"] = densities.as_json() if densities else None
@@ -154,27 +170,84 @@ def search_of(
         study=args.study or f"{loaded.name} on {chip.name}, {budget}",
     )
     scratch = args.scratch or args.out
-    shop = Workshop(problem, priced, run_folder, settings, sharing, scratch)
+    known = like.run if like else _run_like(getattr(args, "like", None), settings)
+    shop = Workshop(
+        problem, priced, run_folder, settings, sharing, scratch, like.shop if like else None, known
+    )
     return Search(shop, manifest), None if evaluated is None else _measurement(problem, evaluated)
 
 
+def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
+    """A run whose probes and way of fitting are taken: neither depends on a chip or on limits.
+
+    Raises:
+        RunError: it is of another model, space, or of other images.
+    """
+    if folder is None:
+        return None
+    from trex.errors import RunError
+    from trex.settings import difference
+    from trex.store.run import Run
+
+    other = Run.open(folder)
+
+    def part(of: dict[str, Any]) -> dict[str, Any]:
+        names = ("model", "model_args", "weights_sha256", "space", "calibration_sha256", "data")
+        search = (
+            "seed",
+            "select_share",
+            "fresh_share",
+            "surrogate_images",
+            "choice_images",
+            "fit",
+        )
+        return {
+            **{name: of[name] for name in names},
+            "search": {name: of["search"].get(name) for name in search},
+        }
+
+    theirs = other.manifest()["settings"]
+    if different := difference(part(theirs), part(settings)):
+        raise RunError(
+            f"--like {folder} is of other settings: {different}",
+            hint="give a run of the same model, space and images, or leave --like out",
+        )
+    return other
+
+
 def carry_out(
-    args: argparse.Namespace, prepare: Callable[[argparse.Namespace], tuple[Search, Any]]
+    args: argparse.Namespace,
+    prepare: Callable[[argparse.Namespace], tuple[Search, Any]],
+    *,
+    keep: bool = False,
 ) -> dict[str, Any]:
-    """Prepare a search and run it: what it tells, kept in its folder for later commands."""
+    """Prepare a search and run it: what it tells, kept in its folder for later commands.
+
+    Args:
+        args: the flags.
+        prepare: makes the search, and what measures bundles.
+        keep: leave what it shares open.
+    """
     import time
 
     from trex.models.registry import architecture_of
     from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
+    from trex.search.problem import time_taken
 
     started = time.monotonic()
     search, measure = prepare(args)
-    best = search.execute()
+    time_taken.clear()
+    try:
+        best = search.execute()
+    finally:
+        if not keep:
+            search.close()
     loaded = search.problem.loaded
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
     result = outcome(search, best, measure)
     result["seconds"] = round(time.monotonic() - started, 1)
+    result["spent"] = {step: round(seconds, 1) for step, seconds in time_taken.items()}
     search.run.write_json("summary.json", result)
     _warn_if_far(result)
     return result
@@ -208,7 +281,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
     """What a run must have been started with to be gone on with."""
     from dataclasses import asdict
 
-    from trex.training.data import dataset_fingerprint
+    from trex.training.data import contents_fingerprint, dataset_fingerprint
 
     loaded = problem.loaded
     given = {"plans": list(map(str, problem.plans))} if problem.plans else {}
@@ -219,12 +292,13 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "chip": problem.chip.name,
         "chip_sha256": problem.chip.fingerprint,
         "accounting": problem.accounting,
-        "space": asdict(problem.space),
+        "space": problem.space.settings(),
         **given,
         "budget": str(budget),
         "calibration_sha256": dataset_fingerprint(problem.images),
+        "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
-        "search": asdict(problem.settings),
+        "search": problem.settings.told(),
         "densities": _densities.settings(problem.chip),
     }
 
@@ -235,6 +309,7 @@ def _manifest(
     settings: dict[str, Any],
     priced: PricedSpace,
 ) -> dict[str, Any]:
+    import re
     import sys
     from dataclasses import asdict
 
@@ -245,18 +320,27 @@ def _manifest(
     size, feasible = _counts(problem, priced)
     return {
         "settings": settings,
-        "command": ["trex", *sys.argv[1:]],
+        # a password in --storage is nobody's business who reads the run
+        "command": [
+            "trex",
+            *(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", a) for a in sys.argv[1:]),
+        ],
         "versions": versions(),
         "weights_source": loaded.weights_source,
-        "calibration": args.calib,
+        "calibration": _located(args.calib),
         "calibration_images": len(problem.images),
         "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
-        "class_map": None if args.class_map is None else str(args.class_map),
+        "class_map": None if args.class_map is None else str(args.class_map.absolute()),
         "layout": asdict(loaded.adapter.layout(loaded.model)),
         "space_size": size,
         "feasible": feasible,
         "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
     }
+
+
+def _located(source: str) -> str:
+    """A data set's name that means the same from any folder."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _counts(problem: Problem, priced: PricedSpace) -> tuple[int, int | None]:

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
-_FIELDS = ("source", "tensors", "transforms", "consumers", "mixed", "max_run", "max_reuse")
+if TYPE_CHECKING:
+    from trex.architecture import Architecture
+    from trex.search.space import SearchSpace
+
+_logger = logging.getLogger(__name__)
+
+_FIELDS = (
+    "source", "tensors", "transforms", "consumers", "mixed", "max_run", "max_reuse", "class_rows",
+)  # fmt: skip
+#: flags of parts of a space's file
+_PARTS = {
+    "merge_encoders": "merging.encoders",
+    "merge_step": "merging.step",
+    "most_merged": "merging.most",
+    "least_tokens": "merging.least",
+    "row_encoders": "rows.encoders",
+    "row_shares": "rows.shares",
+}
 
 
 def add_space(parser: argparse.ArgumentParser) -> None:
     """A space by name, and what is to differ from its file."""
     group = parser.add_argument_group("search space (flags replace what its file says)")
     group.add_argument(
-        "--space", default="default", metavar="NAME", help="a shipped search space, or a path"
+        "--space",
+        metavar="NAME",
+        help="a shipped search space, or a path (joint; default for --strategy paper)",
+    )
+    group.add_argument(
+        "--only",
+        choices=("reuse", "merging", "rows"),
+        help="one axis alone: outputs of the nearest producer, as in the paper (--space default), "
+        "merged tokens, or shared rows",
+    )
+    group.add_argument(
+        "--keep-tokens",
+        action="store_true",
+        help="no merging, for models whose every token is read",
     )
     group.add_argument("--source", metavar="WHICH", help="producers to reuse: nearest, or any")
     group.add_argument("--tensors", nargs="+", metavar="NAME", help="output, map")
@@ -30,11 +61,60 @@ def add_space(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="every consumer of a plan chooses its own tensor and transform",
     )
+    group.add_argument(
+        "--class-rows",
+        action=argparse.BooleanOptionalAction,
+        help="leave dead rows out, and compute class rows of mixed maps",
+    )
     group.add_argument("--max-run", type=int, metavar="N", help="the most consumers in a row")
     group.add_argument("--max-reuse", type=int, metavar="N", help="the most consumers in all")
+    group.add_argument(
+        "--merge-encoders", type=int, nargs="+", metavar="ENCODER", help="that may merge; else all"
+    )
+    group.add_argument(
+        "--merge-step", type=float, metavar="SHARE", help="of the tokens: merges come in multiples"
+    )
+    group.add_argument(
+        "--most-merged", type=float, metavar="SHARE", help="of the tokens, in one encoder"
+    )
+    group.add_argument(
+        "--least-tokens", type=float, metavar="SHARE", help="of the tokens, that must be left"
+    )
+    group.add_argument(
+        "--row-encoders", type=int, nargs="+", metavar="ENCODER", help="that may share; else all"
+    )
+    group.add_argument(
+        "--row-shares",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="of its rows that are computed",
+    )
 
 
 def space_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, as fields of `trex.search.space.SpaceFile`."""
-    given = {name: getattr(args, name) for name in _FIELDS}
+    names = {**dict.fromkeys(_FIELDS), **_PARTS}
+    given = {field or name: getattr(args, name) for name, field in names.items()}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def load_space(args: argparse.Namespace, architecture: Architecture) -> SearchSpace:
+    """The space that was asked for.
+
+    Raises:
+        SpaceError: as `SearchSpace.load`.
+    """
+    from trex.search.space import SearchSpace
+
+    paper = args.strategy == "paper" or args.only == "reuse"
+    space = SearchSpace.load(
+        args.space or ("default" if paper else "joint"),
+        architecture,
+        space_overrides(args),
+        only=None if args.only == "reuse" else args.only,
+        keep_tokens=args.keep_tokens,
+    )
+    for what in space.left_out:
+        _logger.info("left out of the search space: %s", what)
+    return space

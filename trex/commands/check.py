@@ -100,16 +100,17 @@ def _space(name: str, model: str | None) -> list[str]:
 
 def _run_folder(path: Path) -> list[str]:
     from trex.errors import RunError
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     run = Run.open(path)
     records = run.records()
     for record in records:
-        if not (run.candidates / f"{record['key']}.safetensors").is_file():
+        try:
+            run.parameters(record["key"])
+        except RunError as error:
             raise RunError(
-                f'{path}: the fitted parameters of "{record["plan"]}" are missing',
-                hint="run the search again in another folder",
-            )
+                f'the fitted parameters of "{record["plan"]}": {error.message}', hint=error.hint
+            ) from error
     finished = (run.best / "best.json").is_file()
     lines = [f"{len(records)} candidates, {'finished' if finished else 'not finished'}"]
     return [*lines, *(_bundle(run.best) if finished else [])]

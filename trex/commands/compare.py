@@ -150,7 +150,9 @@ def prepare(args: argparse.Namespace) -> Question:
     weights_sha256 = loaded.weights_sha256 if loaded else None
     given = tuple(read_given(path, compared, weights_sha256, limit_s) for path in args.runs)
     if args.out is not None:
-        _make(args.out)
+        from trex.files import make_folder
+
+        make_folder(args.out)
     return Question(
         subject=compared,
         class_token=has_class_token(model),
@@ -169,17 +171,6 @@ def prepare(args: argparse.Namespace) -> Question:
 
 def _data(args: argparse.Namespace) -> str:
     return f"{args.data}{', mixed precision' if args.amp else ''}"
-
-
-def _make(folder: Path) -> None:
-    from trex.errors import StorageError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be created: {error.strerror}", hint="choose another --out folder"
-        ) from error
 
 
 def _write(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row]) -> list[str]:

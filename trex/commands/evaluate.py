@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trex.models.registry import LoadedModel
-    from trex.search.run import Run
+    from trex.store.run import Run
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _of_run(args: argparse.Namespace) -> _Measured:
     from trex.search.pick import load_original, pick_variant
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     folder = Run.open(args.folder)
     original, config = load_original(folder, args.weights)

@@ -256,7 +256,7 @@ def _of_run(args: argparse.Namespace) -> tuple[list[Variant], str | None]:
 
     from trex.exporters.variant import Variant
     from trex.search.pick import load_original, pick_record, pick_variant
-    from trex.search.run import Run
+    from trex.store.run import Run
 
     run = Run.open(args.source)
     picks: Sequence[str] = args.plans or [args.pick]

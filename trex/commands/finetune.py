@@ -93,7 +93,7 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.errors import RunError
     from trex.hardware import load_chip
     from trex.search.pick import load_original, pick_record, pick_variant
-    from trex.search.run import Run
+    from trex.store.run import Run
     from trex.training.data import open_dataset
     from trex.training.finetune import Job, RecipeError, load_recipe
     from trex.training.transforms import eval_transform

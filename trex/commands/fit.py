@@ -81,6 +81,8 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.search.problem import Problem, SearchSettings
     from trex.search.space import SearchSpace
 
+    if args.final_views is None:
+        args.final_views = 2
     _problem.check_least(args, _LEAST)
     plans = _plans(args)
     chip = load_chip(args.hw)

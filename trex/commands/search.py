@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments, _problem, _rungs, _space
+from trex.commands import _arguments, _budgets, _problem, _rungs, _space
 
 if TYPE_CHECKING:
     from trex.search.budget import Budget
     from trex.search.engine import Search
+    from trex.search.space import SearchSpace
 
 # The same names as in trex.search.strategies, which is too heavy to import for `--help`.
 STRATEGIES = ("exact", "optuna", "paper", "random")
@@ -18,6 +20,7 @@ STRATEGIES = ("exact", "optuna", "paper", "random")
 _LEAST = {
     "evaluations": 1,
     "refined_candidates": 0,
+    "refine_rounds": 0,
     "final_views": 0,
     "batch_size": 1,
     "workers": 1,
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="spread the plans over all prices within the limits; without any, up to the original",
     )
+    _budgets.add_many(budget)
     _problem.add_data(parser)
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -57,8 +61,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--sampler", default="tpe", choices=("tpe", "nsga2"), help="of --strategy optuna"
     )
-    work.add_argument("--evaluations", type=int, default=32, metavar="N", help="plans measured")
+    work.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="plans measured (24; 32 where plans only reuse; 12 with --quick)",
+    )
+    work.add_argument(
+        "--refine-rounds",
+        type=int,
+        metavar="N",
+        help="of the best plan's closed-form refinement (1; 3 where plans only reuse)",
+    )
+    work.add_argument(
+        "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
+    )
     _problem.add_work(work)
+    work.add_argument(
+        "--like",
+        type=Path,
+        metavar="RUN",
+        help="take the probes of a run of the same model, space and images; another chip or limit",
+    )
     _rungs.add_rungs(parser)
     _problem.add_many(parser)
     _arguments.add_json(parser)
@@ -66,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, measure the winner, print the table."""
+    if _budgets.several(args):
+        return _several(args)
     result = _problem.carry_out(args, prepare)
     if args.json:
         print(json.dumps(result))
@@ -76,8 +102,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
+def _several(args: argparse.Namespace) -> int:
+    """Several searches, and a table of them."""
+    _budgets.check(args)
+    told = _budgets.run(args, prepare)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        from trex.report.tables import budgets_table
+
+        print("\n".join(budgets_table(told)))
+    return 0
+
+
+def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Search, Any]:
     """Check everything a search needs, before any work; also how to measure bundles.
+
+    Args:
+        args: the flags.
+        like: a search that differs in its limits alone, whose passes are shared.
 
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
@@ -87,15 +130,15 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     from trex.hardware import load_chip
     from trex.models.registry import architecture_of
     from trex.search.problem import Problem, SearchSettings
-    from trex.search.space import SearchSpace
 
     _problem.check_least(args, _LEAST)
     budget = _budget(args)
     chip = load_chip(args.hw)
     _arguments.check_sources(args.calib, args.eval)
-    loaded = _problem.load_model(args)
+    loaded = _problem.load_model(args) if like is None else like.problem.loaded
     model = architecture_of(loaded.model, loaded.name)
-    space = SearchSpace.load(args.space, model, _space.space_overrides(args))
+    space = _space.load_space(args, model)
+    effort = _effort(args, space)
     config = _arguments.data_config(args, loaded.model)
     classes = getattr(loaded.model, "num_classes", None)
     images = _arguments.open_calibration(args.calib, args, config, classes)
@@ -112,16 +155,35 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
             strategy=args.strategy,
             pareto=args.pareto,
             sampler=args.sampler,
-            evaluations=args.evaluations,
             refined_candidates=args.refined_candidates,
             final_views=_problem.views_of(args, config),
+            **effort,
             fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(precision=precision),
+            refine=RefineSettings(rounds=args.refine_rounds, precision=precision),
             finetuning=_rungs.finetuning_of(args, images),
         ),
     )
     evaluated = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
-    return _problem.search_of(args, problem, budget, evaluated)
+    return _problem.search_of(args, problem, budget, evaluated, like)
+
+
+def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
+    """How many plans are measured, and on what, where the flags do not say it."""
+    if args.evaluations is None:
+        args.evaluations = 12 if args.quick else 24 if space.joint else 32
+    if args.final_views is None:
+        args.final_views = 0 if space.joint or args.quick else 2
+    if args.refine_rounds is None:
+        args.refine_rounds = 1 if args.quick or space.joint else 3
+    effort: dict[str, Any] = {"evaluations": args.evaluations}
+    if args.quick:
+        effort |= {"surrogate_images": 120, "choice_images": 80}
+    if space.joint and args.strategy == "exact":
+        effort = {"surrogate_images": 240, "choice_images": 160, **effort}
+        effort |= {"confirmed": min(4, args.evaluations), "fresh_share": 0.2}
+        if not args.pareto:
+            effort["moves"] = args.evaluations - max(1, args.evaluations // 3)
+    return effort
 
 
 def _budget(args: argparse.Namespace) -> Budget:

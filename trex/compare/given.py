@@ -17,7 +17,7 @@ from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.search.pick import pick_variant
 from trex.search.ranking import best_record
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.stored import read_plan
 
 

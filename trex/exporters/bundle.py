@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import trex
-from trex.errors import BundleError, PlanError, StorageError, TrexError
+from trex.errors import BundleError, PlanError, TrexError
 from trex.exporters.variant import Variant
 from trex.exporters.verify import Check, compare
-from trex.files import write_atomic
+from trex.files import make_folder, parse_json, write_atomic
 from trex.models.registry import create
-from trex.models.weights import state_hash, weights_hash
+from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
+from trex.store.schemas import Fields, ModelArguments, Text, check_fields
+from trex.store.tensors import state_hash
 from trex.stored import current
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
@@ -44,6 +47,16 @@ _RUNNING: Final = {
     V0_1: ("model", "model_args", "plan", "transforms", "weights_sha256", "data"),
     SCHEMA: ("model", "model_args", "plan", "weights_sha256", "data"),
 }
+
+
+class _BundleFields(Fields):
+    model: Text
+    model_args: ModelArguments
+    plan: Text
+    base_weights_sha256: Text
+    weights_sha256: Text
+    data: dict[str, Any]
+    estimate: dict[str, Any] = Field(default_factory=dict)
 
 
 class BundleExporter:
@@ -121,12 +134,7 @@ def save_bundle(
         **(extra or {}),
     }
     config["fingerprint"] = _fingerprint(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
-        ) from error
+    make_folder(folder)
     if isinstance(data_config, TextConfig):
         write_atomic(folder / TOKENIZER, data_config.load().to_str().encode())
     write_atomic(folder / WEIGHTS, save(state))
@@ -141,7 +149,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
             f"{folder} is not a bundle: it has no {CONFIG}",
@@ -149,7 +157,7 @@ def load_config(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None
-    if not isinstance(config, dict) or config.get("schema") not in _RUNNING:
+    if not isinstance(config, dict) or config.get("schema") not in tuple(_RUNNING):
         found = config.get("schema") if isinstance(config, dict) else None
         raise BundleError(
             f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
@@ -164,6 +172,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"{file} was changed after it was written",
             hint=f"export it again; {', '.join(running)} belong together",
         )
+    check_fields(_BundleFields, config, file, BundleError, "export it again")
     try:
         return current(config) if config["schema"] == V0_1 else config
     except PlanError as error:
@@ -218,6 +227,15 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a bundle's files are all there, and are those that belong together."""
+    try:
+        stored: str = load_config(folder)["weights_sha256"]
+        return state_hash(_read_weights(folder / WEIGHTS)) == stored
+    except BundleError:
+        return False
+
+
 def _misfit_of_averages(model: nn.Module, found: Mapping[str, torch.Size]) -> str:
     """Which consumer's average maps are of other tokens than the model's; empty where none is."""
     names = {id(module): name for name, module in model.named_modules()}
@@ -243,5 +261,5 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         return dict(load_file(file))
     except FileNotFoundError:
         raise BundleError(f"{file.parent} has no {file.name}", hint="export it again") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise BundleError(f"{file} cannot be read: {error}", hint="export it again") from None

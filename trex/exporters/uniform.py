@@ -15,10 +15,10 @@ from typing import Final, cast
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from trex.errors import BundleError, StorageError
+from trex.errors import BundleError
 from trex.exporters.variant import Variant
 from trex.exporters.verify import Check, compare
-from trex.files import write_atomic
+from trex.files import make_folder, write_atomic
 from trex.models.uniform import UniForm, from_config
 from trex.models.uniform.config import (
     CONFIG,
@@ -122,12 +122,7 @@ def save_uniform(folder: Path, model: nn.Module, *, name: str, data_config: Data
         width=model.num_features,
         num_classes=model.num_classes,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
-        ) from error
+    make_folder(folder)
     write_atomic(folder / WEIGHTS, save(state))
     write_atomic(folder / MMENGINE, mmengine)
     write_atomic(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")

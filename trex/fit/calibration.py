@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from trex.errors import DataError
+from trex.errors import DataError, ModelError
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter
 from trex.plan import Plan
@@ -22,6 +22,11 @@ Progress = Callable[[int], object]
 
 #: Average and mixed maps need few numbers: so many images' maps are kept, on disk.
 MOST_MAPS: Final = 500
+
+#: Logits of trained classifiers stay within a hundred; softmax of these is one class alone.
+MOST_LOGIT: Final = 1e5
+#: differences below this share of the largest logit are rounding, in bfloat16 too
+SAME: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +46,9 @@ class FitSettings:
     #: how far to go from the start to the solved map: a small push in the right direction upsets
     #: later encoders less than the whole one
     shrink: float = 0.4
+    #: how far producers behind the first fitted consumer go from the original's projection to
+    #: one that is solved like a consumer's; None where they stay as they are
+    producers: float | None = None
     #: images in one forward
     batch_size: int = 50
     #: of forwards; what is solved is solved in double precision
@@ -66,14 +74,14 @@ class Calibration:
         layout: which plans the model can run.
         encoders: with their names, in order.
         entry: of every image, the stream that enters encoder 0.
-        targets: of every encoder and fitted image, what its attention branch should add to a
-            stream, of the original's tokens.
+        attended: of every encoder and fitted image, the stream behind its attention.
         maps: of the encoders asked for, the first fitted images' attention maps.
         n_maps: of how many images.
         logits: the original's, of every image.
 
     Raises:
-        DataError: there is no image to fit on.
+        DataError: there is no image to fit on, or all are the same to the model.
+        ModelError: what the original puts out is not finite, or absurd.
     """
 
     def __init__(
@@ -95,7 +103,7 @@ class Calibration:
         self.layout = adapter.layout(model)
         self.encoders = list(encoders_of(model, adapter))
         self.entry = TensorFile(scratch)
-        self.targets = [TensorFile(scratch) for _ in self.encoders]
+        self.attended = [TensorFile(scratch) for _ in self.encoders]
         self.maps = {index: TensorFile(scratch, torch.bfloat16) for index in sorted(maps)}
         self.n_fit = self.n_images = self.n_maps = 0
         route = Route.of(Plan(), self.layout)
@@ -105,7 +113,7 @@ class Calibration:
         with (
             torch.no_grad(),
             precision,
-            closed_on_failure([self.entry, *self.targets, *self.maps.values()]),
+            closed_on_failure([self.entry, *self.attended, *self.maps.values()]),
         ):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
@@ -117,7 +125,8 @@ class Calibration:
                     progress(len(images))
             if not self.n_fit:
                 raise DataError("there is no image to fit on", hint="give more calibration images")
-        self.logits = torch.cat(logits).float()
+            self.logits = torch.cat(logits).float()
+            check_outputs(self.logits)
 
     def _route(self, route: Route, mapped: bool) -> Route:
         """The original's, with the maps that are asked for."""
@@ -132,14 +141,12 @@ class Calibration:
         return replace(route, steps=tuple(steps))
 
     def _collect(self, route: Route, images: Tensor, fitted: bool) -> Tensor:
-        """Run one batch through the original; store its entry stream and the fit's targets."""
-        start, kept = self.n_images, 1.0 - self.settings.drift
+        """Run one batch through the original; store its streams."""
+        start = self.n_images
 
         def see(step: Step, passed: Passed) -> None:
-            # encoder 0 can only be one of average maps
-            if fitted and (step.index or 0 in self.maps):
-                target = passed.attended.stream - kept * passed.entered.stream
-                self.targets[step.index].write(start, target)
+            if fitted:
+                self.attended[step.index].write(start, passed.attended.stream)
             for (_, _), value in passed.left.kept.items():
                 self.maps[step.index].write(start, value)
 
@@ -147,10 +154,63 @@ class Calibration:
         self.entry.write(start, stream)
         return run_encoders(self.model, self.adapter, route, stream, see=see)[1]
 
+    def target(self, encoder: int, start: int, stop: int, drift: float) -> Tensor:
+        """What an encoder's attention branch should add, plus `drift` times the variant's stream.
+
+        Of the fitted images from `start` to `stop` and the original's tokens. What entered the
+        encoder is not stored: it is made anew where not all of the drift is corrected.
+        """
+        attended = self.attended[encoder].read(start, stop)
+        if drift == 1.0:
+            return attended
+        return attended - (1.0 - drift) * self._entered(encoder, start, stop)
+
+    def _entered(self, encoder: int, start: int, stop: int) -> Tensor:
+        """The original's stream before an encoder's attention."""
+        if encoder:
+            before = self.encoders[encoder - 1][1]
+            with torch.no_grad(), forward_precision(self.settings.precision):
+                left = self.adapter.after(before, self.attended[encoder - 1].read(start, stop))
+                stream = self.adapter.between(self.model, encoder - 1, left)
+        else:
+            stream = self.entry.read(start, stop)
+        return self.adapter.before(self.encoders[encoder][1], stream)
+
     def close(self) -> None:
         """Give the disk space back."""
-        for file in (self.entry, *self.targets, *self.maps.values()):
+        for file in (self.entry, *self.attended, *self.maps.values()):
             file.close()
+
+
+def check_outputs(logits: Tensor) -> None:
+    """See that an original says something about images that a variant can be compared with.
+
+    Args:
+        logits: of every calibration image, (images, classes).
+
+    Raises:
+        ModelError: they are not finite, or larger than any classifier's.
+        DataError: they are the same for all images.
+    """
+    sound = logits.isfinite().all(dim=1)
+    if not bool(sound.all()):
+        raise ModelError(
+            f"the original puts out what is no number for {int((~sound).sum())} of {len(logits)} "
+            "calibration images",
+            hint="check its weights, its preprocessing (--mean, --std) and --precision float32",
+        )
+    largest = float(logits.abs().max())
+    if largest > MOST_LOGIT:
+        raise ModelError(
+            f"the original's logits reach {largest:.3g}, which no trained classifier's do",
+            hint="check its weights and its preprocessing (--mean, --std)",
+        )
+    if len(logits) > 1 and float((logits - logits[0]).abs().max()) <= SAME * max(largest, SAME):
+        raise DataError(
+            f"the original answers the same to all {len(logits)} calibration images",
+            hint="check that they are not copies of one, or all black, and that its weights are "
+            "not all zero",
+        )
 
 
 @contextmanager

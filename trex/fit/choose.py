@@ -1,9 +1,10 @@
 """How to fit a model, chosen on its own calibration images.
 
-What share of a solved map to use, how much class tokens count and how strong the penalty is differ
-from model to model: what suits one that hardly needs its attention wrecks another. So a plan is
-fitted in several ways on a part of the fitted images, and the way is used that loses least on the
-others. No label and no image beside the fitted ones has a part in it.
+What share of a solved map to use, how much of the drift to correct, how much class tokens count
+and how strong the penalty is differ from model to model: what suits one that hardly needs its
+attention wrecks another. So a plan is fitted in several ways on a part of the fitted images, and
+the way is used that loses least on the others. No label and no image beside the fitted ones has a
+part in it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from torch import Tensor
+
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
 
 #: Images that take part, and the share of them that ways of fitting are compared on.
@@ -23,21 +26,24 @@ MOST_IMAGES: Final = 400
 _HELD_OUT: Final = 0.4
 #: The share of a solved map that is used; 0 keeps the start.
 _SHARES: Final = (0.0, 0.2, 0.4, 0.7, 1.0)
+_DRIFTS: Final = (0.0, 0.5)
 _CLASS_WEIGHTS: Final = (10.0, 1000.0)
 _RIDGES: Final = (0.01, 1.0)
+#: The share for producers behind the first consumer, beside leaving them as they are.
+_PRODUCERS: Final = (0.5, 1.0)
 #: what is chosen of the settings
-CHOSEN: Final = ("shrink", "class_weight", "ridge")
+CHOSEN: Final = ("shrink", "drift", "class_weight", "ridge", "producers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One way of fitting, and what the plan lost with it: KL from the original, in nats."""
+    """One way of fitting, and what the plan lost with it: nats, or as the loss given has it."""
 
     settings: FitSettings
     loss: float
 
     @property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> dict[str, float | None]:
         """What is chosen of the settings."""
         return {name: getattr(self.settings, name) for name in CHOSEN}
 
@@ -50,6 +56,8 @@ def choose_settings(
     calibration: Calibration,
     plan: Plan,
     *,
+    loss: Callable[[Tensor, Tensor], float] = mean_kl,
+    most: int = MOST_IMAGES,
     progress: Callable[[int], object] = lambda steps: None,
 ) -> list[Trial]:
     """Ways to fit, the best first; one alone where the plan has nothing to fit.
@@ -57,9 +65,11 @@ def choose_settings(
     Args:
         calibration: the original's pass; its settings are where the choice starts.
         plan: what is fitted; the more consumers it has, the more the choice tells.
+        loss: of a variant's outputs against the original's; another for models without classes.
+        most: images that take part.
         progress: called with every image that has passed through one encoder.
     """
-    images = min(calibration.n_fit, MOST_IMAGES)
+    images = min(calibration.n_fit, most)
     held_out = round(_HELD_OUT * images)
     base = calibration.settings
     if not any(r.transform != "none" for r in plan.reuses) or not 0 < held_out < images:
@@ -81,18 +91,23 @@ def choose_settings(
                 )
                 (fitted,) = fitter.fit([plan])
                 original = calibration.logits[images - held_out : images]
-                tried[way] = Trial(settings=way, loss=mean_kl(fitted.logits, original))
+                found = answers(fitted.logits, original)
+                tried[way] = Trial(settings=way, loss=loss(found, original))
 
     attempt(replace(base, shrink=share) for share in _SHARES)
+    chosen = best()
+    attempt(replace(chosen, drift=drift) for drift in _DRIFTS)
     chosen = best()
     attempt(replace(chosen, class_weight=weight) for weight in _CLASS_WEIGHTS)
     chosen = best()
     attempt(replace(chosen, ridge=ridge) for ridge in _RIDGES)
+    chosen = best()
+    attempt(replace(chosen, producers=share) for share in _PRODUCERS)
     return sorted(tried.values(), key=lambda trial: trial.loss)
 
 
-def steps_to_choose(calibration: Calibration) -> int:
+def steps_to_choose(calibration: Calibration, most: int = MOST_IMAGES) -> int:
     """How many images have to pass through how many encoders, at most."""
-    images = min(calibration.n_fit, MOST_IMAGES)
-    ways = len(_SHARES) + len(_CLASS_WEIGHTS) + len(_RIDGES)
+    images = min(calibration.n_fit, most)
+    ways = sum(map(len, (_SHARES, _DRIFTS, _CLASS_WEIGHTS, _RIDGES, _PRODUCERS)))
     return ways * images * len(calibration.encoders)

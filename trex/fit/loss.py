@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def answers(logits: Tensor, original: Tensor) -> Tensor:
+    """A variant's logits, (images, classes), for comparison with the original's.
+
+    Where one is not finite, the variant answers nothing: it then counts as having ruled out the
+    original's first guess, and knowing no more.
+    """
+    sound = logits.isfinite().all(dim=1, keepdim=True)
+    if bool(sound.all()):
+        return logits
+    wrong = torch.zeros_like(original).scatter_(1, original.argmax(1, keepdim=True), -1.0)
+    return torch.where(sound, logits, wrong.to(logits))
 
 
 def mean_kl(logits: Tensor, original: Tensor) -> float:
@@ -16,3 +30,26 @@ def mean_kl(logits: Tensor, original: Tensor) -> float:
             log_target=True,
         )
     )
+
+
+def sketch(logits: Tensor, original: Tensor, size: int) -> list[float]:
+    """An error in so many numbers: inner products of sketches approximate those of errors.
+
+    An error is what the logits differ by, in the metric of the original's output (Fisher's), so
+    its square is the divergence to second order, in nats an image. Each of its numbers is added to
+    one of the sketch's, with a sign, both drawn at random and the same for all errors (count
+    sketch: Charikar et al. 2002).
+
+    Args:
+        logits: (images, classes).
+        original: the original's, of the same images.
+        size: of the sketch.
+    """
+    probabilities = original.double().softmax(1)
+    difference = (logits - original).double()
+    difference -= (probabilities * difference).sum(1, keepdim=True)
+    error = (difference * probabilities.sqrt()).flatten() / (2 * len(logits)) ** 0.5
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randint(size, error.shape, generator=generator)
+    sign = 1.0 - 2.0 * torch.randint(2, error.shape, generator=generator)
+    return torch.zeros(size, dtype=torch.double).index_add_(0, place, sign * error).tolist()

@@ -6,17 +6,17 @@ common order. So a consumer's map is
 
     A_h = S_h + Σ_g w_hg (A_g − S_g)
 
-with the averages over calibration images, and w by least squares. S_h − Σ w_hg S_g is one
-constant. Merged tokens' maps are spread over the places of the model's first tokens, where all
-images' maps can be averaged.
+with the averages over calibration images. The weights w are solved by least squares of what the
+attention branch puts out, on the consumer's own values and through its projection: a map's error
+counts as it is felt. S_h − Σ w_hg S_g is one constant. Merged tokens' maps are spread over the
+places of the model's first tokens, where all images' maps can be averaged.
 
-Letters: B images, H heads, T first tokens.
+Letters: B images, H heads, T first tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import torch
@@ -35,7 +35,7 @@ _RIDGE: Final = 1e-3
 def set_mixing(
     consumer: Consumer,
     step: Step,
-    states: Iterable[tuple[range, State]],
+    states: Callable[[], Iterable[tuple[range, State]]],
     calibration: Calibration,
 ) -> None:
     """Solve for a consumer's average maps and weights.
@@ -43,7 +43,8 @@ def set_mixing(
     Args:
         consumer: of mixed or average maps.
         step: its.
-        states: before it, of images whose maps the calibration holds, with their numbers.
+        states: makes anew, at each call, those before it of images whose maps the calibration
+            holds, with their numbers.
         calibration: the original's pass.
 
     Raises:
@@ -55,16 +56,27 @@ def set_mixing(
             f"the calibration kept no attention maps of encoder {step.index}",
             hint="name the encoder in Calibration(maps=...)",
         )
+    source_of = None if step.reuse.is_average else step.reuse.source
+    own, source, images = torch.zeros(()), torch.zeros(()), 0
+    for rows, state in states():
+        own = own + calibration.maps[step.index].read(rows.start, rows.stop).double().sum(0)
+        if source_of is not None:
+            source = source + spread_map(state, state.kept[source_of, "map"]).double().sum(0)
+        images += len(rows)
+    own, source = (own / images).float(), (source / images).float()
+    if source_of is None:
+        consumer.set_mixing(own, None)
+        return
     weights = row_weights(calibration, step.own_rows)
-    sums = _Sums(weights)
-    for rows, state in states:
-        own = calibration.maps[step.index].read(rows.start, rows.stop)
-        source = None
-        if not step.reuse.is_average:
-            source = spread_map(state, state.kept[step.reuse.source, "map"]).float()
-        sums.add(own, source)
-    average, mix = sums.solve()
-    consumer.set_mixing(average, mix)
+    sums = _Sums(len(own))
+    for rows, state in states():
+        for number, state_of_one in zip(rows, _each(state), strict=True):
+            theirs = spread_map(state_of_one, state_of_one.kept[source_of, "map"])[0] - source
+            wanted = calibration.maps[step.index].read(number, number + 1)[0] - own
+            values = _spread(state_of_one, consumer.put_out(state_of_one.stream))[0]
+            sums.add(theirs, wanted, values, weights)
+    mix = sums.solve()
+    consumer.set_mixing(own - (mix @ source.flatten(1)).view_as(own), mix)
 
 
 def row_weights(calibration: Calibration, own_rows: int) -> Tensor:
@@ -88,46 +100,45 @@ def spread_map(state: State, map_BHNN: Tensor) -> Tensor:
     return map_rows(rows.mT, merged).mT * share[:, None, None, :]
 
 
-@dataclass(slots=True)
+def _each(state: State) -> Iterator[State]:
+    """Every image's state."""
+    for i in range(len(state.stream)):
+        one = slice(i, i + 1)
+        yield State(
+            state.stream[one],
+            None if state.sizes is None else state.sizes[one],
+            None if state.groups is None else state.groups[one],
+            {of: value[one] for of, value in state.kept.items()},
+        )
+
+
+def _spread(state: State, values_BHND: Tensor) -> Tensor:
+    """What merged tokens have, at the places of the model's first ones."""
+    merged = state.merged
+    return values_BHND if merged is None else map_rows(values_BHND, merged)
+
+
 class _Sums:
-    """Sums over images, in float64, of maps and of products of heads."""
+    """Products of what the source's heads put out through every own head's values, in float64."""
 
-    weights: Tensor
-    images: int = 0
-    own: Tensor = field(default_factory=lambda: torch.zeros(()))
-    source: Tensor | None = None
-    gram: Tensor = field(default_factory=lambda: torch.zeros(()))
-    cross: Tensor = field(default_factory=lambda: torch.zeros(()))
+    def __init__(self, heads: int) -> None:
+        self._heads = heads
+        self._gram = torch.zeros(heads**2, heads**2, dtype=torch.float64)
+        self._cross = torch.zeros(heads**2, dtype=torch.float64)
 
-    def add(self, own_BHTT: Tensor, source_BHTT: Tensor | None) -> None:
-        """Maps of some images."""
-        self.images += len(own_BHTT)
-        self.own = self.own + own_BHTT.double().sum(0)
-        if source_BHTT is None:
-            return
-        self.source = source_BHTT.double().sum(0) + (0 if self.source is None else self.source)
-        weighted = source_BHTT * self.weights[:, None]
-        self.gram = self.gram + _products(weighted, source_BHTT)
-        self.cross = self.cross + _products(own_BHTT, weighted)
+    def add(
+        self, source_HTT: Tensor, own_HTT: Tensor, values_HTD: Tensor, weights_T: Tensor
+    ) -> None:
+        """One image's deviations from the averages, and what its tokens put out."""
+        put_out = (source_HTT[None] @ values_HTD[:, None]).flatten(0, 1)
+        wanted = (own_HTT @ values_HTD).sum(0)
+        weighted = put_out * weights_T[:, None]
+        self._gram += (weighted.flatten(1) @ put_out.flatten(1).T).double()
+        self._cross += (weighted.flatten(1) @ wanted.flatten()).double()
 
-    def solve(self) -> tuple[Tensor, Tensor | None]:
-        """The constant (H, T, T), and the weights (H, H) of the source's heads."""
-        own = self.own / self.images
-        if self.source is None:
-            return own.float(), None
-        source = self.source / self.images
-        weighted = (source * self.weights[:, None])[None]
-        gram = self.gram / self.images - _products(weighted, source[None])
-        cross = self.cross / self.images - _products(own[None], weighted)
-        penalty = _RIDGE * gram.diagonal().mean() + 1e-12
-        mix = torch.linalg.solve(
-            gram + penalty * torch.eye(len(gram), dtype=gram.dtype), cross.T
-        ).T
-        constant = own - (mix @ source.flatten(1)).view_as(own)
-        return constant.float(), mix.float()
-
-
-def _products(one_BHTT: Tensor, other_BHTT: Tensor) -> Tensor:
-    """Sums over images and places of products of heads, (H, H)."""
-    one, other = (of.transpose(0, 1).flatten(1) for of in (one_BHTT, other_BHTT))
-    return (one @ other.T).double()
+    def solve(self) -> Tensor:
+        """The weights (H, H) of the source's heads."""
+        penalty = _RIDGE * self._gram.diagonal().mean() + 1e-12
+        damped = self._gram + penalty * torch.eye(len(self._gram), dtype=torch.float64)
+        weights: Tensor = torch.linalg.solve(damped, self._cross)
+        return weights.view(self._heads, -1).float()

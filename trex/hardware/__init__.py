@@ -9,14 +9,13 @@ from trex.hardware.load import load_chip
 from trex.hardware.measured import MeasuredDevice
 from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
 from trex.hardware.published import ChipReport, Comparison, check_chip
-from trex.hardware.table import AdditiveCosts, CostTable, PlanArrays, PlanCosts
+from trex.hardware.table import CostTable, PlanArrays, PlanCosts
 from trex.hardware.workload import EncoderWork, Workload, encoder_work, without_dead_rows, workload
 
 __all__ = [
     "ACCOUNTINGS",
     "SCHEDULES",
     "Accounting",
-    "AdditiveCosts",
     "Basis",
     "Chip",
     "ChipReport",

@@ -38,8 +38,8 @@ from trex.units import EDAP_MJ_MS_MM2
 
 #: Plans priced in one go: few enough that their columns stay in the processor's cache.
 _CHUNK: Final = 1 << 13
-#: Rows of `AdditiveCosts.by_form`, in order.
-_ADDITIVE: Final = [ENERGY, AREA, LEAKAGE, LATENCY]
+#: Rows of what adds up over encoders, in order.
+_ADDITIVE: Final = [ENERGY, AREA, LEAKAGE, LATENCY, MACS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,28 +64,6 @@ class PlanCosts:
     def edap_mj_ms_mm2(self) -> Floats:
         """The same in the TReX paper's unit."""
         return self.edap_j_s_m2 * EDAP_MJ_MS_MM2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdditiveCosts:
-    """What adds up over the encoders of plans that only reuse, for those who look for plans by it.
-
-    Rows are energy without leakage (J), area (m²), leakage (W) and latency (s). A plan's energy is
-    its first row's sum plus leakage × latency.
-
-    Attributes:
-        by_form: (4, encoders, 1 + forms).
-        fixed: (4,), outside the encoders and shared by them.
-        macs: (encoders, 1 + forms), multiply-accumulates.
-        fixed_macs: those outside the encoders.
-        whole_latency: whether the latency is all there; pipelines add the time of their chains.
-    """
-
-    by_form: Floats
-    fixed: Floats
-    macs: Floats
-    fixed_macs: float
-    whole_latency: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,19 +239,52 @@ class CostTable:
             raise ValueError(f"no class rows alone: {layout.no_class_rows or 'none are read'}")
         return self._priced(len(plans), lambda rows: self._located(plans.some(rows)))
 
-    def additive(self) -> AdditiveCosts:
-        """What `price` adds up."""
+    def encoder(
+        self,
+        encoder: int,
+        forms: NDArray[Any],
+        gone: NDArray[Any],
+        pairs: NDArray[Any],
+        since: NDArray[Any],
+        rows: NDArray[Any],
+        only_class: bool = False,
+    ) -> Floats:
+        """What one encoder costs in several situations, of what adds up: (5, situations).
+
+        Energy without leakage (J), area (m²), leakage (W), latency (s) and multiply-accumulates. A
+        plan's energy is its first row's sum plus leakage × latency; pipelines add the time of
+        their chains to the latency.
+
+        Args:
+            encoder: its index.
+            forms: their numbers; 0 for producers.
+            gone: tokens merged before it.
+            pairs: that it merges.
+            since: of a consumer, tokens merged since its source's attention.
+            rows: by `trex.hardware.entries.rows_codes`.
+            only_class: whether it computes class rows only.
+        """
         entries = self._entries
-        around = entries.outside(np.array([self.architecture.layout.tokens]))  # `values` may grow
-        outside = entries.values[:, around]
-        by_form = entries.values[:, entries.plain]
-        return AdditiveCosts(
-            by_form=by_form[_ADDITIVE],
-            fixed=outside[_ADDITIVE, 0],
-            macs=by_form[MACS],
-            fixed_macs=float(outside[MACS, 0]),
-            whole_latency=not self._pipelined,
-        )
+        at = np.full_like(pairs, entries.most_pairs + 1) if only_class else pairs
+        found = entries.find(encoder, forms, gone, at)
+        if rows.any():
+            found = entries.with_rows(encoder, found, rows)
+        moved = np.flatnonzero((since > 0) & (forms > 0))
+        if len(moved):
+            found[moved] = entries.moved(encoder, found[moved], since[moved])
+        costs: Floats = entries.values[:, found][_ADDITIVE]
+        return costs
+
+    def outside(self, left: NDArray[Any]) -> Floats:
+        """The same of everything outside the encoders, by the tokens behind the last: (5, n)."""
+        found = self._entries.outside(left)  # `values` may grow
+        costs: Floats = self._entries.values[:, found][_ADDITIVE]
+        return costs
+
+    @property
+    def whole_latency(self) -> bool:
+        """Whether the latency adds up; else what adds up is a lower bound."""
+        return not self._pipelined
 
     def _checked(self, numbers: NDArray[Any], most: int, name: str) -> NDArray[Any]:
         encoders = len(self.architecture.encoders)

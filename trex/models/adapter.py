@@ -336,6 +336,13 @@ class Consumer(nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def put_out(self, stream_BND: Tensor) -> Tensor:
+        """What a head's weight on a token adds to the branch, (B, H, N, D), of mixed maps.
+
+        That is every head's values through its part of the projection.
+        """
+        raise NotImplementedError
+
     @property
     @abstractmethod
     def projection(self) -> nn.Linear:

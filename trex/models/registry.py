@@ -198,7 +198,7 @@ def load(
         arguments=arguments,
         model=model,
         adapter=adapter,
-        weights_source="hub" if weights is None else str(weights),
+        weights_source="hub" if weights is None else str(Path(weights).absolute()),
         weights_sha256=weights_hash(model),
         report=report,
     )

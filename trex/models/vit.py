@@ -239,6 +239,13 @@ class ReusedAttention(nn.Module):
             whole = torch.cat((rows, whole[:, :, self.own_rows :]), dim=2)
         return cast(Tensor, self.norm(join_heads(products.context(whole, value))))
 
+    def put_out(self, own_BND: Tensor) -> Tensor:
+        """Every head's values through its part of the projection, (B, H, N, D)."""
+        value = self._heads(self.v, own_BND)
+        weight_HED = self.proj.weight.T.reshape(self.num_heads, value.shape[-1], -1)
+        put_out: Tensor = value @ weight_HED
+        return put_out
+
     def map_of(self, map_BHNN: Tensor | None, tokens: Tokens) -> Tensor:
         """The source's map as the consumer uses it; without one, its average."""
         mixed = map_BHNN
@@ -314,6 +321,10 @@ class VitConsumer(Consumer):
             self.attn.average.copy_(average_HNN)
             if mix_HH is not None:
                 self.attn.mix.copy_(mix_HH)
+
+    def put_out(self, stream_BND: Tensor) -> Tensor:
+        """Every head's values through its part of the projection; no norm of the output."""
+        return self.attn.put_out(self.norm1(stream_BND))
 
     def features(self, stream: Tensor, reused: Tensor | None, tokens: Tokens) -> Tensor:
         """The transform of the reused output, or of the consumer's map on the own values.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from trex.errors import WeightsError
 from trex.models._checkpoint import read_checkpoint, unwrap_checkpoint
+from trex.store.tensors import state_hash
 
 #: Names an error or a report spells out before it only counts.
 _SHOWN: Final = 3
@@ -77,7 +76,8 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
         model_name: the name the model was created by.
 
     Raises:
-        WeightsError: the file is unreadable, or any name or shape is not the model's.
+        WeightsError: the file is unreadable, any name or shape is not the model's, or its values
+            are whole numbers or not finite.
     """
     contents = read_checkpoint(path)
     try:
@@ -88,6 +88,7 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
     report = _compare(stored, weights, model)
     if not report.fits:
         raise _refusal(report, stored, model, f"{path} does not fit {model_name}")
+    _check_values(weights, model, path)
     model.load_state_dict(weights)
     return report
 
@@ -95,16 +96,6 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
 def weights_hash(model: nn.Module) -> str:
     """16 hexadecimal digits that change with any name, type, shape or value of a state dict."""
     return state_hash(model.state_dict())
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """`weights_hash` of a model with this state dict."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _convert(stored: dict[str, Tensor], model: nn.Module, model_name: str) -> dict[str, Tensor]:
@@ -166,6 +157,27 @@ def _compare(
             if name not in stored and id(weights[name]) in origin
         ),
     )
+
+
+def _check_values(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
+    for name, own in model.state_dict().items():
+        value = weights[name]
+        if not own.is_floating_point():
+            continue
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"{path}: {name} holds whole numbers ({_kind(value)}), the model's are fractions",
+                hint="give the weights as they were before they were rounded or quantised",
+            )
+        if not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{path}: {name} holds what is not a finite number",
+                hint="give a checkpoint from before the training broke down",
+            )
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _refusal(

@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from trex.hardware import Cost
 from trex.plan import Plan
 from trex.report.costs import Priced
-from trex.report.facts import Candidate, Facts, Pairs
+from trex.report.facts import Facts, Pairs
 from trex.report.published import PaperPoint
+from trex.store.record import Record
 from trex.units import format_quantity
 
 #: Parts below this share of every quantity are drawn together.
@@ -212,7 +213,7 @@ def heat_map(facts: Facts, pairs: Pairs) -> HeatMap:
     return HeatMap(f"{facts.subject}; {pairs.form}", tuple(map(tuple, values.tolist())), chosen)
 
 
-def _hover(facts: Facts, c: Candidate) -> str:
+def _hover(facts: Facts, c: Record) -> str:
     top1 = c.selection.top1
     return (
         f"{c.plan or 'no reuse'}\n"

@@ -10,7 +10,7 @@ from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, without_dea
 from trex.plan import Plan
 from trex.report.facts import Facts
 from trex.report.operations import stored_architecture
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,13 +5,14 @@ evaluations.jsonl     one line a measurement, appended; the last one of its kind
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trex.files import append_line, read_jsonl
+from trex.errors import RunError
+from trex.files import read_jsonl
 from trex.search.ranking import best_record, records_of
-from trex.search.run import Run
+from trex.store.run import Run
+from trex.store.schemas import LineFields, check_fields
 
 FILE: Final = "evaluations.jsonl"
 #: of what is written; version 0.1's, whose plans are told without transforms, is read too
@@ -56,8 +57,7 @@ def store_evaluation(run: Run, pick: str, plan: str, measured: dict[str, Any]) -
     Raises:
         StorageError: the folder cannot be written.
     """
-    line = {"schema": SCHEMA, "pick": pick, "plan": plan, **measured}
-    append_line(run.path / FILE, json.dumps(line))
+    run.append_to(FILE, {"schema": SCHEMA, "pick": pick, "plan": plan, **measured})
 
 
 def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:
@@ -69,9 +69,11 @@ def stored_evaluations(run: Run) -> tuple[Evaluation, ...]:
     if not (run.path / FILE).exists():
         return ()
     kept: dict[tuple[str, ...], Evaluation] = {}
-    for line in read_jsonl(run.path / FILE).records:
+    for number, line in enumerate(read_jsonl(run.path / FILE).records, start=1):
         if line.get("schema") not in (V0_1, SCHEMA):
             continue
+        where = f"{run.path / FILE}:{number}"
+        check_fields(LineFields, line, where, RunError, "drop the line, and evaluate again")
         if line["schema"] == V0_1:
             line["plan"] = _meant(run, line)
         found = _evaluation(line)

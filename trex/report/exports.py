@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from trex.files import write_atomic
 from trex.report.costs import Priced
-from trex.report.facts import Estimate, Facts
+from trex.report.facts import Facts
 from trex.report.tables import Row, percent
+from trex.store.record import Estimate
 from trex.units import significant
 
 _LATEX: Final = str.maketrans({
@@ -19,6 +20,10 @@ _LATEX: Final = str.maketrans({
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "²": r"\textsuperscript{2}",
 })  # fmt: skip
+
+
+#: what spreadsheets read as the beginning of a formula (OWASP, CSV injection)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CostRows(NamedTuple):
@@ -124,12 +129,25 @@ def write_table(stem: Path, kinds: Sequence[str], head: Row, rows: Sequence[Row]
 
 
 def as_csv(head: Row, rows: Sequence[Row]) -> str:
-    """Comma-separated; a dash where there is nothing becomes an empty field."""
+    """Comma-separated; a dash where there is nothing becomes an empty field.
+
+    What a spreadsheet would take for a formula begins with an apostrophe, but for numbers.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(["" if cell == "-" else cell for cell in row] for row in rows)
+    writer.writerow(map(_text, head))
+    writer.writerows(["" if cell == "-" else _text(cell) for cell in row] for row in rows)
     return buffer.getvalue()
+
+
+def _text(cell: str) -> str:
+    if not cell.startswith(_FORMULA) and not cell.lstrip().startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def as_markdown(head: Row, rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """What a run folder holds, read once and checked, for pages, tables and figures.
 
-Estimates and measurements stay apart: `Estimate` is priced, `Selection` and `evaluation` measured.
+Estimates and measurements stay apart: `Estimate` is priced, `Measured` and `evaluation` measured.
 """
 
 from __future__ import annotations
@@ -24,49 +24,11 @@ from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
 from trex.search.pareto import pareto_front
 from trex.search.ranking import best_record
-from trex.search.run import Run
+from trex.store.record import Estimate, Record
+from trex.store.run import Run
 
 #: Two such names and an accounting are two lines of a figure.
 _NAME_WIDTH: Final = 36
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """What a plan costs under the run's accounting."""
-
-    latency_s: float
-    energy_j: float
-    area_m2: float
-    edap_mj_ms_mm2: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """How a candidate did on the images kept aside; accuracies None without labels."""
-
-    loss: float
-    agreement: float
-    top1: float | None
-    baseline_top1: float | None
-    n: int
-
-    @property
-    def near(self) -> Agreement:
-        """How often it gives the original's first guess, with the interval of so few images."""
-        return Agreement.of({"agreement": self.agreement, "n": self.n})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """One finished candidate."""
-
-    key: str
-    plan: str
-    n_reuse: int
-    transform: str
-    estimate: Estimate
-    predicted_loss: float | None
-    selection: Selection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +70,7 @@ class Facts:
     limits: tuple[tuple[Quantity, float], ...]
     layout: Layout
     baseline: Estimate
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Record, ...]
     winner: int
     front: tuple[int, ...]
     evaluation: dict[str, Any] | None
@@ -123,9 +85,15 @@ class Facts:
     fits: Fits | None = None
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> Record:
         """The winner."""
         return self.candidates[self.winner]
+
+    @property
+    def near(self) -> Agreement:
+        """How often the winner gives the original's first guess, with its interval."""
+        measured = self.best.selection
+        return Agreement.of({"agreement": measured.agreement, "n": measured.n})
 
     @property
     def num_encoders(self) -> int:
@@ -148,7 +116,7 @@ class Facts:
         """The name as part of a file's name."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "run"
 
-    def gain(self, candidate: Candidate) -> float:
+    def gain(self, candidate: Record) -> float:
         """How many times lower a candidate's EDAP is than the original's."""
         return self.baseline.edap_mj_ms_mm2 / candidate.estimate.edap_mj_ms_mm2
 
@@ -216,9 +184,8 @@ def _attach(finetuning: Finetuning, runs: list[Facts]) -> None:
 
 def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) -> Facts:
     settings = manifest["settings"]
-    candidates = tuple(map(_candidate, records))
-    baseline = _estimate(manifest["baseline"])
-    objectives = [(level(c.estimate.edap_mj_ms_mm2), c.selection.loss) for c in candidates]
+    candidates = tuple(map(Record.of, records))
+    baseline = Estimate.of(manifest["baseline"])
     winner = _winner(run, records)
     summary = run.summary()
     best = summary["best"] if summary else {}
@@ -227,7 +194,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
     ended = summary is not None and same
     surrogate: tuple[Pairs, ...] = ()
     if (run.path / "surrogate.json").exists():
-        surrogate = tuple(map(_pairs, run.read_json("surrogate.json")["forms"]))
+        surrogate = _pairs(run.read_json("surrogate.json"))
     layout = run.layout()
     for candidate in candidates:
         Plan.parse(candidate.plan).validate(layout)
@@ -244,17 +211,28 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         baseline=baseline,
         candidates=candidates,
         winner=winner,
-        front=tuple(pareto_front(np.array(objectives)).tolist()),
+        front=_front(candidates),
         evaluation=evaluation,
         finished=ended,
         surrogate=surrogate,
         unit="texts" if "tokens" in settings.get("data", {}) else "images",
         chosen=" ".join(map(str.strip, best_lines(summary))) if summary and ended else "",
-        rungs=rung_results(records),
+        rungs=rung_results(candidates),
         tuned=summary.get("finetuned") if summary and ended else None,
         later=stored_evaluations(run),
         fits=read_fits(run.fitting()),
     )
+
+
+def _front(candidates: Sequence[Record]) -> tuple[int, ...]:
+    """Positions of those no other beats; of equal ones the first by key, as in the summary."""
+    order = sorted(
+        range(len(candidates)), key=lambda i: (candidates[i].selection.loss, candidates[i].key)
+    )
+    objectives = [
+        (level(candidates[i].estimate.edap_mj_ms_mm2), candidates[i].selection.loss) for i in order
+    ]
+    return tuple(order[i] for i in pareto_front(np.array(objectives)).tolist())
 
 
 def _winner(run: Run, records: list[dict[str, Any]]) -> int:
@@ -267,29 +245,6 @@ def _winner(run: Run, records: list[dict[str, Any]]) -> int:
     return records.index(best_record(records))
 
 
-def _candidate(record: Mapping[str, Any]) -> Candidate:
-    selection, predicted = record["selection"], record.get("predicted_loss")
-    return Candidate(
-        key=str(record["key"]),
-        plan=str(record["plan"]),
-        n_reuse=int(record["n_reuse"]),
-        transform=str(record["transform"]),
-        estimate=_estimate(record["estimate"]),
-        predicted_loss=None if predicted is None else float(predicted),
-        selection=Selection(
-            loss=float(selection["loss"]),
-            agreement=float(selection["agreement"]),
-            top1=_optional(selection["top1"]),
-            baseline_top1=_optional(selection["baseline_top1"]),
-            n=int(selection["n"]),
-        ),
-    )
-
-
-def _estimate(data: Mapping[str, Any]) -> Estimate:
-    return Estimate(**{name: float(data[name]) for name in Estimate.__slots__})
-
-
 def level(cost: float) -> float:
     """A cost without what adding up encoders in another order leaves in its last digits.
 
@@ -298,15 +253,26 @@ def level(cost: float) -> float:
     return float(f"{cost:.9g}")
 
 
-def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _pairs(form: Mapping[str, Any]) -> Pairs:
-    return Pairs(
-        form=" + ".join(map(str, form["form"])),
-        single=tuple(map(float, form["single"])),
-        interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
+def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:
+    """What consumers lose by themselves and in pairs, where pairs were measured."""
+    told = stored.get("forms")  # as version 0.1 wrote them
+    if told is None:
+        if not any(map(any, stored["added"])):
+            return ()
+        told = [
+            {
+                "form": stored["form"],
+                "single": stored["reference"],
+                "interaction": stored["added"],
+            }
+        ]
+    return tuple(
+        Pairs(
+            form=" + ".join(map(str, form["form"])),
+            single=tuple(map(float, form["single"])),
+            interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
+        )
+        for form in told
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from trex.errors import RunError
-from trex.files import read_jsonl
+from trex.files import parse_json, read_jsonl
 from trex.plan import Plan
+from trex.store.finetuning import read_curve
 from trex.stored import read_plan, text_of_v0_1
 
 #: of version 0.1 and of this one
@@ -70,7 +69,7 @@ class Finetuning:
 def is_finetuning(path: Path) -> bool:
     """Whether a folder was written by `trex finetune`."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and "fitted_sha256" in manifest.get("settings", {})
@@ -83,7 +82,7 @@ def read_finetuning(path: Path) -> Finetuning:
         RunError: it is damaged or of another version.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("schema") not in SCHEMAS:
             raise RunError(
                 f"{path / 'manifest.json'} is of schema {manifest.get('schema')}, this TReX "
@@ -139,9 +138,7 @@ def _curve(
     """Steps, their losses, and losses on held-out images where there are some."""
     if not file.exists():
         return (), (), ()
-    with file.open(newline="", encoding="utf-8") as opened:
-        # a torn last row has fewer fields
-        rows = [row for row in csv.DictReader(opened) if row.get("wait_share")]
+    rows = read_curve(file)
     return (
         tuple(int(row["step"]) for row in rows),
         tuple(float(row["loss"]) for row in rows),

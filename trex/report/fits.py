@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-HEAD: Final = ("share of the step", "class tokens weigh", "penalty", "lost, nats")
+HEAD: Final = (
+    "share of the step",
+    "drift corrected",
+    "class tokens weigh",
+    "penalty",
+    "producers' share",
+    "lost, nats",
+)
+#: what runs did that did not choose it yet
+_BEFORE: Final = {"drift": 1.0, "producers": None}
 
 
 class Way(NamedTuple):
@@ -13,21 +22,26 @@ class Way(NamedTuple):
 
     Attributes:
         shrink: the share of the step from the start to what is solved for.
+        drift: the share of the streams' drift that is corrected.
         class_weight: how much more a class token's error counts.
         ridge: penalty on the way from the start.
+        producers: the share of producers behind the first consumer; None where they stay.
         loss: of the plan that ways were compared on; None where there was nothing to choose.
     """
 
     shrink: float
+    drift: float
     class_weight: float
     ridge: float
+    producers: float | None
     loss: float | None
 
     @property
     def cells(self) -> tuple[str, ...]:
         """A row of a table under `HEAD`."""
         loss = "-" if self.loss is None else f"{self.loss:.4f}"
-        return f"{self.shrink:g}", f"{self.class_weight:g}", f"{self.ridge:g}", loss
+        numbers = (self.shrink, self.drift, self.class_weight, self.ridge, self.producers or 0.0)
+        return *(f"{number:g}" for number in numbers), loss
 
 
 class Fits(NamedTuple):
@@ -59,4 +73,4 @@ def read_fits(stored: Mapping[str, Any] | None) -> Fits | None:
     if stored is None:
         return None
     tried: Sequence[Mapping[str, Any]] = stored["tried"]
-    return Fits(str(stored["fitted"]), tuple(Way(**way) for way in tried))
+    return Fits(str(stored["fitted"]), tuple(Way(**{**_BEFORE, **way}) for way in tried))

@@ -13,7 +13,8 @@ from trex.report.facts import level
 from trex.report.finetunings import is_finetuning, read_finetuning
 from trex.report.tables import aligned, fit_table, points, search_table, shortened
 from trex.search.pareto import pareto_front
-from trex.search.run import Run
+from trex.search.ranking import in_fixed_order
+from trex.store.run import Run
 from trex.units import significant
 
 
@@ -123,11 +124,23 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show_lines(shown: dict[str, Any]) -> list[str]:
-    """`show_run` for people."""
+    """`show_run` for people.
+
+    Raises:
+        RunError: what the search told at its end is damaged.
+    """
     if shown["summary"] is not None:
         # A run that was moved since is where it is now.
         table = fit_table if shown["summary"]["strategy"] == "given" else search_table
-        return table({**shown["summary"], "run": shown["run"]})
+        try:
+            return table({**shown["summary"], "run": shown["run"]})
+        except (
+            ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            raise RunError(
+                f"{shown['run']}/summary.json is damaged: {type(error).__name__} {error}",
+                hint="restore the file, or run the same command again, which writes it anew",
+            ) from error
     settings = shown["settings"]
     budget = f", budget {settings['budget']}" if settings["budget"] else ""
     return [
@@ -217,7 +230,7 @@ def _searched(path: Path) -> Run:
 
 def _kept(run: Run) -> set[str]:
     """Keys of the front and of the winner."""
-    records = run.records()
+    records = in_fixed_order(run.records())
     objectives = np.array(
         [[level(r["estimate"]["edap_mj_ms_mm2"]), r["selection"]["loss"]] for r in records]
     )

@@ -7,8 +7,9 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from trex.architecture import Architecture, Encoder, Operation
+from trex.errors import RunError
 from trex.plan import Layout
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.stored import read_layout
 
 FILE: Final = "architecture.json"
@@ -42,15 +43,22 @@ def stored_architecture(run: Run) -> Architecture | None:
     if not (run.path / FILE).exists():
         return None
     content = run.read_json(FILE)
-    body = tuple(
-        _encoder(item) if "operations" in item else Operation(**item) for item in content["body"]
-    )
-    return Architecture(
-        model=content["model"],
-        body=body,
-        layout=read_layout(content["layout"]) if "layout" in content else _layout(body),
-        uncounted=tuple(content["uncounted"]),
-    )
+    try:
+        body = tuple(
+            _encoder(item) if "operations" in item else Operation(**item)
+            for item in content["body"]
+        )
+        return Architecture(
+            model=content["model"],
+            body=body,
+            layout=read_layout(content["layout"]) if "layout" in content else _layout(body),
+            uncounted=tuple(content["uncounted"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path / FILE} is damaged: {type(error).__name__} {error}",
+            hint="remove the file: the model is then built anew for its operations",
+        ) from error
 
 
 def _layout(body: Sequence[Operation | Encoder]) -> Layout:

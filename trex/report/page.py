@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trex.errors import StorageError
-from trex.files import write_atomic
+from trex.files import make_folder, write_atomic
 from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.costs import Prices, prices
 from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
@@ -49,9 +49,9 @@ def write_report(runs: Sequence[Facts], out: Path) -> Written:
     Raises:
         StorageError: the folder cannot be written.
     """
+    for folder in (out, out / "figures", out / "tables"):
+        make_folder(folder)
     try:
-        for folder in (out, out / "figures", out / "tables"):
-            folder.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
         sections = [_section(facts, out, files) for facts in runs]
         compared = _compared(runs, out, files) if len(runs) > 1 else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from trex.report.sketch import front_sketch
-from trex.search.agreement import Agreement
+from trex.search.agreement import Agreement, measured_last
 from trex.units import significant
 
 Row = Sequence[str]
@@ -109,6 +109,51 @@ def search_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def budgets_table(told: dict[str, Any]) -> list[str]:
+    """The answer of several searches: the best plan of each, and the cheapest that will do."""
+    head = ("", "limit", "ms", "latency", "EDAP gain", "loss", "agree %", "top-1 %", "plan")
+    rows = []
+    for result in told["searches"]:
+        best, measured = result["best"], measured_last(result["best"])
+        rows.append(
+            (
+                "*" * (result["limit"] == told["chosen"]),
+                result["limit"],
+                *_prices(best["estimate"], result["baseline"]),
+                f"{measured['loss']:.4f}",
+                percent(measured["agreement"]),
+                percent(measured["top1"]),
+                best["plan"] or "no reuse",
+            )
+        )
+    first = told["searches"][0]
+    n = measured_last(first["best"])["n"]
+    lines = [
+        f"{first['model']} on {first['chip']}, {first['accounting']} accounting, "
+        f"{told['minimized']} limited",
+        "",
+        *aligned(head, _last_cut(head, rows), left=(0, 1, 8)),
+        "",
+        f"ms, latency and EDAP gain are estimates ({first['accounting']} accounting); loss, "
+        "agreement and top-1",
+        f"are measured on {n} images that were not fitted on, without any training.",
+    ]
+    if told["max_drop"] is not None:
+        lines.append(
+            f"* the cheapest that loses at most {told['max_drop']:g} points on these images."
+            if told["chosen"]
+            else f"None loses at most {told['max_drop']:g} points on these images."
+        )
+    for result in told["searches"]:
+        if evaluation := result["best"]["evaluation"]:
+            lines += [
+                "",
+                f"{result['limit']}:",
+                *evaluation_lines(result["best"]["plan"], evaluation),
+            ]
+    return [*lines, "", f"run folders: {', '.join(r['run'] for r in told['searches'])}"]
+
+
 def fit_table(result: dict[str, Any]) -> list[str]:
     """The answer of a fit of given plans."""
     baseline, trimmed = result["baseline"], result["baseline_without_dead_rows"]
@@ -156,9 +201,8 @@ def fit_table(result: dict[str, Any]) -> list[str]:
 def best_lines(result: dict[str, Any]) -> list[str]:
     """By what the best plan is chosen, and how near it is to the original."""
     best, tuned = result["best"], result.get("finetuned")
-    rung = "refined" if "refined" in best else "selection"
-    measured = tuned["measured"] if tuned else best[rung]
-    when = " after refining" if rung == "refined" else ""
+    measured = tuned["measured"] if tuned else measured_last(best)
+    when = " after refining" if "refined" in best else ""
     when = f" after training on {tuned['images']:,} images" if tuned else when
     near = agreement_lines(
         Agreement.of(measured), (best["evaluation"] or {}).get("unit", "images")
@@ -187,8 +231,9 @@ def _fit_lines(result: dict[str, Any]) -> list[str]:
     if fit["shrink"] == 0:
         return ["fitted: share 0 of the solved step, since no other share lost less on images"]
     return [
-        f"fitted: share {fit['shrink']:g} of the solved step, class tokens weighing "
-        f"{fit['class_weight']:g}, penalty {fit['ridge']:g}"
+        f"fitted: share {fit['shrink']:g} of the solved step, drift {fit['drift']:g}, class "
+        f"tokens weighing {fit['class_weight']:g}, penalty {fit['ridge']:g}, "
+        f"producers' share {fit['producers'] or 0:g}"
     ]
 
 
@@ -304,7 +349,7 @@ def _prices(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, st
 def _best_given_lines(result: dict[str, Any]) -> list[str]:
     """Which of some given plans is the best, and how near it is to the original."""
     best = result["best"]
-    measured = best.get("refined", best["selection"])
+    measured = measured_last(best)
     lines = []
     if len(result["plans"]) > 1:
         lines = [

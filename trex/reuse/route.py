@@ -232,6 +232,15 @@ def features(block: nn.Module, step: Step, state: State) -> Tensor:
     return consumer.features(_first(state.stream, step.rows), reused, state)
 
 
+def producer_features(adapter: Adapter, block: nn.Module, step: Step, state: State) -> Tensor:
+    """What a producer's projection reads, from the state before its attention; every token's."""
+    rows = _rows(step, state)
+    output, found = adapter.attend(block, state.stream, frozenset(), sizes=state.sizes, rows=rows)
+    if isinstance(rows, Sharing):
+        output = adapter.spread(block, output, rows.assigned(found["groups"]))
+    return output
+
+
 def leave(
     adapter: Adapter, block: nn.Module, step: Step, state: State, keys: Tensor | None
 ) -> State:

@@ -15,6 +15,13 @@ NEAR: Final = 0.9
 _Z: Final = 1.959964
 
 
+def measured_last(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured last of a plan before any training: refined, confirmed or fitted."""
+    rung = next(name for name in ("refined", "confirmed", "selection") if name in record)
+    measured: Mapping[str, Any] = record[rung]
+    return measured
+
+
 class Agreement(NamedTuple):
     """A share of `n` images, and its 95 % interval (Wilson's)."""
 
@@ -35,7 +42,7 @@ class Agreement(NamedTuple):
     @classmethod
     def of_best(cls, best: Mapping[str, Any]) -> Agreement:
         """Of the best plan's record: refined, where that is what was measured last."""
-        return cls.of(best.get("refined", best["selection"]))
+        return cls.of(measured_last(best))
 
     @property
     def far(self) -> bool:

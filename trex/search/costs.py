@@ -7,12 +7,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trex.architecture import Architecture
-from trex.hardware import Accounting, Chip, CostTable, Densities, PlanCosts
+from trex.hardware import Accounting, Chip, CostTable, Densities, PlanArrays, PlanCosts
+from trex.hardware.entries import rows_codes
 from trex.plan import Form, Plan
 from trex.reuse.sizes import ParameterTable
-from trex.search.terms import Floats
+from trex.search.space import Steps
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +45,8 @@ class VariantCosts(PlanCosts):
         }
 
 
-#: What adds up over a plan's encoders: the rows of `PlanPricer.by_form`.
-ENERGY, AREA, LEAKAGE, LATENCY, PARAMETERS, MACS = range(6)
+#: What adds up over a plan's encoders: the rows of `PlanPricer.encoder`.
+ENERGY, AREA, LEAKAGE, LATENCY, MACS, PARAMETERS = range(6)
 
 
 class PlanPricer:
@@ -57,11 +61,8 @@ class PlanPricer:
         densities: as in `trex.hardware.price`.
 
     Attributes:
-        by_form: (6, encoders, 1 + forms): energy without leakage (J), area (m²), leakage (W),
-            latency (s), parameters, multiply-accumulates, of every encoder in every form at the
-            original's tokens.
-        fixed: (6,), the same outside the encoders.
-        whole_latency: whether the latency adds up; else its row is a lower bound.
+        whole_latency: whether what `encoder` and `outside` say of the latency is all of it; else
+            it is a lower bound.
         baseline: what the original costs; one entry.
     """
 
@@ -74,50 +75,66 @@ class PlanPricer:
         parameters: ParameterTable,
         densities: Densities | None = None,
     ) -> None:
-        self._table = CostTable(architecture, chip, accounting, forms, densities=densities)
-        additive = self._table.additive()
-        if parameters.by_form.shape != additive.macs.shape:
+        if parameters.by_form.shape != (len(architecture.encoders), 1 + len(forms)):
             raise ValueError("parameters of another model, or of other forms")
-        counts = np.stack([parameters.by_form.astype(np.float64), additive.macs])
-        self.by_form = np.concatenate([additive.by_form, counts])
-        self.fixed = np.array([*additive.fixed, parameters.fixed, additive.fixed_macs])
-        self._own_class = parameters.own_class
-        self.whole_latency = additive.whole_latency
+        self._table = CostTable(architecture, chip, accounting, forms, densities=densities)
+        self._parameters = parameters
+        self.whole_latency = self._table.whole_latency
         self.baseline = self.price_plans([Plan()])
 
-    def price(self, forms: Any) -> VariantCosts:
-        """Costs of plans that only reuse, as an integer matrix, plans × encoders, of form numbers.
+    def encoder(self, encoder: int, steps: Steps) -> Floats:
+        """What an encoder costs in plans that do this there: (6, plans).
+
+        Energy without leakage (J), area (m²), leakage (W), latency (s), multiply-accumulates,
+        parameters; a plan's energy is the first's sum plus leakage × latency.
+        """
+        costs = self._table.encoder(
+            encoder,
+            steps.forms,
+            steps.gone,
+            steps.pairs,
+            steps.since,
+            rows_codes(steps.shared, steps.taken, steps.own_class),
+            steps.only_class,
+        )
+        counts = self._counts(np.full(len(steps.forms), encoder), steps.forms, steps.own_class)
+        return np.concatenate([costs, counts[None]])
+
+    def outside(self, left: Any) -> Floats:
+        """The same of everything outside the encoders, by the tokens behind the last."""
+        costs = self._table.outside(left)
+        return np.concatenate([costs, np.full((1, len(left)), float(self._parameters.fixed))])
+
+    def price(self, plans: PlanArrays) -> VariantCosts:
+        """Costs of plans.
 
         Raises:
-            ValueError: the matrix has another width, or holds a number that is no form.
+            ValueError: as `CostTable.price_plans`; consumers have class rows of their own, whose
+                parameters are not known.
         """
-        return self._with_parameters(self._table.price(forms), np.asarray(forms, dtype=np.intp))
-
-    def price_plans(self, plans: Sequence[Plan]) -> VariantCosts:
-        """Costs of any plans.
-
-        Raises:
-            PlanError: the model cannot run one, or it has another form.
-            ValueError: consumers have class rows of their own, whose parameters are not known.
-        """
-        arrays = self._table.arrays_of(plans)
-        costs = self._table.price_plans(arrays)
-        return self._with_parameters(costs, arrays.forms, arrays.own_class)
-
-    def _with_parameters(
-        self, costs: PlanCosts, forms: Any, own_class: Any = None
-    ) -> VariantCosts:
-        """Merging and other rows leave every parameter where it is.
-
-        A consumer's form decides, and whether it has class rows of its own.
-        """
-        encoders = np.arange(forms.shape[1])
-        counts = self.by_form[PARAMETERS][encoders, forms].sum(axis=1) + self.fixed[PARAMETERS]
-        if own_class is not None:
-            if self._own_class is None:
-                raise ValueError("the parameters of own class rows were not counted")
-            counts = counts + (self._own_class[encoders, forms] * own_class).sum(axis=1)
+        costs = self._table.price_plans(plans)
+        encoders = np.arange(plans.forms.shape[1])
+        own = np.zeros_like(plans.forms) if plans.own_class is None else plans.own_class
+        counts = self._counts(encoders, plans.forms, own).sum(axis=1) + self._parameters.fixed
         return VariantCosts(
             **{field.name: getattr(costs, field.name) for field in fields(PlanCosts)},
             parameters=counts,
         )
+
+    def price_plans(self, plans: Sequence[Plan]) -> VariantCosts:
+        """The same of plans by themselves.
+
+        Raises:
+            PlanError: the model cannot run one, or it has another form.
+            ValueError: as `price`.
+        """
+        return self.price(self._table.arrays_of(plans))
+
+    def _counts(self, encoders: Any, forms: Any, own_class: Any) -> Floats:
+        """Parameters. Merging and shared rows leave every one where it is."""
+        counts: Floats = self._parameters.by_form[encoders, forms].astype(np.float64)
+        if np.any(own_class):
+            if self._parameters.own_class is None:
+                raise ValueError("the parameters of own class rows were not counted")
+            counts += self._parameters.own_class[encoders, forms] * own_class
+        return counts

@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg  # noqa: F401 (SQLAlchemy would find out only when it connects)
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, get_storage
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -52,6 +52,7 @@ def open_database(url: str, study: str) -> SharedStorage:
         locks=locks,
         poll_s=0.5,
         errors=partial(_errors, url),
+        reopen=locks.reopen,
     )
 
 
@@ -69,10 +70,7 @@ class PostgresLocks:
         self._study = study
         self._engines = [engine]
         self._own: set[str] = set()
-        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        # A machine that vanishes closes no connection: the server asks it after half a minute.
-        for name, seconds in (("idle", 30), ("interval", 10), ("count", 3)):
-            self._connection.exec_driver_sql(f"SET tcp_keepalives_{name} = {seconds}")
+        self._connection = _connected(engine)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -98,6 +96,14 @@ class PostgresLocks:
         self._call("pg_advisory_unlock", self._of_study(worker))
         return False
 
+    def reopen(self) -> None:
+        """Connect anew, and hold again what was held: a server's restart frees all locks."""
+        self._connection.invalidate()
+        self._connection.close()
+        self._connection = _connected(self._engines[0])
+        for worker in self._own:
+            self._call("pg_advisory_lock", self._of_study(worker))
+
     def also_close(self, engine: Engine) -> None:
         """Give an engine's connections back together with the locks."""
         self._engines.append(engine)
@@ -118,6 +124,14 @@ class PostgresLocks:
         digest = hashlib.sha256(f"trex\n{name}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
         return bool(self._connection.exec_driver_sql(f"SELECT {function}({number})").scalar())
+
+
+def _connected(engine: Engine) -> Connection:
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    # A machine that vanishes closes no connection: the server asks it after half a minute.
+    for name, seconds in (("idle", 30), ("interval", 10), ("count", 3)):
+        connection.exec_driver_sql(f"SET tcp_keepalives_{name} = {seconds}")
+    return connection
 
 
 def _address(url: str) -> str:

@@ -10,27 +10,29 @@ What is measured can be shared among processes (`search.workers`), here and on o
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from trex.errors import RunError
-from trex.exporters.bundle import save_bundle
+from trex.exporters.bundle import is_whole, save_bundle
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
-from trex.search.fitted import measure_fitted, measure_surrogate, trial_entry
+from trex.search.fitted import measure_fitted, measure_losses, trial_entry
+from trex.search.moves import RESERVOIR, ROUND, next_rows
+from trex.search.predict import Losses
 from trex.search.ranking import best_first, best_record
-from trex.search.refined import measure_refined
-from trex.search.run import Run
+from trex.search.refined import measure_confirmed, measure_refined
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
-from trex.search.surrogate import Surrogate
-from trex.search.terms import LossTerms
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
+from trex.store.run import V0_1, Run
 from trex.stored import plan_fields, read_plan
 
 
@@ -44,24 +46,25 @@ class Search:
 
     def __init__(self, shop: Workshop, manifest: dict[str, Any]) -> None:
         self.problem, self.priced, self.run = shop.problem, shop.priced, shop.run
-        self._shop = shop
+        self.shop = shop
         self._manifest = manifest
 
     def execute(self) -> dict[str, Any]:
         """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
-        try:
-            self._shop.check_storage()
-            with self.run.folder():
-                if not self.run.begun:
-                    # Images that cannot be read leave no folder behind.
-                    _ = self._shop.calibration
-                Run.start(self.run.path, self._manifest)
-            with self.run.joined():
-                self._measure()
-                with self.run.finishing():
-                    return self._finish()
-        finally:
-            self._shop.close()
+        self.shop.check_storage()
+        with self.run.folder():
+            if not self.run.begun:
+                # Images that cannot be read leave no folder behind.
+                _ = self.shop.calibration
+            Run.start(self.run.path, self._manifest)
+        with self.run.joined():
+            self._measure()
+            with self.run.finishing():
+                return self._finish()
+
+    def close(self) -> None:
+        """Give the disk space back that it took on the way."""
+        self.shop.close()
 
     @property
     def proof(self) -> dict[str, Any] | None:
@@ -74,20 +77,23 @@ class Search:
 
     def estimate(self, plan: Plan) -> dict[str, Any]:
         """What a plan costs, as records hold it."""
-        return self._shop.estimate(plan)
+        return self.shop.estimate(plan)
 
     def _measure(self) -> None:
         settings = self.problem.settings
         strategy = STRATEGIES[settings.strategy]
-        terms = self._terms() if strategy.predicts else None
+        losses = self._losses() if strategy.predicts else None
         wanted, sampled = settings.evaluations, settings.strategy == "optuna"
+        asked = max(1, wanted // 4) if sampled else wanted
+        asked = max(asked, RESERVOIR) if settings.moves else asked
+        levels = 0 if settings.moves else asked if settings.pareto else max(1, asked // 4)
         chosen = strategy.choose(
             Task(
                 priced=self.priced,
-                terms=terms,
-                wanted=max(1, wanted // 4) if sampled else wanted,
+                losses=losses,
+                wanted=asked,
                 seed=settings.seed,
-                sweep=settings.pareto,
+                levels=levels,
                 given=self.problem.plans,
             )
         )
@@ -96,46 +102,78 @@ class Search:
         if sampled:
             sampler = sampler_of(settings)
             measure_fitted(
-                self._shop,
+                self.shop,
                 chosen.plans,
-                terms,
+                losses,
                 objectives=sampler.objectives,
                 sampler=sampler.make,
                 more=partial(
                     propose,
                     priced=self.priced,
+                    options=self.shop.options,
                     total=wanted,
-                    entry=partial(trial_entry, shop=self._shop, terms=terms),
+                    entry=partial(trial_entry, shop=self.shop, losses=losses),
                 ),
                 total=wanted,
             )
+        elif losses is not None and settings.moves:
+            self._move(losses, chosen.plans)
         else:
-            measure_fitted(self._shop, chosen.plans, terms)
+            measure_fitted(self.shop, chosen.plans, losses)
         rung = "selection"
+        if settings.confirmed:
+            measure_confirmed(self.shop, self._best_of(rung)[: settings.confirmed])
+            rung = "confirmed"
         if settings.refined_candidates:
-            measure_refined(self._shop, self._best_of(rung)[: settings.refined_candidates])
+            measure_refined(self.shop, self._best_of(rung)[: settings.refined_candidates])
             rung = "refined"
-        for training in finetune_rungs(self._shop):
+        for training in finetune_rungs(self.shop):
             wanted = settings.finetuning.candidates[training.number - 1]
             training.measure(self._best_of(rung)[:wanted])
             rung = training.name
+
+    def _move(self, losses: Losses, chosen: Sequence[Plan]) -> None:
+        """Measure the likeliest plans, then round after round what is then the likeliest.
+
+        A round begins when all plans of the one before are measured, whoever measured them: so
+        what is measured does not depend on the number of workers.
+        """
+        settings, space = self.problem.settings, self.problem.space
+        plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
+        reservoir = np.stack([space.row(plan) for plan in chosen])
+        measure_fitted(self.shop, plans, losses)
+        while len(plans) < settings.evaluations:
+            loss_of = {record["key"]: record["selection"]["loss"] for record in self.run.records()}
+            measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
+            wanted = min(ROUND, settings.evaluations - len(plans))
+            rows = next_rows(self.priced, losses, reservoir, measured, wanted)
+            if not len(rows):
+                break
+            plans += [space.plan(row) for row in rows]
+            measure_fitted(self.shop, plans, losses)
 
     def _best_of(self, rung: str) -> list[dict[str, Any]]:
         """The records that came to a rung, the best first."""
         return best_first([r for r in self.run.records() if rung in r], rung)
 
-    def _terms(self) -> LossTerms:
-        """What losses are predicted from; measured once."""
+    def _losses(self) -> Losses:
+        """What plans are predicted to lose; measured once."""
         if (self.run.path / "surrogate.json").exists():
-            return Surrogate.from_json(self.run.read_json("surrogate.json")).terms
-        surrogate = measure_surrogate(self._shop)
-        self.run.write_json("surrogate.json", surrogate.as_json())
-        return surrogate.terms
+            stored = self.run.read_json("surrogate.json")
+            if stored["schema"] != V0_1:  # whose predictions were made of other probes
+                return Losses.from_json(stored, self.problem.space)
+        known = self.shop.known
+        if known is not None and (known.path / "surrogate.json").exists():
+            losses = Losses.from_json(known.read_json("surrogate.json"), self.problem.space)
+        else:
+            losses = measure_losses(self.shop)
+        self.run.write_json("surrogate.json", losses.as_json())
+        return losses
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())
         best = self._fit_best(record)
-        if trainings := finetune_rungs(self._shop):
+        if trainings := finetune_rungs(self.shop):
             self._hand_over(record, trainings[-1])
         return best
 
@@ -143,11 +181,9 @@ class Search:
         """Write the winner, fitted on all images, and what `best.json` holds."""
         if (self.run.best / "best.json").exists():
             stored = self.run.read_json("best/best.json")
-            if stored["key"] == record["key"]:
+            if stored["key"] == record["key"] and is_whole(self.run.best):
                 return stored
-        variant, rounds = fit_winner(
-            self.problem, read_plan(record), self._shop.fit_settings, self._shop.scratch
-        )
+        variant, rounds = fit_winner(self.shop, read_plan(record))
         self._save(self.run.best, variant, record)
         best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
         self.run.write_json("best/best.json", best)
@@ -155,7 +191,8 @@ class Search:
 
     def _hand_over(self, record: dict[str, Any], rung: FinetuneRung) -> None:
         """Write the winner with the weights that the last rung measured."""
-        if not (self.run.finetuned / "finetuned.json").exists():
+        told_before = (self.run.finetuned / "finetuned.json").exists()
+        if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
             told = {
                 "rung": rung.name,

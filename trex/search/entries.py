@@ -8,8 +8,8 @@ from typing import Any, Final
 from optuna.trial import FrozenTrial
 
 from trex.plan import EncoderPlan, Plan
+from trex.search.space import NEAREST, TAKEN, Choice, SearchSpace
 from trex.search.study import Entry
-from trex.search.terms import Choices
 from trex.stored import read_plan
 
 #: what a study minimises
@@ -21,30 +21,40 @@ RECORD: Final = "record"
 _NO_REUSE: Final = "no reuse"
 
 
-#: for every encoder, what it may do, in words
-Options = tuple[tuple[str, ...], ...]
+class Options:
+    """What every encoder may do, in words: what the space lets it choose, and what given plans do.
 
+    Args:
+        space: the plans.
+        plans: that are given, whatever the space.
+    """
 
-def options_of(choices: Choices, plans: Sequence[Plan] = ()) -> Options:
-    """What every encoder may do: what the space lets it choose, and what given plans do there."""
-    return tuple(
-        tuple(
-            dict.fromkeys(
-                (
-                    *(decision_name(EncoderPlan(choice)) for choice in of),
-                    *(decision_name(plan.at(encoder)) for plan in plans),
-                )
-            )
+    def __init__(self, space: SearchSpace, plans: Sequence[Plan] = ()) -> None:
+        self._space = space
+        #: of the space's choices alone, in their order
+        self.chosen = tuple(
+            tuple(choice_name(space, encoder, choice) for choice in of)
+            for encoder, of in enumerate(space.choices)
         )
-        for encoder, of in enumerate(choices.of)
-    )
+        self.names = tuple(
+            tuple(dict.fromkeys([*of, *(decision_name(plan.at(encoder)) for plan in plans)]))
+            for encoder, of in enumerate(self.chosen)
+        )
+        self._given = set(plans)
+
+    def of(self, plan: Plan) -> list[str]:
+        """What a plan does in every encoder, in these words."""
+        if plan in self._given:
+            return [decision_name(plan.at(encoder)) for encoder in range(len(self.names))]
+        row = self._space.row(plan)
+        return [of[number] for of, number in zip(self.chosen, row, strict=True)]
 
 
 def entry(plan: Plan, options: Options, notes: Mapping[str, Any]) -> Entry:
     """A plan with what it does in every encoder, among all that could be done there."""
     chosen = {
-        f"encoder {encoder}": (decision_name(plan.at(encoder)), names)
-        for encoder, names in enumerate(options)
+        f"encoder {encoder}": (name, names)
+        for encoder, (name, names) in enumerate(zip(options.of(plan), options.names, strict=True))
         if len(names) > 1
     }
     return Entry(key=plan.key, choices=chosen, notes={**plan_notes(plan), **notes})
@@ -74,6 +84,22 @@ def decision_name(here: EncoderPlan) -> str:
     if here.shared:
         groups = "" if here.groups_of is None else f" by the groups of {here.groups_of}"
         parts.append(f"{here.shared} rows shared{groups}")
+    return ", ".join(parts)
+
+
+def choice_name(space: SearchSpace, encoder: int, choice: Choice) -> str:
+    """`output of the nearest, linear`, or `own, 40 pairs merged, half of the rows shared`."""
+    parts = ["own"]
+    if choice.form:
+        tensor, transform = space.forms[choice.form - 1]
+        named = "the nearest" if choice.source == NEAREST else str(choice.source)
+        parts = [f"{tensor}{'' if transform == 'average' else f' of {named}'}, {transform}"]
+    if choice.pairs:
+        parts.append(f"{choice.pairs} pairs merged")
+    if choice.share == TAKEN:
+        parts.append("rows shared by the groups at hand")
+    elif choice.share:
+        parts.append(f"{space.shares[encoder][choice.share - 1]:.4g} of the rows")
     return ", ".join(parts)
 
 
@@ -113,12 +139,13 @@ def selection_notes(selection: Mapping[str, Any], seconds: float) -> dict[str, A
 def in_tree_order(plans: Iterable[Plan]) -> list[Plan]:
     """Plans sorted so that those that begin alike stand together."""
 
-    def decision(here: EncoderPlan) -> tuple[int, str, str, int, bool, int]:
-        reuse = here.reuse
+    def decision(here: EncoderPlan) -> tuple[int, str, str, int, bool, int, int]:
+        reuse, groups = here.reuse, here.groups_of
         way = (reuse.source + 1, reuse.tensor, reuse.transform) if reuse else (0, "", "")
-        return *way, here.pairs, here.class_rows, here.shared
+        of = -1 if groups is None else groups
+        return *way, here.pairs, here.class_rows, here.shared, of
 
-    def decisions(plan: Plan) -> list[tuple[int, str, str, int, bool, int]]:
+    def decisions(plan: Plan) -> list[tuple[int, str, str, int, bool, int, int]]:
         return [decision(plan.at(encoder)) for encoder in range(plan.named_encoders)]
 
     return sorted(plans, key=decisions)

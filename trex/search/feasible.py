@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture
 from trex.errors import InfeasibleError
-from trex.hardware import Accounting, Chip, Densities
+from trex.hardware import Accounting, Chip, Densities, PlanArrays
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget, Limit
 from trex.search.costs import PlanPricer, VariantCosts
-from trex.search.space import SearchSpace
-from trex.search.terms import Choices, Rows
+from trex.search.space import Numbers, SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,6 @@ class PricedSpace:
     """A space, what its plans cost, and what they may cost."""
 
     space: SearchSpace
-    choices: Choices
     pricer: PlanPricer
     budget: Budget
 
@@ -49,29 +48,49 @@ class PricedSpace:
             densities: of the original's inputs, as in `trex.hardware.price`.
         """
         pricer = PlanPricer(architecture, chip, accounting, space.forms, parameters, densities)
-        return cls(space=space, choices=space.choices(), pricer=pricer, budget=budget)
+        return cls(space=space, pricer=pricer, budget=budget)
 
     @property
     def baseline(self) -> VariantCosts:
         """What the original costs; one entry."""
         return self.pricer.baseline
 
+    def with_budget(self, budget: Budget) -> PricedSpace:
+        """The same with another budget."""
+        return replace(self, budget=budget)
+
     def limited(self, limit: Limit) -> PricedSpace:
         """The same with one more limit."""
         return replace(self, budget=Budget(limits=(*self.budget.limits, limit)))
 
-    def price(self, rows: Rows) -> VariantCosts:
-        """Costs of plans given as rows of choice numbers, (plans, encoders)."""
-        return self.pricer.price(self.choices.row_forms(rows))
+    def price(self, rows: Any) -> VariantCosts:
+        """Costs of plans of the space, given as rows of choice numbers, (plans, encoders)."""
+        rows = np.asarray(rows, dtype=np.intp)
+        steps = [step for _, step in self.space.walk(rows)]
+
+        def all_of(name: str) -> NDArray[Any]:
+            return np.stack([getattr(step, name) for step in steps], axis=1)
+
+        return self.pricer.price(
+            PlanArrays(
+                forms=all_of("forms"),
+                sources=all_of("sources"),
+                pairs=all_of("pairs"),
+                class_rows=np.full(len(rows), self.space.dead_rows),
+                shared=all_of("shared"),
+                taken=all_of("taken"),
+                own_class=all_of("own_class"),
+            )
+        )
 
     def fits(self, costs: VariantCosts) -> NDArray[np.bool_]:
         """Which plans are within every limit."""
         return self.budget.feasible(costs, self.baseline)
 
-    def infeasible(self, nearest: Rows) -> InfeasibleError:
+    def infeasible(self, nearest: Numbers) -> InfeasibleError:
         """The error that names the plan nearest to the budget, given as its row."""
         return self.budget.nothing_fits(
-            str(self.choices.plan(nearest)),
+            str(self.space.plan(nearest)),
             self.price(nearest[None]),
             self.baseline,
             self.space.size,

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 
-from trex.files import write_atomic
 from trex.search.ranking import finetuned_rung
 from trex.search.refined import fitted_variant, refined_variant
 from trex.search.rungs import measure_rung, measured_selection
@@ -59,7 +57,7 @@ class FinetuneRung:
     def order(self) -> Order:
         """What is trained on; images of the rung at most, in epochs of equal length."""
         settings = self.shop.problem.settings
-        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts[0])
+        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts.fit)
         epochs = -(-wanted // most)
         recipe = self._recipe(epochs)
         return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
@@ -81,24 +79,23 @@ class FinetuneRung:
 
     def variant(self, record: dict[str, Any]) -> nn.Module:
         """A record's candidate with its trained weights; trained again where they are not here."""
-        file = self._weights(record)
-        if not file.exists():
+        state = self.shop.run.usable_parameters(self._weights(record))
+        if state is None:
             return self._train(record)
         variant = fitted_variant(self.shop, record)
-        variant.load_state_dict(load_file(file))
+        variant.load_state_dict(state)
         return variant
 
     def clear(self, records: Sequence[dict[str, Any]]) -> None:
         """Give the disk space back that the rung's trained weights took."""
         for record in records:
-            self._weights(record).unlink(missing_ok=True)
+            self.shop.run.remove_parameters(self._weights(record))
 
     def _measure(self, record: dict[str, Any]) -> dict[str, Any]:
         variant = self._train(record)
         measured = measured_selection(self.shop, variant)
         if self.last:
-            state = {name: of.detach().contiguous() for name, of in variant.state_dict().items()}
-            write_atomic(self._weights(record), save(state))
+            self.shop.run.write_parameters(self._weights(record), variant.state_dict())
         shutil.rmtree(self._folder(record), ignore_errors=True)
         epochs = self.order.epochs if record["plan"] else 0
         return {**measured, "start": _start(record), "epochs": epochs}
@@ -122,7 +119,7 @@ class FinetuneRung:
             adapter=loaded.adapter,
             recipe=recipe,
             source=ViewSource(
-                images=shop.parts[0].subset(order.n_images, seed),
+                images=shop.parts.fit.subset(order.n_images, seed),
                 augment=augmentation(problem.data_config, recipe.augment),
                 seed=seed,
             ),
@@ -158,8 +155,8 @@ class FinetuneRung:
     def _folder(self, record: dict[str, Any]) -> Path:
         return self.shop.run.trainings / f"{record['key']}-{self.number}"
 
-    def _weights(self, record: dict[str, Any]) -> Path:
-        return self.shop.run.candidates / f"{record['key']}.{self.name}.safetensors"
+    def _weights(self, record: dict[str, Any]) -> str:
+        return f"{record['key']}.{self.name}"
 
 
 def finetune_rungs(shop: Workshop) -> list[FinetuneRung]:

@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from safetensors.torch import save
 
-from trex.files import write_atomic
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl, sketch
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
@@ -23,18 +21,17 @@ from trex.search.entries import (
     estimate_notes,
     in_tree_order,
     measured_notes,
+    plan_notes,
 )
+from trex.search.predict import SKETCH, Losses, build, correlations, probes
 from trex.search.records import spent_on
-from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry
-from trex.search.surrogate import Surrogate, build, probes
-from trex.search.terms import LossTerms
 from trex.search.workers import More, Result
 from trex.search.workshop import Workshop
 from trex.stored import current, plan_fields
 
 
-def measure_surrogate(shop: Workshop) -> Surrogate:
+def measure_losses(shop: Workshop) -> Losses:
     """What losses are predicted from."""
     plans = in_tree_order(probes(shop.priced.space))
 
@@ -44,21 +41,26 @@ def measure_surrogate(shop: Workshop) -> Surrogate:
         original = calibration.logits[rows.start : rows.stop]
         fitter = shop.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
-            yield Result(fitted.plan.key, [mean_kl(fitted.logits, original)], {})
+            found = answers(fitted.logits, original)
+            notes = {"error": sketch(found, original, SKETCH)}
+            yield Result(fitted.plan.key, [mean_kl(found, original)], notes)
 
     done = shop.work_off(
         "surrogate",
-        [entry(plan, shop.options, {}) for plan in plans],
+        [Entry(key=plan.key, choices={}, notes=plan_notes(plan)) for plan in plans],
         work=work,
         objectives=[LOSS],
     )
-    return build(shop.priced.space, {key: trial.values[0] for key, trial in done.items()})
+    space = shop.problem.space
+    losses = {key: trial.values[0] for key, trial in done.items()}
+    sketches = {key: trial.user_attrs["error"] for key, trial in done.items()}
+    return build(space, losses, correlations(space, losses, sketches))
 
 
 def measure_fitted(
     shop: Workshop,
     plans: Sequence[Plan],
-    terms: LossTerms | None,
+    losses: Losses | None,
     *,
     objectives: Sequence[str] = (LOSS,),
     sampler: Callable[[], BaseSampler] | None = None,
@@ -70,7 +72,7 @@ def measure_fitted(
     Args:
         shop: of the search.
         plans: to begin with.
-        terms: what losses are predicted from, or None.
+        losses: predicted, or None.
         objectives: what the study minimises, of `LOSS` and `EDAP`.
         sampler: makes what proposes further plans.
         more: takes further plans when these are done.
@@ -91,14 +93,14 @@ def measure_fitted(
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         started = time.monotonic()
         for fitted in shop.fitter().fit(order, take):
-            record = _record(shop, fitted, terms, time.monotonic() - started)
+            record = _record(shop, fitted, losses, time.monotonic() - started)
             shop.run.append(record)
             yield result(record)
             started = time.monotonic()
 
     done = shop.work_off(
         "",
-        [trial_entry(plan, shop, terms) for plan in in_tree_order(plans)],
+        [trial_entry(plan, shop, losses) for plan in in_tree_order(plans)],
         work=work,
         known=known,
         objectives=objectives,
@@ -112,34 +114,33 @@ def measure_fitted(
         shop.run.append_unless(partial(shop.record, key), record)
 
 
-def trial_entry(plan: Plan, shop: Workshop, terms: LossTerms | None) -> Entry:
+def trial_entry(plan: Plan, shop: Workshop, losses: Losses | None) -> Entry:
     """A plan as a study's trial, with what is known before it is fitted."""
-    notes = estimate_notes(shop.estimate(plan), _predicted(shop, plan, terms))
+    notes = estimate_notes(shop.estimate(plan), _predicted(shop, plan, losses))
     return entry(plan, shop.options, notes)
 
 
-def _predicted(shop: Workshop, plan: Plan, terms: LossTerms | None) -> float | None:
+def _predicted(shop: Workshop, plan: Plan, losses: Losses | None) -> float | None:
     """The predicted loss of a plan of the space; None where nothing is predicted."""
-    if terms is None:
+    if losses is None:
         return None
-    return float(terms.predict(shop.priced.choices.row(plan)[None])[0])
+    return float(losses.predict(shop.problem.space.row(plan)[None])[0])
 
 
 def _record(
-    shop: Workshop, fitted: FittedPlan, terms: LossTerms | None, seconds: float
+    shop: Workshop, fitted: FittedPlan, losses: Losses | None, seconds: float
 ) -> dict[str, Any]:
     plan = fitted.plan
-    predicted = _predicted(shop, plan, terms)
+    predicted = _predicted(shop, plan, losses)
     selection = shop.selection(fitted.logits)
     rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
-    file = shop.run.candidates / f"{plan.key}.safetensors"
-    write_atomic(file, save(fitted.state))
+    shop.run.write_parameters(plan.key, fitted.state)
     return {
         "key": plan.key,
         **plan_fields(plan),
-        "ranked_on": STRATEGIES[shop.problem.settings.strategy].ranks_on,
+        "ranked_on": shop.ranks_on,
         "estimate": shop.estimate(plan),
         "predicted_loss": predicted,
         "selection": selection,

@@ -11,9 +11,10 @@ from trex.hardware import without_dead_rows
 from trex.models.registry import architecture_of
 from trex.search.agreement import Agreement
 from trex.search.engine import Search
+from trex.search.pick import record_of
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
-from trex.search.run import Run
+from trex.store.run import Run
 
 
 def outcome(
@@ -32,7 +33,7 @@ def outcome(
     baseline = search.priced.baseline.estimate(0, problem.chip, problem.accounting)
     records = search.run.records()
     front = measured_front(records, baseline)
-    winner = next(record for record in records if record["key"] == best["key"])
+    winner = record_of(search.run, best["key"])
     rung = last_rung(records)
     return {
         "run": str(search.run.path),
@@ -100,11 +101,12 @@ def fit_answer(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fit_of(run: Run) -> dict[str, float]:
+def fit_of(run: Run) -> dict[str, float | None]:
     """How a run's plans are fitted: what was chosen, or what version 0.1 always did."""
-    stored = run.fitting()
-    used = run.manifest()["settings"]["search"]["fit"] if stored is None else stored["chosen"]
-    return {name: used[name] for name in CHOSEN}
+    stored, used = run.fitting(), run.manifest()["settings"]["search"]["fit"]
+    if stored is not None:
+        used = {**used, **stored["chosen"]}
+    return {name: used.get(name) for name in CHOSEN}
 
 
 def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
@@ -140,5 +142,5 @@ def _finetuned(run: Run, evaluate: Callable[[Path], dict[str, Any]] | None) -> d
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
     always = ("key", "plan", "n_reuse", "transform", "estimate", "predicted_loss", "selection")
-    names = (*always, *(name for name in ("refined", "rungs") if name in record))
+    names = (*always, *(name for name in ("confirmed", "refined", "rungs") if name in record))
     return {name: record[name] for name in names}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from trex.errors import RunError, WeightsError
@@ -16,7 +16,7 @@ from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel, load
 from trex.search.ranking import best_record, records_of
 from trex.search.records import measured_front
-from trex.search.run import Run
+from trex.store.run import Run
 from trex.stored import read_plan
 from trex.training.transforms import InputConfig, input_config_from_json
 
@@ -36,6 +36,11 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
     source = manifest["weights_source"]
     if weights is None and source != "hub":
         weights = Path(source)
+        if not weights.exists():
+            raise WeightsError(
+                f"{weights}, which {run.path} was made with, is not there",
+                hint="say where it is now with --weights",
+            )
     loaded = _load_same(
         settings["model"], weights, settings["model_args"], settings["weights_sha256"], run.path
     )
@@ -84,7 +89,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
         RunError: the run has no winner yet, no knee, or has not measured such a plan.
     """
     if pick == "best":
-        return _record(run, run.read_json("best/best.json")["key"])
+        return record_of(run, run.read_json("best/best.json")["key"])
     if pick == "finetuned":
         search = run.manifest()["settings"]["search"]
         if not search.get("finetuning", {}).get("images"):
@@ -92,7 +97,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 f"{run.path} has fine-tuned nothing",
                 hint="search with --finetuned-candidates, or use `trex finetune`",
             )
-        return _record(run, run.read_json("finetuned/finetuned.json")["key"])
+        return record_of(run, run.read_json("finetuned/finetuned.json")["key"])
     if pick == "knee":
         front = (
             measured_front(run.records(), run.manifest()["baseline"]) if run.records() else None
@@ -103,7 +108,7 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
                 hint="search with --pareto, and with more --evaluations",
             )
         return front.knee
-    if pick.isdecimal():
+    if re.fullmatch(r"[0-9]{1,9}", pick):
         of_count = [record for record in run.records() if record["n_reuse"] == int(pick)]
         if not of_count:
             counts = sorted({record["n_reuse"] for record in run.records()})
@@ -121,8 +126,19 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
     return best_record(records)
 
 
-def _record(run: Run, key: str) -> dict[str, Any]:
-    return next(record for record in run.records() if record["key"] == key)
+def record_of(run: Run, key: str) -> dict[str, Any]:
+    """A candidate's record.
+
+    Raises:
+        RunError: there is none.
+    """
+    for record in run.records():
+        if record["key"] == key:
+            return record
+    raise RunError(
+        f"{run.path / 'results.jsonl'} has no record of the winner, {key}",
+        hint="restore the file, or run the same command again",
+    )
 
 
 def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Module]:
@@ -136,18 +152,15 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
         original: of the run.
 
     Raises:
-        RunError: the run has no winner yet, or has not measured the plan.
+        RunError: the run has no winner yet, has not measured the plan, or its parameters are
+            missing or damaged.
     """
     record = pick_record(run, pick)
     if pick == "best":
         return record["plan"], load_bundle(run.best)
     if pick == "finetuned":
         return record["plan"], load_bundle(run.finetuned)
-    file = run.candidates / f"{record['key']}.safetensors"
-    if not file.exists():
-        raise RunError(
-            f"{file} is missing",
-            hint="it was pruned, or another machine measured it: pick from that one's run folder",
-        )
-    fitted = FittedPlan(plan=read_plan(record), state=dict(load_file(file)), logits=torch.empty(0))
+    fitted = FittedPlan(
+        plan=read_plan(record), state=run.parameters(record["key"]), logits=torch.empty(0)
+    )
     return record["plan"], apply_fitted(deepcopy(original.model), fitted)

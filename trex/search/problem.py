@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
 
 from tqdm import tqdm
 
 from trex.fit.calibration import FitSettings
+from trex.fit.choose import MOST_IMAGES
 from trex.fit.refine import RefineSettings
 from trex.hardware import Accounting, Chip
 from trex.models.registry import LoadedModel
@@ -53,18 +55,35 @@ class SearchSettings:
     sampler: Literal["tpe", "nsga2"] = "tpe"
     #: candidates fitted and measured
     evaluations: int = 32
+    #: of these, those proposed after others were measured; the others come from the solver
+    moves: int = 0
+    #: the best so many are compared once more, on images that chose nothing before
+    confirmed: int = 0
     #: of these, the best so many are refined and compared once more
     refined_candidates: int = 0
     #: the share of the calibration images that candidates are compared on
     select_share: float = 0.4
+    #: the share that only the confirmed ones are compared on
+    fresh_share: float = 0.0
     #: images the surrogate is measured with, fitted and compared ones together
     surrogate_images: int = 300
+    #: images that how to fit is chosen with
+    choice_images: int = MOST_IMAGES
     #: augmented views of every image in the winner's final fit, beside the image itself
     final_views: int = 2
     fit: FitSettings = field(default_factory=FitSettings)
     #: of the winner
     refine: RefineSettings = field(default_factory=RefineSettings)
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def told(self) -> dict[str, Any]:
+        """Plain values; what version 0.1 did not know is left out where it changes nothing."""
+        told = asdict(self)
+        usual = {"moves": 0, "confirmed": 0, "fresh_share": 0.0, "choice_images": MOST_IMAGES}
+        for name, value in usual.items():
+            if told[name] == value:
+                del told[name]
+        return told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +108,60 @@ class Problem:
 def progress_bar(
     label: str, total: int, unit: str = "images"
 ) -> Iterator[Callable[[int], object]]:
-    """A log line and, in a terminal, a progress bar; yields what advances it."""
+    """A progress bar in a terminal, lines in a log elsewhere; yields what advances it.
+
+    Lines come every few per cent, with the time left, and at the end with the time taken, which
+    `time_taken` adds up by label.
+    """
     _logger.info("%s: %s%s", label, f"{total:,} ", unit)
+    started = time.monotonic()
+    lines = _Lines(label, total, started)
     with tqdm(
         total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
     ) as bar:
-        yield bar.update
+
+        def advance(steps: int) -> None:
+            bar.update(steps)
+            if bar.disable:
+                lines.advance(steps)
+
+        try:
+            yield advance
+        finally:
+            time_taken[label] = time_taken.get(label, 0.0) + time.monotonic() - started
+
+
+#: seconds by label, of all bars of this process
+time_taken: dict[str, float] = {}
+
+
+class _Lines:
+    """Progress as lines of a log, at most one every few seconds and per cent."""
+
+    def __init__(self, label: str, total: int, started: float) -> None:
+        self._label, self._total, self._started = label, total, started
+        self._done = 0
+        self._said_share, self._said_at = 0.0, started
+
+    def advance(self, steps: int) -> None:
+        """Count, and say it where it is time to."""
+        self._done += steps
+        now, share = time.monotonic(), self._done / max(self._total, 1)
+        if share - self._said_share < _SHARE or now - self._said_at < _SECONDS:
+            return
+        self._said_share, self._said_at = share, now
+        left = (now - self._started) * (1.0 / share - 1.0)
+        _logger.info(
+            "%s: %.0f %%, %s left", self._label, 100 * min(share, 1.0), duration(max(left, 0.0))
+        )
+
+
+#: between two lines of progress
+_SHARE: Final = 0.05
+_SECONDS: Final = 5.0
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, or `3 min 20 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -11,6 +12,7 @@ from trex.stored import read_plan
 
 #: what a record holds of its short trainings: `finetuned-1`, `finetuned-2`, ...
 _FINETUNED: Final = "finetuned-"
+_RUNG: Final = re.compile(rf"{_FINETUNED}([1-9][0-9]{{0,3}})")
 
 
 def finetuned_rung(number: int) -> str:
@@ -18,12 +20,18 @@ def finetuned_rung(number: int) -> str:
     return f"{_FINETUNED}{number}"
 
 
-def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
-    """Records by what a rung measured, `selection`, `refined` or `finetuned-1`.
+def in_fixed_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by loss, then key: whichever process finished which first."""
+    return sorted(records, key=lambda record: (record["selection"]["loss"], record["key"]))
 
+
+def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, Any]]:
+    """Records by what a rung measured, the best first.
+
+    Rungs are `selection`, `confirmed`, `refined` and `finetuned-1`, `finetuned-2`, ...
     By soft agreement, or by the loss where the records say so (`ranked_on`); of equals the
-    cheapest comes first. Nothing agrees with the original more than itself: a variant that is
-    surer comes after it.
+    cheapest comes first, then the one of less loss, then by key. Nothing agrees with the original
+    more than itself: a variant that is surer comes after it.
     """
 
     def merit(record: dict[str, Any]) -> float:
@@ -34,15 +42,21 @@ def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, A
 
     return sorted(
         records,
-        key=lambda r: (r["plan"] != "", merit(r), r["estimate"]["edap_mj_ms_mm2"]),
+        key=lambda r: (
+            r["plan"] != "",
+            merit(r),
+            r["estimate"]["edap_mj_ms_mm2"],
+            r["selection"]["loss"],
+            r["key"],
+        ),
     )
 
 
 def order_of(name: str) -> int | None:
     """Where a rung of measurements stands; None for whatever else a record holds."""
-    if name.startswith(_FINETUNED):
-        return 1 + int(name.removeprefix(_FINETUNED))
-    return {"selection": 0, "refined": 1}.get(name)
+    if found := _RUNG.fullmatch(name):
+        return 2 + int(found[1])
+    return {"selection": 0, "confirmed": 1, "refined": 2}.get(name)
 
 
 def last_rung(records: Iterable[dict[str, Any]]) -> str:

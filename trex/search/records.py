@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from trex.fit.loss import mean_kl
+from trex.fit.loss import answers, mean_kl
 from trex.search.pareto import hypervolume, knee, pareto_front
+from trex.search.ranking import in_fixed_order
 
 
 def spent_on(rung: str, loss: float, images: int, seconds: float) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def soft_agreement(logits: Tensor, original: Tensor) -> float:
 def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[str, Any]:
     """How a fitted candidate does on the selection images; accuracies None without labels."""
     labelled = bool((labels >= 0).all())
+    logits = answers(logits, original)
 
     def top1(of: Tensor) -> float | None:
         return float((of.argmax(1) == labels).double().mean()) if labelled else None
@@ -50,7 +52,11 @@ def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> dict[
 
 
 def front_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records no other beats in both EDAP and selection loss, cheapest first."""
+    """The records no other beats in both EDAP and selection loss, cheapest first.
+
+    Of equal ones the first by key, so that it does not matter who was measured first.
+    """
+    records = in_fixed_order(records)
     objectives = np.array(
         # Equal plans differ in the last digits, by the order in which their encoders are added up.
         [
@@ -87,6 +93,7 @@ def measured_front(records: Sequence[dict[str, Any]], baseline: dict[str, Any]) 
         records: at least one.
         baseline: what the original costs.
     """
+    records = in_fixed_order(records)
     labelled = all(record["selection"]["top1"] is not None for record in records)
     accuracy: Literal["top1", "agreement"] = "top1" if labelled else "agreement"
     objectives = np.array(

@@ -1,4 +1,4 @@
-"""The rung after the fit: the best candidates refined, each compared once more."""
+"""The rungs after the fit: the best candidates compared on more images, then refined."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from trex.fit.fitter import FittedPlan, apply_fitted
@@ -31,6 +30,18 @@ def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
     )
 
 
+def measure_confirmed(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
+    """Compare candidates once more, with images on which none was chosen."""
+    measure_rung(
+        shop,
+        records,
+        rung="confirmed",
+        part="confirmed",
+        images=lambda record: 0,
+        measure=lambda record: measured_selection(shop, fitted_variant(shop, record)),
+    )
+
+
 def fitted_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
     """A recorded candidate as it was fitted for the selection, running; the original stays."""
     return apply_fitted(deepcopy(shop.problem.loaded.model), _state(shop, record))
@@ -44,7 +55,7 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
     refine(
         variant,
         shop.problem.loaded.adapter,
-        partial(answered, [shop.parts[0]], calibration.logits, settings.fit.batch_size),
+        partial(answered, [shop.parts.fit], calibration.logits, settings.fit.batch_size),
         settings=settings.refine,
         scratch=shop.scratch,
         seed=settings.seed,
@@ -53,10 +64,9 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
 
 
 def _state(shop: Workshop, record: dict[str, Any]) -> FittedPlan:
-    """A fitted candidate, fitted again where another machine did it."""
+    """A fitted candidate, fitted again where another machine did it, or its file is damaged."""
     plan = read_plan(record)
-    file = shop.run.candidates / f"{record['key']}.safetensors"
-    if file.exists():
-        return FittedPlan(plan=plan, state=load_file(file), logits=torch.empty(0))
+    if (state := shop.run.usable_parameters(record["key"])) is not None:
+        return FittedPlan(plan=plan, state=state, logits=torch.empty(0))
     (fitted,) = shop.fitter().fit([plan])
     return fitted

@@ -83,9 +83,9 @@ def measure_rung(
 
 
 def measured_selection(shop: Workshop, variant: nn.Module) -> dict[str, Any]:
-    """How a variant does on the images that candidates are compared on."""
+    """How a variant does on all images that are not fitted on."""
     fit = shop.problem.settings.fit
     with torch.no_grad(), forward_precision(fit.precision):
-        parts = batches(shop.parts[1], fit.batch_size)
+        parts = (batch for part in shop.parts.measured for batch in batches(part, fit.batch_size))
         logits = torch.cat([variant(batch.images).float() for batch in parts])
     return shop.selection(logits)

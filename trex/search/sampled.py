@@ -1,9 +1,9 @@
 """Plans proposed by Optuna's samplers, which learn from what was measured before.
 
-A proposal names a choice for every encoder, which need not make a plan of the space: where a
-source reuses, its own source is meant; where the space wants the nearest, that; where it wants one
-form, the first consumer's. A plan over budget is never measured: its price is known, and the
-sampler is told by how much it overruns. Nor is one measured twice: its result is told again.
+A proposal names a choice for every encoder, which need not make a plan of the space: of the
+choices that its beginning allows, the nearest is meant. A plan over budget is never measured: its
+price is known, and the sampler is told by how much it overruns. Nor is one measured twice: its
+result is told again.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
-from trex.plan import EncoderPlan, Form, Plan, Reuse
+from trex.plan import Plan
 from trex.search.budget import TOLERANCE
-from trex.search.entries import EDAP, LOSS, decision_name
+from trex.search.entries import EDAP, LOSS, Options
 from trex.search.feasible import PricedSpace
-from trex.search.plans import holds
 from trex.search.problem import SearchSettings
-from trex.search.space import SearchSpace
+from trex.search.space import Choice, Numbers, SearchSpace
 from trex.search.study import Entry, Study
-from trex.search.terms import Choices, Rows
 
 _logger = logging.getLogger(__name__)
 
@@ -57,13 +55,19 @@ def sampler_of(settings: SearchSettings) -> Sampler:
 
 
 def propose(
-    study: Study, *, priced: PricedSpace, total: int, entry: Callable[[Plan], Entry]
+    study: Study,
+    *,
+    priced: PricedSpace,
+    options: Options,
+    total: int,
+    entry: Callable[[Plan], Entry],
 ) -> Sequence[Plan]:
     """Take some new plans within the budget, or none if there are enough or no more are found.
 
     Args:
         study: that learns.
         priced: the plans, their prices and the budget.
+        options: what every encoder may do, as the study names it.
         total: how many plans the study is to hold.
         entry: what a study says of a plan before it is measured.
     """
@@ -75,16 +79,13 @@ def propose(
         refused = 0
         while len(taken) < _BATCH and len(known) < total and refused < _MOST_REFUSED:
             trial = study.optuna.ask()
-            row = _row(trial, priced.space, priced.choices)
+            row = _row(trial, priced.space, options)
             overrun = float(priced.budget.overrun(priced.price(row[None]), priced.baseline)[0])
             trial.set_constraint("over the budget, as a share of it", overrun - 1.0 - TOLERANCE)
-            if not holds(priced.space, row[None])[0]:
-                trial.set_constraint("no plan of the search space", 1.0)
-                study.optuna.tell(trial, state=TrialState.PRUNED)
-            elif overrun > 1.0 + TOLERANCE:
+            if overrun > 1.0 + TOLERANCE:
                 study.optuna.tell(trial, state=TrialState.PRUNED)
             else:
-                plan = priced.choices.plan(row)
+                plan = priced.space.plan(row)
                 same = known.get(plan.key)
                 if same is None:
                     study.adopt(trial, entry(plan))
@@ -103,19 +104,27 @@ def propose(
     return taken
 
 
-def _row(trial: optuna.Trial, space: SearchSpace, choices: Choices) -> Rows:
-    """The plan that a trial's suggestions stand for."""
-    row = np.zeros(choices.num_encoders, dtype=np.intp)
-    sources: dict[int, int] = {}
-    form: Form | None = None
-    for encoder, options in enumerate(choices.of):
-        if len(options) < 2:
-            continue
-        names = [decision_name(EncoderPlan(option)) for option in options]
-        chosen = options[names.index(trial.suggest_categorical(f"encoder {encoder}", names))]
-        if chosen is not None:
-            source = encoder - 1 if space.source == "nearest" else chosen.source
-            form = chosen.form if space.mixed or form is None else form
-            sources[encoder] = sources.get(source, source)
-            row[encoder] = options.index(Reuse(encoder, sources[encoder], *form))
+def _row(trial: optuna.Trial, space: SearchSpace, options: Options) -> Numbers:
+    """The plan of the space that a trial's suggestions stand for."""
+    plans = space.begin()
+    for encoder, names in enumerate(options.chosen):
+        wanted = space.choices[encoder][0]
+        if len(names) > 1:
+            name = trial.suggest_categorical(f"encoder {encoder}", options.names[encoder])
+            wanted = space.choices[encoder][names.index(str(name))]
+        legal = np.flatnonzero(space.legal(encoder, plans)[0])
+        nearest = max(legal, key=lambda number: _nearness(space.choices[encoder][number], wanted))
+        plans = space.follow(encoder, plans, np.array([nearest]))
+    row: Numbers = plans.rows[0]
     return row
+
+
+def _nearness(choice: Choice, wanted: Choice) -> tuple[bool, bool, bool, bool, int]:
+    """How much of what was suggested a choice does: its form first, then its source."""
+    return (
+        (choice.form > 0) == (wanted.form > 0),
+        choice.form == wanted.form,
+        choice.source == wanted.source,
+        choice.share == wanted.share,
+        -abs(choice.pairs - wanted.pairs),
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +16,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from trex.errors import RunError, StorageError
-from trex.search.locks import LOCKS, FileLocks, file_lock
+from trex.files import parse_json
 from trex.search.shared import SharedStorage
+from trex.store.locks import LOCKS, FileLocks, file_lock
 
 _logger = logging.getLogger(__name__)
 
@@ -37,11 +40,14 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
     if url is None:
         locks = FileLocks(folder / LOCKS)
         journal = Journal(folder / JOURNAL, folder / LOCKS / "journal")
+        with _errors(folder / JOURNAL):
+            studies = JournalStorage(journal)
         return SharedStorage(
             where=str(folder / JOURNAL),
-            studies=JournalStorage(journal),
+            studies=studies,
             locks=locks,
             poll_s=0.1,
+            errors=partial(_errors, folder / JOURNAL),
         )
     try:
         from trex.search.database import open_database
@@ -51,6 +57,21 @@ def open_storage(url: str | None, folder: Path, study: str) -> SharedStorage:
             hint='pip install "trex-vit[postgres]"',
         ) from None
     return open_database(url, study)
+
+
+@contextmanager
+def _errors(journal: Path) -> Iterator[None]:
+    """What Optuna stumbles over in entries that are JSON, but not what it wrote."""
+    try:
+        yield
+    except (
+        AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        raise RunError(
+            f"{journal} is damaged: {type(error).__name__} {error}"[:500],
+            hint="remove the file: it is made again from results.jsonl",
+        ) from error
 
 
 class Journal(BaseJournalBackend):
@@ -86,7 +107,7 @@ class Journal(BaseJournalBackend):
                 if not line.endswith(b"\n"):
                     return
                 self._ends.append(self._ends[-1] + len(line))
-                yield json.loads(line)
+                yield parse_json(line)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries."""
@@ -138,6 +159,6 @@ def _is_entry(line: bytes) -> bool:
     if not line.endswith(b"\n"):
         return False
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False

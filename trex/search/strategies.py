@@ -6,20 +6,19 @@ over budget. Inside, plans are rows of numbers; what is chosen leaves as plans.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trex.errors import SpaceError
+from trex.errors import PlanError, SpaceError
 from trex.plan import Plan, Reuse, uniform_plans
-from trex.search.exact import check_feasible, front, method_for, solve
-from trex.search.exact_listing import Listing
 from trex.search.feasible import PricedSpace
-from trex.search.plans import RandomPlans, all_rows, holds
-from trex.search.space import MOST_PLANS
-from trex.search.terms import LossTerms, Rows
+from trex.search.predict import Losses
+from trex.search.solve import Solution, Solver, nearest_row
+from trex.search.space import MOST_PLANS, Numbers
 
 #: draws a random plan that fits is looked for in, for every plan that is wanted
 _DRAWS: Final = 2000
@@ -31,18 +30,18 @@ class Task:
 
     Attributes:
         priced: the plans, their prices and the budget.
-        terms: what losses are predicted from; None for strategies that do not predict.
+        losses: what plans are predicted to lose; None for strategies that do not predict.
         wanted: how many plans to choose, at most.
         seed: of everything drawn.
-        sweep: spread all plans over the front of prices, rather than a quarter of them.
+        levels: so many plans, at most, are the best at levels of EDAP.
         given: the plans, where there is no choice.
     """
 
     priced: PricedSpace
-    terms: LossTerms | None
+    losses: Losses | None
     wanted: int
     seed: int
-    sweep: bool = False
+    levels: int = 0
     given: tuple[Plan, ...] = ()
 
 
@@ -59,9 +58,9 @@ class Chosen:
     proof: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, rows: Rows, task: Task, proof: dict[str, Any] | None = None) -> Chosen:
+    def of(cls, rows: Numbers, task: Task, proof: dict[str, Any] | None = None) -> Chosen:
         """The plans of some rows."""
-        return cls(plans=tuple(map(task.priced.choices.plan, rows)), proof=proof)
+        return cls(plans=tuple(map(task.priced.space.plan, rows)), proof=proof)
 
 
 class Strategy(Protocol):
@@ -85,8 +84,8 @@ class Strategy(Protocol):
 class Exact:
     """The plans of least predicted loss, with a proof, and a front.
 
-    A quarter of the plans are the best at levels of EDAP, which keeps the answer useful when the
-    budget changes; the rest are those that are predicted to lose least.
+    Some are the best at levels of EDAP, which keeps the answer useful when the budget changes; the
+    rest are those that are predicted to lose least.
     """
 
     predicts = True
@@ -94,22 +93,14 @@ class Exact:
 
     def choose(self, task: Task) -> Chosen:
         """See `Strategy`."""
-        assert task.terms is not None
-        listed = method_for(task.priced) == "enumeration"
-        listing = Listing.of(task.priced, task.terms) if listed else None
-        best = solve(task.priced, task.terms, task.wanted, listing=listing)
-        levels = task.wanted if task.sweep else max(1, task.wanted // 4)
-        swept = front(task.priced, task.terms, levels, listing=listing)
-        parts = [best.rows[:1], swept.rows, best.rows]
+        assert task.losses is not None
+        solver, budget = Solver(task.priced, task.losses), task.priced.budget
+        best = solver.solve(budget, task.wanted)
+        parts = [best.rows]
+        if task.levels:
+            parts = [best.rows[:1], solver.front(budget, task.levels).rows, best.rows]
         rows = {row.tobytes(): row for part in parts for row in part}
-        proof = {
-            "method": best.method,
-            "proved": best.proved,
-            "predicted_loss": float(best.losses[0]),
-            "bound": float(best.bounds[0]),
-            "gap": float(best.gaps[0]),
-        }
-        return Chosen.of(np.stack(list(rows.values())[: task.wanted]), task, proof)
+        return Chosen.of(np.stack(list(rows.values())[: task.wanted]), task, proof_of(best))
 
 
 class RandomChoice:
@@ -124,9 +115,9 @@ class RandomChoice:
         if space.size <= MOST_PLANS:
             rows = feasible_rows(task.priced)
             return Chosen.of(rows[rng.permutation(len(rows))[: task.wanted]], task)
-        plans, found = RandomPlans(space), dict[bytes, Rows]()
+        found = dict[bytes, Numbers]()
         for _ in range(task.wanted):
-            draws = np.stack([plans.draw(rng) for _ in range(_DRAWS)])
+            draws = space.draw(rng, _DRAWS)
             for row in draws[task.priced.fits(task.priced.price(draws))]:
                 found.setdefault(row.tobytes(), row)
             if len(found) >= task.wanted:
@@ -163,24 +154,18 @@ class Paper:
             hint="raise the limit, or choose another strategy",
         )
 
-    def _patterns(self, priced: PricedSpace, n_reuse: int) -> Rows:
-        space, choices = priced.space, priced.choices
-        numbers = [{choice: number for number, choice in enumerate(of)} for of in choices.of]
-        rows = []
+    def _patterns(self, priced: PricedSpace, n_reuse: int) -> Numbers:
+        space, rows = priced.space, dict[bytes, Numbers]()
         for plan in uniform_plans(space.num_encoders, n_reuse):
-            for tensor, transform in space.forms:
-                row = np.zeros(space.num_encoders, dtype=np.intp)
-                for reuse in plan.reuses:
-                    choice = Reuse(reuse.consumer, reuse.source, tensor, transform)
-                    row[reuse.consumer] = numbers[reuse.consumer].get(choice, -1)
-                if (row >= 0).all():
-                    rows.append(row)
-        if not rows:
-            return np.empty((0, space.num_encoders), dtype=np.intp)
-        # The plan without reuse is the same in every form.
-        unique = np.stack(list({row.tobytes(): row for row in rows}.values()))
-        inside: Rows = unique[holds(space, unique)]
-        return inside
+            for form in space.forms:
+                reuses = (Reuse(r.consumer, r.source, *form) for r in plan.reuses)
+                with suppress(PlanError):  # a pattern that the space does not hold
+                    row = space.row(space.with_class_rows(Plan(tuple(reuses))))
+                    # The plan without reuse is the same in every form.
+                    rows[row.tobytes()] = row
+        return (
+            np.stack(list(rows.values())) if rows else np.zeros((0, space.num_encoders), np.intp)
+        )
 
 
 class Given:
@@ -203,6 +188,17 @@ STRATEGIES: Final[dict[str, Strategy]] = {
 }
 
 
+def proof_of(best: Solution) -> dict[str, Any]:
+    """How well the best prediction is proved to be the best, as records hold it."""
+    return {
+        "method": "branch and bound",
+        "proved": bool(best.gaps[0] <= 1e-6 * max(abs(best.losses[0]), 1e-3)),
+        "predicted_loss": float(best.losses[0]),
+        "bound": float(best.bounds[0]),
+        "gap": float(best.gaps[0]),
+    }
+
+
 def count_feasible(priced: PricedSpace) -> int | None:
     """How many plans are within the budget; None where they are too many to list.
 
@@ -211,22 +207,24 @@ def count_feasible(priced: PricedSpace) -> int | None:
     """
     if priced.space.size <= MOST_PLANS:
         return len(feasible_rows(priced))
-    check_feasible(priced)
+    nearest = nearest_row(priced, priced.budget)
+    if not priced.fits(priced.price(nearest[None]))[0]:
+        raise priced.infeasible(nearest)
     return None
 
 
-def feasible_rows(priced: PricedSpace) -> Rows:
+def feasible_rows(priced: PricedSpace) -> Numbers:
     """Every plan within the budget.
 
     Raises:
         InfeasibleError: there is none; it names the nearest.
         SpaceError: the space is too large to enumerate.
     """
-    rows = all_rows(priced.space)
+    rows = priced.space.all_rows()
     costs = priced.price(rows)
     fits: NDArray[np.bool_] = priced.fits(costs)
     if not fits.any():
         nearest = int(np.argmin(priced.budget.overrun(costs, priced.baseline)))
         raise priced.infeasible(rows[nearest])
-    feasible: Rows = rows[fits]
+    feasible: Numbers = rows[fits]
     return feasible

@@ -114,7 +114,8 @@ class Study:
 
     def offer(self, entries: Sequence[Entry]) -> None:
         """List candidates to be worked on; those that are listed stay as they are."""
-        with self.shared.errors():
+
+        def offer() -> None:
             if self._by_key().keys() >= {entry.key for entry in entries}:
                 return
             with self.shared.locks.exclusive():
@@ -123,14 +124,16 @@ class Study:
                     if entry.key not in listed:
                         self._storage.create_new_trial(self._id, entry.as_trial())
 
+        self.shared.patiently(offer)
+
     def trials(self) -> dict[str, FrozenTrial]:
         """Of every listed candidate the trial that counts; changes show in the next call."""
-        with self.shared.errors():
-            return self._by_key()
+        return self.shared.patiently(self._by_key)
 
     def claim(self, keys: Sequence[str]) -> str | None:
         """Take the first of these candidates that waits; None where none does."""
-        with self.shared.errors():
+
+        def claim() -> str | None:
             if self._first_waiting(keys) is None:
                 return None
             with self.shared.locks.exclusive():
@@ -138,7 +141,9 @@ class Study:
                 if trial is None:
                     return None
                 self.take(trial._trial_id)
-        return str(trial.user_attrs[KEY])
+            return str(trial.user_attrs[KEY])
+
+        return self.shared.patiently(claim)
 
     def take(self, trial_id: int) -> None:
         """Work on a trial from now on; the lock is held."""
@@ -156,7 +161,8 @@ class Study:
 
     def finish(self, key: str, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """Say what came of a candidate that this process works on."""
-        with self.shared.errors():
+
+        def finish() -> None:
             trial = self._by_key().get(key)
             if trial is None:  # taken for dead; listed again, it is told what is recorded
                 return
@@ -171,26 +177,28 @@ class Study:
                 _logger.warning("%s was finished by another worker", key)
             self._mine.discard(trial._trial_id)
 
+        self.shared.patiently(finish)
+
     def complete(self) -> dict[str, FrozenTrial]:
         """The finished candidates' trials by key."""
-        with self.shared.errors():
-            return {
-                key: trial
-                for key, trial in self._by_key().items()
-                if trial.state == TrialState.COMPLETE
-            }
+        trials = self.shared.patiently(self._by_key)
+        return {key: t for key, t in trials.items() if t.state == TrialState.COMPLETE}
 
     def revive(self) -> int:
         """Let candidates of dead workers wait again; how many there were."""
-        with self.shared.errors():
+
+        def revive() -> list[FrozenTrial]:
             if not any(self._is_orphan(trial) for trial in self._by_key().values()):
-                return 0
+                return []
             with self.shared.locks.exclusive():
                 orphans = [t for t in self._by_key().values() if self._is_orphan(t)]
                 for trial in orphans:
                     self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                     # Killed in between, the candidate is no longer listed, and offered again.
                     self._storage.create_new_trial(self._id, _waiting_copy(trial))
+            return orphans
+
+        orphans = self.shared.patiently(revive)
         if orphans:
             _logger.warning("%d plans of dead workers are tried again", len(orphans))
         return len(orphans)
@@ -199,7 +207,8 @@ class Study:
         if trial.state != TrialState.RUNNING or trial._trial_id in self._mine:
             return False
         worker = trial.user_attrs.get(WORKER)
-        return worker is None or not self.shared.locks.is_held(worker)
+        # Its own that it does not know of: the storage went away while it was claimed.
+        return worker in (None, self.worker) or not self.shared.locks.is_held(worker)
 
     def _first_waiting(self, keys: Sequence[str]) -> FrozenTrial | None:
         trials = self._by_key()

@@ -5,28 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from trex.fit.calibration import Calibration, FitSettings
+from trex.fit.calibration import Calibration
 from trex.fit.fitter import PlanFitter, apply_fitted
 from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
 from trex.reuse import apply_plan
 from trex.reuse.transforms import averaged
-from trex.search.problem import Problem, progress_bar
+from trex.search.problem import progress_bar
+from trex.search.workshop import Workshop
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
 
 
-def fit_winner(
-    problem: Problem, plan: Plan, fit: FitSettings, scratch: Path
-) -> tuple[nn.Module, list[Round]]:
+def fit_winner(shop: Workshop, plan: Plan) -> tuple[nn.Module, list[Round]]:
     """The running variant of a plan, and what its refinement did; the original stays."""
-    refines = plan.first_changed is not None and problem.settings.refine.rounds > 0
-    if not refines and all(transform == "none" for transform in plan.transforms.values()):
-        return apply_plan(deepcopy(problem.loaded.model), plan), []  # nothing to fit
+    problem = shop.problem
+    settings, loaded = problem.settings, problem.loaded
+    refines = plan.first_changed is not None and settings.refine.rounds > 0
+    fitted = any(r.transform != "none" or r.tensor == "map" for r in plan.reuses)
+    variant = apply_plan(deepcopy(loaded.model), plan)
+    if not (refines or fitted):
+        return variant, []
+    if fitted or settings.final_views:
+        parts, logits, variant = _fitted(shop, plan)
+    else:  # what the original answers is known
+        parts, logits = [shop.parts.fit, *shop.parts.measured], shop.calibration.logits
+    if not refines:
+        return variant, []
+    most = sum(map(len, parts)) * settings.refine.rounds
+    with progress_bar("refinement", most) as advance:
+        rounds = refine(
+            variant,
+            loaded.adapter,
+            partial(answered, parts, logits, settings.fit.batch_size),
+            settings=settings.refine,
+            scratch=shop.scratch,
+            seed=settings.seed,
+            progress=advance,
+        )
+    return variant, rounds
+
+
+def _fitted(shop: Workshop, plan: Plan) -> tuple[list[ImageSet | ViewSet], Tensor, nn.Module]:
+    """All images with their views, what the original answers, and the plan fitted on them."""
+    problem = shop.problem
     settings, loaded = problem.settings, problem.loaded
     parts: list[ImageSet | ViewSet] = [problem.images]
     if settings.final_views and isinstance(problem.data_config, DataConfig):
@@ -39,8 +64,8 @@ def fit_winner(
             loaded.model,
             loaded.adapter,
             pixels,
-            settings=fit,
-            scratch=scratch,
+            settings=shop.fit_settings,
+            scratch=shop.scratch,
             maps=averaged([plan]),
             progress=advance,
         )
@@ -50,22 +75,7 @@ def fit_winner(
             (fitted,) = PlanFitter(calibration, progress=advance).fit([plan])
     finally:
         calibration.close()
-
-    variant = apply_fitted(deepcopy(loaded.model), fitted)
-    if not refines:
-        return variant, []
-    most = total * settings.refine.rounds
-    with progress_bar("refinement", most) as advance:
-        rounds = refine(
-            variant,
-            loaded.adapter,
-            partial(answered, parts, calibration.logits, settings.fit.batch_size),
-            settings=settings.refine,
-            scratch=scratch,
-            seed=settings.seed,
-            progress=advance,
-        )
-    return variant, rounds
+    return parts, calibration.logits, apply_fitted(deepcopy(loaded.model), fitted)
 
 
 def answered(

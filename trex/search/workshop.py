@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from optuna.samplers import BaseSampler
@@ -23,16 +23,17 @@ from trex.fit.choose import choose_settings, steps_to_choose
 from trex.fit.fitter import PlanFitter, Take
 from trex.plan import Plan
 from trex.reuse.transforms import AVERAGED, averaged
-from trex.search.entries import Options, options_of, plan_of_trial
+from trex.search.entries import Options, plan_of_trial
 from trex.search.feasible import PricedSpace
-from trex.search.locks import LOCKS, file_lock
+from trex.search.predict import reference_form
 from trex.search.problem import Problem, progress_bar
 from trex.search.records import selection_metrics
-from trex.search.run import FIT, V0_1, Run
 from trex.search.storage import open_storage
+from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry, Study, check_study
-from trex.search.surrogate import reference_form
 from trex.search.workers import More, Phase, Result, work_off
+from trex.store.locks import LOCKS, file_lock
+from trex.store.run import FIT, V0_1, Run
 from trex.training.data import Batch, ImageSet, batches
 
 
@@ -55,6 +56,25 @@ class Sharing:
         return f"{self.study}, {name}" if name else self.study
 
 
+class Parts(NamedTuple):
+    """Calibration images.
+
+    Attributes:
+        fit: are fitted on.
+        select: candidates are compared on.
+        fresh: the best of them are compared on once more; None where there are none.
+    """
+
+    fit: ImageSet
+    select: ImageSet
+    fresh: ImageSet | None = None
+
+    @property
+    def measured(self) -> tuple[ImageSet, ...]:
+        """Those that are not fitted on."""
+        return (self.select,) if self.fresh is None else (self.select, self.fresh)
+
+
 class Workshop:
     """What measuring needs, made when it is needed first.
 
@@ -65,6 +85,8 @@ class Workshop:
         settings: what all processes must agree on.
         sharing: who does the work.
         scratch: a folder with room for activations.
+        like: another search's of the same model, space and images, whose passes are shared.
+        known: a run of the same, whose probes and way of fitting are taken.
     """
 
     def __init__(
@@ -75,6 +97,8 @@ class Workshop:
         settings: dict[str, Any],
         sharing: Sharing,
         scratch: Path,
+        like: Workshop | None = None,
+        known: Run | None = None,
     ) -> None:
         self.problem = problem
         self.priced = priced
@@ -82,6 +106,9 @@ class Workshop:
         self._settings = settings
         self._sharing = sharing
         self.scratch = scratch
+        self._like = like
+        self.known = known
+        self._labels = torch.empty(0)
 
     @property
     def alone(self) -> bool:
@@ -91,14 +118,17 @@ class Workshop:
     @cached_property
     def calibration(self) -> Calibration:
         """The original's pass, made when something has to be measured."""
+        if self._like is not None:
+            calibration, self._labels = self._like.calibration, self._like._labels
+            return calibration
         settings, images = self.problem.settings, self.problem.images
         labels: list[Tensor] = []
         with progress_bar("original", len(images)) as advance:
             calibration = Calibration(
                 self.problem.loaded.model,
                 self.problem.loaded.adapter,
-                (batch.images for batch in batches(self.parts[0], settings.fit.batch_size)),
-                _noting(batches(self.parts[1], settings.fit.batch_size), labels),
+                (batch.images for batch in batches(self.parts.fit, settings.fit.batch_size)),
+                _noting(self._measured_batches(settings.fit.batch_size), labels),
                 settings=settings.fit,
                 scratch=self.scratch,
                 maps=self._mapped(),
@@ -119,31 +149,47 @@ class Workshop:
         with file_lock(self.run.path / LOCKS / "fit"):
             stored = self.run.fitting()
             if stored is None:
-                stored = self._chosen_fit()
+                stored = self.known.fitting() if self.known else None
+                stored = stored or self._chosen_fit()
                 self.run.write_json(FIT, stored)
         return replace(base, **stored["chosen"])
 
     def _chosen_fit(self) -> dict[str, Any]:
         calibration, plan = self.calibration, self._reference_plan()
-        most = steps_to_choose(calibration)
-        with progress_bar("choosing how to fit", most, "encoder steps") as advance:
-            trials = choose_settings(calibration, plan, progress=advance)
+        most = self.problem.settings.choice_images
+        steps = steps_to_choose(calibration, most)
+        with progress_bar("choosing how to fit", steps, "encoder steps") as advance:
+            trials = choose_settings(calibration, plan, most=most, progress=advance)
         return {
             "fitted": str(plan),
             "chosen": trials[0].chosen,
             "tried": [trial.as_json() for trial in trials],
         }
 
+    @property
+    def ranks_on(self) -> Literal["soft_agreement", "loss"]:
+        """What of the measured ranks plans: see `search.ranking`.
+
+        Plans of the joint space lose little, and less than agreement can tell apart.
+        """
+        strategy = self.problem.settings.strategy
+        return "loss" if self.problem.space.joint else STRATEGIES[strategy].ranks_on
+
     def fitter(
         self, fit_rows: range | None = None, measure_rows: range | None = None
     ) -> PlanFitter:
-        """Fits plans over the search's images."""
+        """Fits plans over the search's images, those left out that only confirm."""
+        first = self.calibration.n_fit
         return PlanFitter(
             self.calibration,
             settings=self.fit_settings,
             fit_rows=fit_rows,
-            measure_rows=measure_rows,
+            measure_rows=measure_rows or range(first, first + len(self.parts.select)),
         )
+
+    def _measured_batches(self, size: int) -> Iterator[Batch]:
+        for part in self.parts.measured:
+            yield from batches(part, size)
 
     def _reference_plan(self) -> Plan:
         """What fits are chosen on: of given plans the one with most consumers, or a third."""
@@ -162,18 +208,19 @@ class Workshop:
         return given
 
     @cached_property
-    def parts(self) -> tuple[ImageSet, ImageSet]:
-        """The images that are fitted on, and those that candidates are compared on."""
+    def parts(self) -> Parts:
+        """The images, by what they are for."""
         settings, images = self.problem.settings, self.problem.images
-        shares = (1.0 - settings.select_share, settings.select_share)
-        # Probes are measured on the first images of both: a class's lie side by side.
-        fit, select = (p.shuffled(settings.seed) for p in images.split(shares, settings.seed))
-        return fit, select
+        select, fresh = settings.select_share, settings.fresh_share
+        shares = (1.0 - select - fresh, select, *([fresh] if fresh else []))
+        # Probes are measured on the first images of each: a class's lie side by side.
+        parts = (part.shuffled(settings.seed) for part in images.split(shares, settings.seed))
+        return Parts(*parts)
 
     @cached_property
     def options(self) -> Options:
         """What a study says could be done in every encoder."""
-        return options_of(self.priced.choices, self.problem.plans)
+        return Options(self.problem.space, self.problem.plans)
 
     def estimate(self, plan: Plan) -> dict[str, Any]:
         """What a plan costs, as records hold it."""
@@ -190,20 +237,26 @@ class Workshop:
         """
         sharing = self._sharing
         if sharing.storage is not None:
-            parts = ("surrogate", "", "refined", *self.problem.settings.finetuning.parts)
+            parts = (
+                "surrogate",
+                "",
+                "confirmed",
+                "refined",
+                *self.problem.settings.finetuning.parts,
+            )
             with closing(open_storage(sharing.storage, self.run.path, sharing.study)) as shared:
                 for part in parts:
                     check_study(shared, sharing.part(part), self._settings)
 
     def close(self) -> None:
         """Give the disk space back."""
-        if "calibration" in self.__dict__:
+        if self._like is None and "calibration" in self.__dict__:
             self.calibration.close()
 
     def selection(self, logits: Tensor) -> dict[str, Any]:
-        """How logits of the images that candidates are compared on compare with the original's."""
-        calibration = self.calibration
-        return selection_metrics(logits, calibration.logits[calibration.n_fit :], self._labels)
+        """How logits of the first measured images, however many, compare with the original's."""
+        original = self.calibration.logits[self.calibration.n_fit :]
+        return selection_metrics(logits, original[: len(logits)], self._labels[: len(logits)])
 
     def record(self, key: str) -> dict[str, Any] | None:
         """A candidate's record, if there is one."""

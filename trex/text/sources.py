@@ -42,6 +42,10 @@ class Texts:
         """A text."""
         return self.texts[number]
 
+    def contents(self, number: int) -> bytes:
+        """A text in UTF-8."""
+        return self.texts[number].encode()
+
 
 def names_texts(name: str) -> bool:
     """Whether a data set's name is one of texts."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from timm.data.readers.class_map import load_class_map
-
 from trex.errors import DataError
 from trex.text.sources import names_texts
 
@@ -68,8 +66,11 @@ def _mapped(origin: str, classes: Sequence[str], class_map: Path) -> dict[int, i
     if not class_map.is_file():
         raise DataError(f"{class_map}: no such file", hint="check the path of --class-map")
     try:
-        labels = {str(name): int(label) for name, label in load_class_map(str(class_map)).items()}
-    except Exception as error:  # timm asserts and unpickles here
+        if class_map.suffix.lower() != ".txt":
+            raise ValueError("a name a line is all that is read")
+        lines = class_map.read_text(encoding="utf-8").splitlines()
+        labels = {name.strip(): label for label, name in enumerate(lines)}
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{class_map}: is not a class map", hint="give a .txt file with a class name a line"
         ) from error

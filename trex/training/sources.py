@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import sys
 from collections.abc import Iterable
 from contextlib import closing, redirect_stdout
@@ -21,6 +23,8 @@ from trex.text.sources import names_texts, open_texts
 #: Hub prefixes of timm whose images can be read by number, and those that only stream.
 _HUBS: Final = ("hfds", "torch")
 _STREAMS: Final = ("hfids", "tfds", "wds")
+#: of an image as it is stored; a thousand times what photographs take
+_MOST_BYTES: Final = 512_000_000
 _OPENS: Final = "give a folder of class folders, a .tar of them, hfds/NAME or torch/NAME"
 
 
@@ -44,6 +48,9 @@ class Source(Protocol):
 
     def read(self, number: int) -> Any:
         """An image in RGB, or a text; an unreadable one raises what its decoder raises."""
+
+    def contents(self, number: int) -> bytes:
+        """What an image is stored as, or its pixels where only the source knows."""
 
 
 def open_source(name: str) -> Source:
@@ -120,11 +127,23 @@ class _StoredImages:
         return [image.class_number for image in self.images]
 
     def read(self, number: int) -> Image.Image:
+        return _decode(self._bytes(number))
+
+    def contents(self, number: int) -> bytes:
+        return self._bytes(number)
+
+    def _bytes(self, number: int) -> bytes:
         image = self.images[number]
-        start, length = image.span or (0, -1)
-        with image.path.open("rb") as file:
+        # Opening a pipe waits for who writes into it, and devices never end.
+        descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("it is no file but a pipe or a device")
+            start, length = image.span or (0, os.fstat(descriptor).st_size)
+            if length > _MOST_BYTES:
+                raise OSError(f"{length:,} bytes are too many for an image")
             file.seek(start)
-            return _decode(file.read(length))
+            return file.read(length)
 
 
 def _open_stored(path: Path) -> Source:
@@ -195,6 +214,10 @@ class _HubImages:
             return image.convert("RGB")
         with closing(image):  # an open file
             return _decode(image.read())
+
+    def contents(self, number: int) -> bytes:
+        picture = self.read(number)
+        return f"{picture.size}".encode() + picture.tobytes()
 
 
 def _open_hub(name: str, hub: str) -> Source:

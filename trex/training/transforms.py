@@ -6,16 +6,18 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import timm.data
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor, nn
 from torchvision import transforms
 
 from trex.errors import DataError
+from trex.store.schemas import check_fields
 from trex.text.config import TextConfig, TextTransform
 
 #: Share of a picture's area that a fitting view shows at least.
@@ -25,6 +27,32 @@ PASTED_SHARE: Final = (0.25, 0.75)
 
 #: from what a source reads, a picture or a text, to a model's input
 Transform = Callable[[Any], Tensor]
+
+
+_Side = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Stored(BaseModel):
+    """A `DataConfig` in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    input_size: Annotated[list[_Side] | tuple[_Side, ...], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[float] | tuple[float, ...], Field(min_length=1)]
+    std: Annotated[list[float] | tuple[float, ...], Field(min_length=1)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"]
+    crop_pct: Annotated[float, Field(gt=0.0, le=10.0)]
+    crop_mode: Literal["center", "border", "squash"]
+
+
+class _StoredText(BaseModel):
+    """A `TextConfig` in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    tokenizer: str
+    tokenizer_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +115,12 @@ class DataConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DataConfig:
-        """What `dataclasses.asdict` made of one, read back from a file."""
+        """What `dataclasses.asdict` made of one, read back from a file.
+
+        Raises:
+            DataError: it is not that.
+        """
+        check_fields(_Stored, data, "the stored preprocessing", DataError, "restore the file")
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
@@ -99,8 +132,15 @@ InputConfig = DataConfig | TextConfig
 
 
 def input_config_from_json(data: Mapping[str, Any]) -> InputConfig:
-    """What `dataclasses.asdict` made of one, read back from a file."""
-    return TextConfig(**data) if "tokenizer" in data else DataConfig.from_json(data)
+    """What `dataclasses.asdict` made of one, read back from a file.
+
+    Raises:
+        DataError: it is not that.
+    """
+    if "tokenizer" not in data:
+        return DataConfig.from_json(data)
+    check_fields(_StoredText, data, "the stored preprocessing", DataError, "restore the file")
+    return TextConfig(**data)
 
 
 def _image_size(model: nn.Module) -> tuple[int, int] | None:

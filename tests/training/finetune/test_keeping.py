@@ -1,12 +1,15 @@
 """Checkpoints, the choice of weights, and the curve's file."""
 
 import csv
+import logging
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from trex.store.finetuning import read_curve
 from trex.training.data import Batch
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.curve import Curve
@@ -39,6 +42,41 @@ def test_a_damaged_state_is_passed_over(
     newest.write_bytes(content[: len(content) // 2] if damage == "half" else damage)
     assert folder.newest()["step"] == 1
     assert "taking the one before" in caplog.text
+
+
+def test_a_flipped_bit_in_a_state_is_seen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = CheckpointFolder(tmp_path, Checkpoints())
+    for step in (1, 2):
+        folder.save(step, {"step": step, "value": torch.zeros(1000)})
+    newest = folder.newest_file
+    content = newest.read_bytes()
+    places = random.Random(0).sample(range(len(content)), 60)
+    for place in [*places, content.index(bytes(2000)) + 1000]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        newest.write_bytes(damaged)
+        state = folder.newest()
+        # a bit in a name or in the padding of the archive changes nothing that is read
+        assert state["step"] == 1 or torch.equal(state["value"], torch.zeros(1000))
+    assert state["step"] == 1
+    assert "the checksum of" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 50, b'"', b"\xff\xfe\n", b"nothing\n", b"step\n"])
+def test_a_damaged_curve_goes_on_with_what_is_sound(
+    damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "curve.csv"
+    sound = b"step,loss,images_per_s,wait_share\n1,0.5,1,0\n2,0.4,1,0\n"
+    for content, kept in ((sound + damage + b"\n3,0.3,1,0\n", ["1", "2"]), (damage, [])):
+        file.write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            curve = Curve(file, ("loss",), steps=6, first=2, images=4)
+        curve.close()
+        assert [row["step"] for row in rows_of(file)] == kept
+        assert read_curve(file) == rows_of(file)
 
 
 def model_of(value: float) -> nn.Module:

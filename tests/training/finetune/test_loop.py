@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,50 @@ def test_resuming_gives_the_same_weights(
     assert same(whole, resumed)
     assert losses(resumed_curve) == losses(curve)
     assert resumed_records[1]["training"]["held_out"] == records[1]["training"]["held_out"]
+
+
+def test_seconds_and_images_count_those_of_earlier_processes(train, monkeypatch) -> None:
+    recipe = cases.recipe(epochs=2, checkpoints={"steps": 1})
+    real_update, real_run, outcomes = loop.Trainer._update, loop.Trainer.run, []
+    done: list[int] = []
+
+    def update(self, parts):
+        if len(done) == 3:
+            done.append(-1)
+            raise Interrupted
+        done.append(1)
+        time.sleep(0.05)
+        return real_update(self, parts)
+
+    def run(self):
+        outcomes.append(real_run(self))
+        return outcomes[-1]
+
+    monkeypatch.setattr(loop.Trainer, "_update", update)
+    monkeypatch.setattr(loop.Trainer, "run", run)
+    with pytest.raises(Interrupted):
+        train("torn", recipe=recipe)
+    train("torn", recipe=recipe)
+    (outcome,) = outcomes
+    assert outcome.images == outcome.steps * recipe.batch_size
+    assert outcome.seconds >= 0.05 * outcome.steps
+    assert 0 <= outcome.waited_s < outcome.seconds
+
+
+def test_a_state_of_another_training_is_refused(train, monkeypatch, tmp_path: Path) -> None:
+    recipe = cases.recipe(epochs=2, checkpoints={"steps": 1})
+    state = {
+        "step": 1,
+        "model": {},
+        "optimizer": {},
+        "scaler": {},
+        "average": None,
+        "selector": {},
+    }
+    monkeypatch.setattr(loop.CheckpointFolder, "newest", lambda self: state)
+    with pytest.raises(RunError, match="is the state of another training") as caught:
+        train("other", recipe=recipe)
+    assert "checkpoints/" in caught.value.hint
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.8])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from trex.errors import ModelError, WeightsError
+from trex.files import parse_json
 from trex.models.bert.model import FAMILIES, TextClassifier, from_transformers, most_tokens
 
 #: before a hub's name, as `timm/` is for images
@@ -120,7 +120,7 @@ def _config_file(name: str) -> Path | None:
     """The `config.json` of a folder of `transformers`."""
     file = Path(name) / "config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return file if isinstance(found, dict) and "model_type" in found else None
@@ -136,7 +136,7 @@ def _config(name: str, transformers: Any) -> Any:
             intermediate_size=4 * dim,
         )
     if (file := _config_file(name)) is not None:
-        return _from_dict(name, json.loads(file.read_text(encoding="utf-8")))
+        return _from_dict(name, parse_json(file.read_text(encoding="utf-8")))
     try:
         return transformers.AutoConfig.from_pretrained(name.removeprefix(HUB))
     except Exception as error:  # hub clients raise errors of many libraries

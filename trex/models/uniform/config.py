@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from trex.config import Document, StrictModel, read_document
 from trex.errors import BundleError, PlanError, TrexError
-from trex.models.weights import state_hash
 from trex.plan import Plan, Reuse, ReusedTensor
+from trex.store.tensors import state_hash
 
 FORMAT: Final = "trex-uniform-reuse"
 VERSION: Final = 1
@@ -49,7 +49,7 @@ class WeightsFile(StrictModel):
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{16}$",
-        description="first 16 digits, over the tensors as trex.models.weights.state_hash has it",
+        description="first 16 digits, over the tensors as trex.store.tensors.state_hash has it",
     )
 
 

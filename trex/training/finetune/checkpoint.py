@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trex.errors import StorageError
-from trex.files import write_atomic
+from trex.files import make_folder, write_atomic
 from trex.training.finetune.recipe import Checkpoints
 
 _logger = logging.getLogger(__name__)
@@ -43,13 +42,7 @@ class CheckpointFolder:
         Raises:
             StorageError: it cannot be written; the earlier ones stay.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{self._folder} cannot be created: {error.strerror}",
-                hint="choose another --out folder",
-            ) from error
+        make_folder(self._folder)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self._folder / f"step-{step:09d}.pt", buffer.getvalue())
@@ -58,15 +51,13 @@ class CheckpointFolder:
             file.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest readable state, or None. Only plain values are read, never code."""
+        """The newest undamaged state, or None. Only plain values are read, never code."""
         for file in reversed(self._files()):
             try:
-                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                reason = (str(error).splitlines() or [""])[0]
+                return _read(file)
+            except Exception as error:  # unpicklers of damaged files raise nearly anything
+                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
                 _logger.warning("%s cannot be read (%s): taking the one before", file, reason)
-                continue
-            return state
         return None
 
     @property
@@ -81,3 +72,18 @@ class CheckpointFolder:
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.pt"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A state whose every byte has the checksum it was written with.
+
+    `torch.save` writes a zip archive, and `torch.load` does not look at its checksums.
+    """
+    data = file.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or "step" not in state:
+        raise ValueError("it is not the state of a training")
+    return state

@@ -13,6 +13,7 @@ from typing import Final
 from tqdm import tqdm
 
 from trex.files import append_line, write_atomic
+from trex.store.finetuning import read_curve
 
 #: Rows of a curve, at most and about; each is the last of so many steps.
 _ROWS: Final = 1000
@@ -54,11 +55,7 @@ class Curve:
         )
 
     def _begin(self, file: Path, first: int) -> None:
-        kept: list[dict[str, str]] = []
-        if first and file.exists():
-            with file.open(newline="") as opened:
-                # a torn last row has fewer fields
-                kept = [r for r in csv.DictReader(opened) if (r["step"] or "").isdigit()]
+        kept = read_curve(file) if first and file.exists() else []
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(buffer, self._columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -84,6 +81,11 @@ class Curve:
             cells = [_cell(row.get(name)) for name in self._columns]
             append_line(self._file, ",".join(cells))
         self._start, self._since, self._waited_s = now, self._done, 0.0
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds since the first of these steps, and of these waiting for images."""
+        return self.seconds + time.perf_counter() - self._start, self.waited_s + self._waited_s
 
     def close(self) -> None:
         """End the bar."""

@@ -21,8 +21,8 @@ from trex.hardware import Chip
 from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
+from trex.store.finetuning import FinetuneFolder
 from trex.training.data import ImageSet, batches, dataset_fingerprint
-from trex.training.finetune.folder import FinetuneFolder
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
 from trex.training.finetune.precision import settled

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm.data
 import timm.utils
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trex.errors import TrainingError
+from trex.errors import RunError, TrainingError
 from trex.noise import is_non_ideal, set_noise
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.curve import Curve
@@ -38,6 +38,14 @@ from trex.training.finetune.task import (
     seed_of,
 )
 from trex.training.finetune.views import Views, drawn_from
+
+
+class _Spent(NamedTuple):
+    """What steps have taken; see `Outcome`."""
+
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    images: int = 0
 
 
 class Trainer:
@@ -83,18 +91,21 @@ class Trainer:
         self._wrapped: nn.Module = self._observed
         self._stage: Stage | None = None
         self._step = 0
+        self._curve: Curve | None = None
+        self._before = _Spent()
 
     def run(self) -> Outcome:
         """Train to the end, from the newest checkpoint where there is one.
 
         Raises:
             TrainingError: the loss is not a number.
+            RunError: the state to go on from is of another training.
         """
         task, order = self.task, self.task.order
         self._begin()
-        first = self._step
+        self._first = first = self._step
         columns = ("epoch", "loss", *loss_names(self._recipe), "lr", "grad_norm", "held_out_loss")
-        curve = Curve(
+        self._curve = curve = Curve(
             task.folder / "curve.csv" if task.curve and task.processes.first else None,
             columns, steps=order.steps, first=first, images=order.batch_size,
         )  # fmt: skip
@@ -119,15 +130,14 @@ class Trainer:
                     self._save()
         finally:
             curve.close()
+        spent = self._spent()
         self._save()
         kept = self._keep()
         return Outcome(
             kept=kept,
             history=self._selector.history,
             steps=self._step,
-            seconds=curve.seconds,
-            waited_s=curve.waited_s,
-            images=(self._step - first) * order.batch_size,
+            **spent._asdict(),
         )
 
     def _begin(self) -> None:
@@ -135,13 +145,33 @@ class Trainer:
         if state is None:
             self._compare("start")
             return
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._precision.scaler.load_state_dict(state["scaler"])
-        if self._average is not None:
-            self._average.module.load_state_dict(state["average"])
-        self._selector.restore(state["selector"])
-        self._step = state["step"]
+        try:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._precision.scaler.load_state_dict(state["scaler"])
+            if self._average is not None:
+                self._average.module.load_state_dict(state["average"])
+            self._selector.restore(state["selector"])
+            self._step = int(state["step"])
+            # a state of version 0.1 does not say: what is counted begins here
+            self._before = _Spent(**state.get("spent", {}))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise RunError(
+                f"{self._checkpoints.newest_file} is the state of another training: {reason}",
+                hint="remove the checkpoints/ folder to begin again, or choose another --out",
+            ) from error
+
+    def _spent(self) -> _Spent:
+        """What the steps that count have taken, those of earlier processes included."""
+        assert self._curve is not None
+        seconds, waited_s = self._curve.spent
+        images = (self._step - self._first) * self.task.order.batch_size
+        return _Spent(
+            self._before.seconds + seconds,
+            self._before.waited_s + waited_s,
+            self._before.images + images,
+        )
 
     def _save(self) -> None:
         if self.task.processes.first:
@@ -153,6 +183,7 @@ class Trainer:
                 "scaler": self._precision.scaler.state_dict(),
                 "average": average,
                 "selector": self._selector.state(),
+                "spent": self._spent()._asdict(),
             }
             self._checkpoints.save(self._step, state)
 

@@ -54,9 +54,9 @@ class Outcome:
         kept: the weights that were kept: `start`, `epoch N`, `last` or `average`.
         history: what the held-out images said of all that were compared.
         steps: done in all.
-        seconds: of the last process that worked on it, in steps.
+        seconds: in all, whichever process went on from which; what a kill threw away is not in.
         waited_s: of these, waiting for images.
-        images: that this process trained on, in these seconds.
+        images: trained on in these seconds.
     """
 
     kept: str

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import StorageError
-from trex.files import write_atomic
+from trex.files import parse_json, write_atomic
 from trex.reuse.route import State
 from trex.training.finetune.network import Observed, Outputs
 from trex.training.finetune.views import Key, Views, ViewSource, collate
@@ -101,7 +101,7 @@ class CachedTeacher:
 
     def open(self) -> None:
         """Read from the filled file."""
-        self._shapes = [tuple(s) for s in json.loads(self._header.read_text())["shapes"]]
+        self._shapes = [tuple(s) for s in parse_json(self._header.read_text())["shapes"]]
         self._rows = np.memmap(self._file, np.float16, "r").reshape(-1, self._row_length())
 
     @property
@@ -149,7 +149,7 @@ class CachedTeacher:
         """Complete rows of an earlier, interrupted filling; what is torn is cut off."""
         if not self._header.exists() or not self._file.exists():
             return 0
-        header = json.loads(self._header.read_text())
+        header = parse_json(self._header.read_text())
         if header["settings"] != self._settings:
             return 0
         self._shapes = [tuple(shape) for shape in header["shapes"]]

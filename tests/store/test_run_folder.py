@@ -10,13 +10,39 @@ from typing import Any
 import pytest
 
 from trex.errors import RunError, StorageError
-from trex.search.run import Run
+from trex.store.run import Run
 
-MANIFEST = {"settings": {"model": "tiny", "budget": "latency <= 0.6x", "seed": 0}, "command": []}
+PRICE = {
+    "chip": "chip", "accounting": "paper", "latency_s": 1e-3, "energy_j": 1e-4, "area_m2": 1e-4,
+    "edap_mj_ms_mm2": 10.0,
+}  # fmt: skip
+SETTINGS = {
+    "model": "tiny", "model_args": {}, "weights_sha256": "abc", "chip": "chip",
+    "accounting": "paper", "budget": "latency <= 0.6x", "space": {}, "search": {}, "seed": 0,
+}  # fmt: skip
+MANIFEST = {
+    "settings": SETTINGS, "command": [], "space_size": 2, "feasible": None, "baseline": PRICE,
+}  # fmt: skip
+
+
+def asked(**settings: Any) -> dict[str, Any]:
+    return {**MANIFEST, "settings": {**SETTINGS, **settings}}
+
+
+def measured(loss: float) -> dict[str, Any]:
+    rates = {"agreement": 1.0, "soft_agreement": 0.5, "top1": None, "baseline_top1": None}
+    return {"loss": loss, **rates, "n": 6}
+
+
+def spent(rung: str, loss: float) -> dict[str, Any]:
+    return {"rung": rung, "loss": loss, "images": 10, "seconds": 0.5}
 
 
 def record(key: str, **more: Any) -> dict[str, Any]:
-    return {"key": key, "plan": "", "estimate": {}, "selection": {}, **more}
+    return {
+        "key": key, "plan": "", "n_reuse": 0, "transform": "none", "estimate": PRICE,
+        "selection": measured(2.0), **more,
+    }  # fmt: skip
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,21 +78,21 @@ def test_other_settings_are_refused_and_nothing_is_overwritten(
     run.append(record("a"))
     before = contents(run.path)
     with pytest.raises(RunError, match="holds a run of other settings") as caught:
-        Run.start(run.path, {"settings": {**MANIFEST["settings"], **change}})
+        Run.start(run.path, asked(**change))
     assert message in caught.value.message
     assert "nothing was changed" in caught.value.hint
     assert contents(run.path) == before
 
 
 def test_settings_are_compared_as_json_holds_them(tmp_path: Path) -> None:
-    Run.start(tmp_path / "run", {"settings": {"size": (3, 4), "rate": 0.1}})
-    Run.start(tmp_path / "run", {"settings": {"size": [3, 4], "rate": 0.1}})
+    Run.start(tmp_path / "run", asked(size=(3, 4), rate=0.1))
+    Run.start(tmp_path / "run", asked(size=[3, 4], rate=0.1))
 
 
 def test_long_values_are_shortened(tmp_path: Path) -> None:
-    Run.start(tmp_path / "run", {"settings": {"space": "a" * 500}})
+    Run.start(tmp_path / "run", asked(budget="a" * 500))
     with pytest.raises(RunError) as caught:
-        Run.start(tmp_path / "run", {"settings": {"space": "b" * 500}})
+        Run.start(tmp_path / "run", asked(budget="b" * 500))
     assert len(caught.value.message) < 400
 
 
@@ -100,6 +126,8 @@ def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
         ("[]", "is of schema None"),
         ("{}", "is of schema None"),
         ('{"schema": 9, "settings": {}}', "is of schema 9, this TReX reads 3 and 2"),
+        ('{"schema": 3, "settings": []}', "is damaged: settings: .*, not a list of 0"),
+        ('{"schema": 3}', "is damaged: settings: Field required"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -154,7 +182,16 @@ def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> Non
         ("[1]", r"results\.jsonl:2: is not a JSON object"),
         ("{}", r"results\.jsonl:2: is not a record this TReX reads"),
         (json.dumps({"schema": 9, **record("b")}), r"results\.jsonl:2: is not a record"),
-        (json.dumps({"schema": 3, "key": "b", "plan": ""}), r"results\.jsonl:2: is not a record"),
+        (json.dumps({"schema": 3, "key": "b", "plan": ""}), r"jsonl:2 is damaged: n_reuse: Field"),
+        (json.dumps({"schema": 3, **record("b", plan="1<-9")}), r"jsonl:2 is damaged: plan: enc"),
+        (
+            json.dumps({"schema": 3, **record("b", selection=measured(float("nan")))}),
+            r"jsonl:2 is damaged: selection.loss: .*finite number, not nan",
+        ),
+        (
+            json.dumps({"schema": 3, **record("b", rungs=[spent("finetuned-x", 1.0)])}),
+            r"jsonl:2 is damaged: rungs.0.rung: ",
+        ),
         (json.dumps({"schema": 3, **record("b")}).replace('"key"', '"kee"'), r"jsonl:2: is not a"),
     ],
 )
@@ -170,7 +207,7 @@ def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: s
 def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
     script = (
-        "import sys; from pathlib import Path; from trex.search.run import Run\n"
+        "import sys; from pathlib import Path; from trex.store.run import Run\n"
         "with getattr(Run.open(Path(sys.argv[1])), sys.argv[2])(): pass"
     )
     join, lock = (
@@ -188,12 +225,12 @@ def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
 
 def test_later_rungs_add_to_a_record(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
-    run.append(record("a", rungs=[{"rung": "fitted", "loss": 2.0}]))
-    run.append({"key": "a", "rung": {"rung": "refined", "loss": 1.0}, "measured": {"loss": 1.0}})
-    run.append({"key": "a", "rung": {"rung": "refined", "loss": 9.0}, "measured": {"loss": 9.0}})
+    run.append(record("a", rungs=[spent("fitted", 2.0)]))
+    for loss in (1.0, 9.0):
+        run.append({"key": "a", "rung": spent("refined", loss), "measured": measured(loss)})
     (found,) = run.records()
     assert [rung["loss"] for rung in found["rungs"]] == [2.0, 1.0]
-    assert found["refined"] == {"loss": 1.0}
+    assert found["refined"] == measured(1.0)
 
 
 def test_a_record_is_not_appended_where_it_is_known(tmp_path: Path) -> None:

@@ -59,9 +59,17 @@ class FileLocks:
             yield
 
     def hold(self, worker: str) -> None:
-        """See `Locks`."""
-        self._held[worker] = _open(self._folder / worker)
-        fcntl.flock(self._held[worker], fcntl.LOCK_EX)
+        """See `Locks`; what dead workers left is removed."""
+        while True:
+            descriptor = _open(self._folder / worker)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                break
+            os.close(descriptor)  # removed as a dead one's before it was locked: once more
+        self._held[worker] = descriptor
+        for path in self._folder.glob("worker-*"):
+            if path.name not in self._held:
+                self.is_held(path.name)
 
     def is_held(self, worker: str) -> bool:
         """See `Locks`; what a dead worker left is removed."""

@@ -5,7 +5,7 @@ fit.json          how plans are fitted, chosen once on the fitted images, and wh
 surrogate.json    predicted losses' measured parts, once they are all there
 results.jsonl     one record a candidate, appended; what later rungs measured follows as lines of
                   their own. This file alone says what was measured
-candidates/       the fitted parameters of every recorded candidate
+candidates/       the fitted parameters of every recorded candidate, each file with its hash
 best/             the winner as a bundle, fitted on all images (best.json)
 finetuned/        the winner as the last rung trained it, where there were short trainings
 study.log         who works on what (an Optuna journal); made again from the records if lost
@@ -21,14 +21,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trex.errors import PlanError, RunError, StorageError
-from trex.files import append_line, read_jsonl, repair_jsonl, write_atomic
+from trex.files import append_line, make_folder, parse_json, read_jsonl, repair_jsonl, write_atomic
 from trex.plan import Layout
-from trex.search.locks import LOCKS, file_lock
 from trex.settings import difference
+from trex.store.locks import LOCKS, file_lock
+from trex.store.schemas import FILES, RecordFields, RungFields, check_fields, check_plan
 from trex.stored import current, read_layout, read_plan, text_of_v0_1
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _logger = logging.getLogger(__name__)
 
@@ -39,10 +43,7 @@ V0_1: Final = 2
 #: how plans are fitted
 FIT: Final = "fit.json"
 
-#: what a record must hold to be read by later commands
-_RECORD_FIELDS: Final = ("key", "plan", "estimate", "selection")
-#: and a line of a later rung
-_RUNG_FIELDS: Final = ("key", "rung", "measured")
+_DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 #: names a folder may hold before it is a run
 _BEFORE: Final = (".manifest.json.", ".lock")
 
@@ -175,7 +176,12 @@ class Run:
         manifest = self.manifest()
         if "layout" not in manifest:
             return Layout(stages=tuple(manifest["settings"]["space"]["stages"]), tokens=0)
-        return read_layout(manifest["layout"])
+        try:
+            return read_layout(manifest["layout"])
+        except (AttributeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self._manifest_path} is damaged: layout: {error}", hint="restore the file"
+            ) from None
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; a plan at its top is told as this version tells it.
@@ -185,7 +191,7 @@ class Run:
         """
         file = self.path / name
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = parse_json(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} has no {name}",
@@ -207,7 +213,12 @@ class Run:
                 f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
                 hint="use the version of TReX that wrote it",
             )
-        return _current(data, file) if "plan" in data else data
+        told = _current(data, file) if "plan" in data else data
+        if (fields := FILES.get(name)) is not None:
+            check_fields(
+                fields, told, file, RunError, "restore the file, or search again elsewhere"
+            )
+        return told
 
     def fitting(self) -> dict[str, Any] | None:
         """How plans are fitted (`chosen`), and what else was `tried`.
@@ -245,15 +256,17 @@ class Run:
             return []
         unique: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_jsonl(file).records, start=1):
-            fields = _RUNG_FIELDS if "rung" in line else _RECORD_FIELDS
-            known = line.get("schema") in (V0_1, SCHEMA)
-            if not known or any(f not in line for f in fields):
+            where = f"{file}:{number}"
+            if line.get("schema") not in (V0_1, SCHEMA) or "key" not in line:
                 raise RunError(
-                    f"{file}:{number}: is not a record this TReX reads",
+                    f"{where}: is not a record this TReX reads",
                     hint="use the version of TReX that wrote it",
                 )
+            fields = RungFields if "rung" in line else RecordFields
+            check_fields(fields, line, where, RunError, _DROP_LINE)
             if "rung" not in line:
-                unique.setdefault(line["key"], _current(line, f"{file}:{number}"))
+                check_plan(line["plan"], where, RunError, _DROP_LINE)
+                unique.setdefault(line["key"], _current(line, where))
             elif (record := unique.get(line["key"])) and line["rung"]["rung"] not in record:
                 record[line["rung"]["rung"]] = line["measured"]
                 record["rungs"] = [*record.get("rungs", ()), line["rung"]]
@@ -268,13 +281,63 @@ class Run:
 
         A line that a crash has cut off is removed first.
         """
-        file = self.path / "results.jsonl"
         with file_lock(self.path / LOCKS / "results"):
-            if known() is not None:
-                return
-            if file.exists() and repair_jsonl(file):
-                _logger.warning("%s: the last record was cut off; it is made again", file)
-            append_line(file, json.dumps({"schema": SCHEMA, **record}))
+            if known() is None:
+                self._append("results.jsonl", json.dumps({"schema": SCHEMA, **record}))
+
+    def append_to(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add a line to another of the folder's files of lines.
+
+        Raises:
+            RunError: the file is damaged before its last line.
+            StorageError: it cannot be written.
+        """
+        with file_lock(self.path / LOCKS / name):
+            self._append(name, json.dumps(line))
+
+    def _append(self, name: str, line: str) -> None:
+        """The lock is held: a last line that a crash has cut off can be told from one in work."""
+        file = self.path / name
+        if file.exists() and repair_jsonl(file):
+            _logger.warning("%s: the last line was cut off and is left out", file)
+        append_line(file, line)
+
+    def write_parameters(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Keep a candidate's fitted parameters under its key, or `KEY.RUNG` of a later rung.
+
+        Raises:
+            StorageError: they cannot be written; what was there before stays.
+        """
+        from trex.store.tensors import write_tensors
+
+        write_tensors(self._parameters(name), state, of=name)
+
+    def parameters(self, name: str) -> dict[str, Tensor]:
+        """What `write_parameters` kept.
+
+        Raises:
+            RunError: they are missing or damaged.
+        """
+        from trex.store.tensors import read_tensors
+
+        return read_tensors(self._parameters(name), of=name)
+
+    def usable_parameters(self, name: str) -> dict[str, Tensor] | None:
+        """The same for who can make them again: None where they are missing or, aloud, damaged."""
+        if not self._parameters(name).exists():
+            return None
+        try:
+            return self.parameters(name)
+        except RunError as error:
+            _logger.warning("%s: it is made again", error.message)
+            return None
+
+    def remove_parameters(self, name: str) -> None:
+        """Give the disk space back."""
+        self._parameters(name).unlink(missing_ok=True)
+
+    def _parameters(self, name: str) -> Path:
+        return self.candidates / f"{name}.safetensors"
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
@@ -291,10 +354,8 @@ class Run:
             StorageError: the folder cannot be written.
         """
         with self._lock(fcntl.LOCK_SH, "another process is pruning"):
-            try:
-                self.candidates.mkdir(exist_ok=True)
-            except OSError as error:
-                raise _unusable(self.path, error) from error
+            for folder in (self.path, self.candidates):
+                make_folder(folder)
             yield
 
     @contextmanager

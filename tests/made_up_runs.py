@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trex.plan import Plan
-from trex.search.run import SCHEMA
+from trex.store.run import SCHEMA
 
 MODEL, CHIP = "deit_small_patch16_224", "trex_fefet_32nm"
 ENCODERS = 12
@@ -42,8 +42,8 @@ def record(
         "selection": {
             "loss": loss,
             "agreement": 0.9,
-            "soft_agreement": 0.9 - 0.1 * loss,
-            "top1": 0.8 - 0.1 * loss if labelled else None,
+            "soft_agreement": max(0.0, 0.9 - 0.1 * loss),
+            "top1": max(0.0, 0.8 - 0.1 * loss) if labelled else None,
             "baseline_top1": 0.8 if labelled else None,
             "n": 400,
         },
@@ -71,7 +71,7 @@ def write_run(path: Path, records: list[dict[str, Any]] | None = None, **setting
             "accounting": "paper",
             "space": {"may_reuse": [False] + [True] * (ENCODERS - 1)},
             "budget": "latency <= 0.9x", "calibration_sha256": "fedcba9876543210",
-            "search": {"seed": 7}, **settings,
+            "search": {"seed": 7}, "data": {}, **settings,
         },
         "command": ["trex", "search", "--hw", settings.get("chip", CHIP), "--out", str(path)],
         "versions": {"trex": "0.1.0"}, "layout": LAYOUT,

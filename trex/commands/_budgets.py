@@ -1,0 +1,152 @@
+"""Several searches that share the original's pass and the probes: many limits, or the cheapest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from trex.commands import _problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trex.search.engine import Search
+
+_logger = logging.getLogger(__name__)
+
+#: shares of the original's cost, at most so far apart, that end the search for the cheapest plan
+_NEAR: Final = 1.03
+#: the least share of the original's cost that is looked at
+_LEAST: Final = 0.1
+
+
+def add_many(group: argparse._ArgumentGroup) -> None:
+    """The flags."""
+    group.add_argument(
+        "--budgets",
+        nargs="+",
+        metavar="LIMIT",
+        help="several limits of --minimize, one after another: 0.8x 0.65x 0.5x",
+    )
+    group.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="the cheapest plan that loses at most so many points: of top-1 where the calibration "
+        "images have labels, else of agreement with the original",
+    )
+    group.add_argument(
+        "--minimize",
+        default="latency",
+        choices=("latency", "energy", "area", "edap"),
+        help="the cost that --budgets limits and --max-drop minimises (latency)",
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """See that the flags make sense together.
+
+    Raises:
+        BudgetError: they do not.
+    """
+    from trex.errors import BudgetError
+    from trex.search.budget import Limit
+
+    if not several(args):
+        return
+    if args.budgets and args.max_drop is not None:
+        raise BudgetError("--budgets and --max-drop are both given", hint="give one of them")
+    if getattr(args, f"max_{args.minimize}"):
+        raise BudgetError(
+            f"--max-{args.minimize} is given, which is what is varied",
+            hint=f"leave it out, or choose another cost with --minimize than {args.minimize}",
+        )
+    if args.max_drop is not None and not 0 < args.max_drop < 100:
+        raise BudgetError(
+            f"--max-drop {args.max_drop:g} is not between 0 and 100", hint="give points: 1.0"
+        )
+    for text in args.budgets or ():
+        Limit.parse(args.minimize, text)
+
+
+def several(args: argparse.Namespace) -> bool:
+    """Whether more than one search is asked for."""
+    return bool(args.budgets) or args.max_drop is not None
+
+
+def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) -> dict[str, Any]:
+    """The searches, each in a folder of its own inside `--out`, and what they came to."""
+    first: Search | None = None
+    results: dict[str, dict[str, Any]] = {}
+
+    def search(limit: str) -> dict[str, Any]:
+        nonlocal first
+        name = limit.replace("*", "")
+        own = argparse.Namespace(**{**vars(args), f"max_{args.minimize}": limit})
+        own.out = args.out / name
+        _logger.info("%s <= %s", args.minimize, limit)
+        prepared = prepare(own, like=first)
+        first = first or prepared[0]
+        results[limit] = _problem.carry_out(own, lambda _: prepared, keep=True)
+        return results[limit]
+
+    try:
+        if args.budgets:
+            for limit in args.budgets:
+                search(limit)
+            chosen = None
+        else:
+            chosen = _cheapest(args.max_drop, search)
+    finally:
+        if first is not None:
+            first.close()
+    told = {
+        "minimized": args.minimize,
+        "max_drop": args.max_drop,
+        "chosen": chosen,
+        "searches": [{"limit": limit, **result} for limit, result in results.items()],
+    }
+    (args.out / "budgets.json").write_text(json.dumps(told, indent=2) + "\n")
+    return told
+
+
+def drop_of(result: dict[str, Any]) -> float:
+    """Points that a search's best plan loses on calibration images that it was not fitted on."""
+    from trex.search.agreement import measured_last
+
+    measured = measured_last(result["best"])
+    if measured["top1"] is not None:
+        return 100.0 * float(measured["baseline_top1"] - measured["top1"])
+    return 100.0 * (1.0 - float(measured["agreement"]))
+
+
+def _cheapest(most: float, search: Callable[[str], dict[str, Any]]) -> str | None:
+    """The least limit whose best plan loses little enough; None where none does."""
+    from trex.errors import InfeasibleError
+
+    def loses_little(share: float) -> bool:
+        try:
+            drop = drop_of(search(f"{share:.3g}x"))
+        except InfeasibleError as error:
+            _logger.info("%s", error)
+            return False
+        _logger.info("%.3gx loses %.2f points on images not fitted on", share, drop)
+        return drop <= most
+
+    fails, works = _LEAST, None
+    for share in (0.64, 0.8, 0.95):
+        if loses_little(share):
+            works = share
+            break
+        fails = share
+    while works is not None and works / fails > _NEAR:
+        share = float(f"{(works * max(fails, 0.5 * works)) ** 0.5:.3g}")
+        if not fails < share < works:
+            break
+        if loses_little(share):
+            works = share
+        else:
+            fails = share
+    return None if works is None else f"{works:.3g}x"
