@@ -95,19 +95,19 @@ def test_an_export_that_met_a_full_disk_can_be_run_again(run: Run, tmp_path: Pat
     with files_of_at_most(10_000):
         assert main(export) == 1
     assert "cannot be written" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert not json.loads((tmp_path / "out" / "export.json").read_text())["finished"]
     assert main(export) == 0
 
 
 def test_an_export_that_was_killed_can_be_run_again(run: Run, tmp_path: Path) -> None:
     export = ["export", str(run.path), "--out", str(tmp_path / "out")]
     script = (
-        "import os, signal, sys\nimport trex.export.bundle as bundle\nfrom trex.cli import main\n"
-        "bundle.load_bundle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\nfrom trex.cli import main\nfrom trex.exporters import bundle\n"
+        "bundle.save_bundle = lambda *_, **more: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main(sys.argv[1:])"
     )
     assert subprocess.run([sys.executable, "-c", script, *export]).returncode == -9
-    assert not (tmp_path / "out").exists()
+    assert not json.loads((tmp_path / "out" / "export.json").read_text())["finished"]
     assert main(export) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
