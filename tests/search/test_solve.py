@@ -52,21 +52,20 @@ def test_the_best_plans_are_those_of_looking_at_every_plan(
     name: str, budget: dict[Any, str | None]
 ) -> None:
     encoders, kind = SPACES[name]
-    for seed in range(2):
-        priced = priced_space(encoders, budget, seed=seed + 1, **kind)
-        losses = random_losses(priced, seed)
-        rows, expected = best_of_all(priced, losses)
-        if not len(rows):
-            with pytest.raises(InfeasibleError):
-                Solver(priced, losses).solve(priced.budget, 5)
-            continue
-        found = Solver(priced, losses).solve(priced.budget, 5)
-        np.testing.assert_allclose(found.losses, expected[:5], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(losses.predict(found.rows), found.losses)
-        assert found.proved
-        assert priced.fits(found.costs).all()
-        assert priced.space.holds(found.rows).all()
-        assert len(np.unique(found.rows, axis=0)) == len(found.rows)
+    priced = priced_space(encoders, budget, seed=1, **kind)
+    losses = random_losses(priced, 0)
+    rows, expected = best_of_all(priced, losses)
+    if not len(rows):
+        with pytest.raises(InfeasibleError):
+            Solver(priced, losses).solve(priced.budget, 5)
+        return
+    found = Solver(priced, losses).solve(priced.budget, 5)
+    np.testing.assert_allclose(found.losses, expected[:5], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(losses.predict(found.rows), found.losses)
+    assert found.proved
+    assert priced.fits(found.costs).all()
+    assert priced.space.holds(found.rows).all()
+    assert len(np.unique(found.rows, axis=0)) == len(found.rows)
 
 
 @pytest.mark.parametrize("name", SPACES)
