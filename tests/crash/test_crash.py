@@ -25,7 +25,7 @@ from trex.cli import main
 from trex.exporters.bundle import load_config
 from trex.store.run import Run
 
-KILLS = int(os.environ.get("TREX_KILLS", "10"))
+KILLS = int(os.environ.get("TREX_KILLS", "4"))
 SEED = int(os.environ.get("TREX_KILLS_SEED", "0"))
 RUNGS = ["--refined-candidates", "2", "--finetuned-candidates", "2", "--finetune-images", "8"]
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.

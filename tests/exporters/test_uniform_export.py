@@ -243,7 +243,7 @@ def test_search_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     search = [
         "search", *flags, "--hw", "trex_fefet_32nm", "--max-latency", "0.999x",
         "--calib", str(write_images(tmp_path / "calib")), "--out", str(run),
-        "--evaluations", "3", "--final-views", "1",
+        "--evaluations", "3", "--final-views", "1", "--space", "default", "--only", "reuse",
     ]  # fmt: skip
     assert main(search) == 0
     capsys.readouterr()

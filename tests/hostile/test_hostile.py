@@ -23,7 +23,7 @@ from mutations import mutated
 
 from trex.errors import TrexError
 
-WANTED = int(os.environ.get("TREX_HOSTILE", "300"))
+WANTED = int(os.environ.get("TREX_HOSTILE", "120"))
 FIRST = int(os.environ.get("TREX_HOSTILE_SEED", "0"))
 MOST_S = 20.0
 MOST_MB = 600

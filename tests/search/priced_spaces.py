@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from trex.architecture import Architecture, vit_encoder
 from trex.hardware import Chip, load_chip
-from trex.plan import Layout
+from trex.plan import Form, Layout
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
@@ -17,6 +19,39 @@ from trex.search.predict import Losses, measured_pairs
 from trex.search.space import SearchSpace
 
 CHIP = load_chip("trex_fefet_32nm")
+FORMS: tuple[Form, ...] = (("output", "linear"), ("map", "mixed"), ("map", "average"))
+
+
+@st.composite
+def drawn_spaces(draw: Any, most: int = 3) -> SearchSpace:
+    """Any space of few encoders and few tokens."""
+    encoders, tokens = draw(st.integers(1, most)), draw(st.integers(4, 9))
+    split = draw(st.integers(1, encoders))
+    stages = tuple(int(i >= split) for i in range(encoders))
+    chosen = st.lists(st.booleans(), min_size=encoders, max_size=encoders)
+    may, merge, share = draw(chosen), draw(chosen), draw(chosen)
+    protected = draw(st.integers(0, 1))
+    reads_class = protected if draw(st.booleans()) else 0
+    forms = draw(st.permutations(FORMS))[: draw(st.integers(1, 3))]
+    merges, shares = draw(st.booleans()), draw(st.booleans())
+    return SearchSpace(
+        name="drawn",
+        layout=Layout(
+            stages=stages, tokens=tokens, protected=protected, class_tokens=protected,
+            class_rows=reads_class,
+        ),
+        forms=tuple(forms),
+        may_reuse=tuple(may[i] and i > 0 and stages[i] == stages[i - 1] for i in range(encoders)),
+        max_run=draw(st.integers(1, 3)),
+        max_reuse=draw(st.integers(0, 3)),
+        source=draw(st.sampled_from(["nearest", "any"])),
+        mixed=draw(st.booleans()),
+        pairs=tuple((1, 2, 3) if of else () for of in merge) if merges else (),
+        least_tokens=protected + draw(st.integers(1, 3)),
+        shares=tuple((0.7, 0.4) if of else () for of in share) if shares else (),
+        groups=draw(st.booleans()),
+        class_rows=draw(st.booleans()),
+    )  # fmt: skip
 
 
 def priced_space(
@@ -34,15 +69,21 @@ def priced_space(
     """A space of equal encoders; with a seed their MLPs differ."""
     rng = np.random.default_rng(seed or 0)
     widths = 64 * (rng.integers(1, 5, num_encoders) if seed else np.full(num_encoders, 2))
+    layout = Layout(
+        stages=(0,) * num_encoders, tokens=17, protected=1, class_tokens=1, class_rows=1
+    )
+    if isinstance(space, SearchSpace):
+        layout = space.layout
     model = Architecture(
         model="tiny",
         body=tuple(
-            vit_encoder(i, tokens=17, dim=64, heads=2, mlp_hidden=int(width))
+            replace(
+                vit_encoder(i, tokens=layout.tokens, dim=64, heads=2, mlp_hidden=int(width)),
+                stage=layout.stages[i],
+            )
             for i, width in enumerate(widths)
         ),
-        layout=Layout(
-            stages=(0,) * num_encoders, tokens=17, protected=1, class_tokens=1, class_rows=1
-        ),
+        layout=layout,
     )
     if not isinstance(space, SearchSpace):
         space = SearchSpace.load(space, model, overrides, only=only, keep_tokens=keep_tokens)

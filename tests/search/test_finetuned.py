@@ -271,7 +271,7 @@ def test_only_those_that_came_to_the_last_rung_can_win() -> None:
             name.replace("_", "-"): {"soft_agreement": value, "loss": value}
             for name, value in rungs.items()
         }
-        return {"plan": plan, "estimate": {"edap_mj_ms_mm2": 1.0}, **measured}
+        return {"key": plan, "plan": plan, "estimate": {"edap_mj_ms_mm2": 1.0}, **measured}
 
     fitted = record("1<-0", selection=0.9)
     once = record("2<-1", selection=0.5, finetuned_1=0.8)

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from priced_spaces import priced_space, random_losses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from priced_spaces import drawn_spaces, priced_space, random_losses
 
 from trex.errors import InfeasibleError
+from trex.hardware import load_chip
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
 from trex.search.predict import Losses
 from trex.search.solve import Solver
+from trex.search.space import SearchSpace
 
 #: coarse enough to list
 COARSE = {
@@ -48,21 +52,20 @@ def test_the_best_plans_are_those_of_looking_at_every_plan(
     name: str, budget: dict[Any, str | None]
 ) -> None:
     encoders, kind = SPACES[name]
-    for seed in range(2):
-        priced = priced_space(encoders, budget, seed=seed + 1, **kind)
-        losses = random_losses(priced, seed)
-        rows, expected = best_of_all(priced, losses)
-        if not len(rows):
-            with pytest.raises(InfeasibleError):
-                Solver(priced, losses).solve(priced.budget, 5)
-            continue
-        found = Solver(priced, losses).solve(priced.budget, 5)
-        np.testing.assert_allclose(found.losses, expected[:5], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(losses.predict(found.rows), found.losses)
-        assert found.proved
-        assert priced.fits(found.costs).all()
-        assert priced.space.holds(found.rows).all()
-        assert len(np.unique(found.rows, axis=0)) == len(found.rows)
+    priced = priced_space(encoders, budget, seed=1, **kind)
+    losses = random_losses(priced, 0)
+    rows, expected = best_of_all(priced, losses)
+    if not len(rows):
+        with pytest.raises(InfeasibleError):
+            Solver(priced, losses).solve(priced.budget, 5)
+        return
+    found = Solver(priced, losses).solve(priced.budget, 5)
+    np.testing.assert_allclose(found.losses, expected[:5], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(losses.predict(found.rows), found.losses)
+    assert found.proved
+    assert priced.fits(found.costs).all()
+    assert priced.space.holds(found.rows).all()
+    assert len(np.unique(found.rows, axis=0)) == len(found.rows)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -108,3 +111,89 @@ def test_no_losses_are_needed_to_know_what_fits() -> None:
     budget = Budget.parse({"edap": "0.9x"})
     row = Solver(priced, random_losses(priced, 0)).nearest(budget)
     assert priced.fits(priced.price(row[None]))[0]
+
+
+budgets = st.dictionaries(
+    st.sampled_from(["latency", "energy", "area", "edap", "params", "macs"]),
+    st.floats(0.4, 1.1).map(lambda x: f"{x:.4f}x"),
+    min_size=1,
+)
+
+
+def agrees(priced: PricedSpace, losses: Losses, count: int) -> None:
+    """The best plans are found and proved; where none fits the nearest is named."""
+    rows, expected = best_of_all(priced, losses)
+    solver = Solver(priced, losses)
+    if not len(rows):
+        with pytest.raises(InfeasibleError, match="the nearest is") as caught:
+            solver.solve(priced.budget, count)
+        every = priced.space.all_rows()
+        overrun = priced.budget.overrun(priced.price(every), priced.baseline)
+        nearest = every[overrun <= overrun.min() * (1 + 1e-9)]
+        assert any(f'"{priced.space.plan(row)}"' in caught.value.message for row in nearest)
+        return
+    found = solver.solve(priced.budget, count)
+    np.testing.assert_allclose(found.losses, expected[:count], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(losses.predict(found.rows), found.losses, rtol=1e-9, atol=1e-12)
+    assert len(np.unique(found.rows, axis=0)) == len(found.rows)
+    assert priced.space.holds(found.rows).all()
+    assert priced.fits(found.costs).all()
+    assert found.proved
+    assert (found.bounds <= expected[:count] * (1 + 1e-6) + 1e-9).all()
+
+
+@given(
+    space=drawn_spaces(4), budget=budgets, seed=st.integers(0, 10_000),
+    count=st.integers(1, 20), full=st.booleans(), digits=st.sampled_from([None, 0, 1]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_space_is_solved(
+    space: SearchSpace, budget: Any, seed: int, count: int, full: bool, digits: int | None
+) -> None:
+    priced = priced_space(
+        space.num_encoders, budget, space=space, seed=seed,
+        accounting="full" if full else "paper",
+    )  # fmt: skip
+    agrees(priced, random_losses(priced, seed, digits), count)
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "pipelined"])
+@given(budget=budgets, seed=st.integers(1, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_every_schedule_of_the_chip(schedule: str, budget: Any, seed: int) -> None:
+    chip = load_chip("trex_fefet_32nm", {"options.schedule": schedule})
+    priced = priced_space(3, budget, space="joint", overrides=COARSE, chip=chip, seed=seed)
+    agrees(priced, random_losses(priced, seed), 5)
+
+
+def test_a_budget_that_all_keep_leaves_every_plan() -> None:
+    priced = priced_space(3, {"latency": "9x"}, space="joint", overrides=COARSE)
+    found = Solver(priced, random_losses(priced, 1)).solve(priced.budget, 10**6)
+    assert len(found.rows) == priced.space.size
+    assert found.proved
+
+
+def test_a_limit_given_twice_is_one_limit() -> None:
+    priced = priced_space(4, {"edap": "0.8x"}, space="joint", overrides=COARSE, seed=1)
+    solver = Solver(priced, random_losses(priced, 6))
+    twice = Budget(limits=priced.budget.limits * 2)
+    one, two = (solver.solve(budget, 5) for budget in (priced.budget, twice))
+    assert one.rows.tolist() == two.rows.tolist()
+
+
+def test_no_plan_that_differs_in_one_encoder_is_better() -> None:
+    priced = priced_space(12, {"latency": "0.7x"}, space="joint", seed=5)
+    losses = random_losses(priced, 5)
+    found = Solver(priced, losses).solve(priced.budget, 8)
+    assert (np.diff(found.losses) >= 0).all()
+    assert (found.gaps >= 0).all()
+    best = found.rows[0]
+    changed = [
+        np.where(np.arange(12) == encoder, number, best)
+        for encoder, of in enumerate(priced.space.choices)
+        for number in range(len(of))
+    ]
+    near = np.array(changed)[priced.space.holds(changed)]
+    near = near[priced.fits(priced.price(near))]
+    assert len(near) > 12
+    assert (losses.predict(near) >= found.losses[0] - 1e-12).all()

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from priced_spaces import FORMS, drawn_spaces
 from scipy.stats import chi2
 
 from trex.architecture import Architecture, vit_encoder
 from trex.errors import PlanError, SpaceError
-from trex.plan import EncoderPlan, Form, Layout, Merge, Plan, Reuse, Rows
+from trex.plan import EncoderPlan, Layout, Merge, Plan, Reuse, Rows
 from trex.search.space import SearchSpace, shipped_spaces
 
 #: what a shipped space's file says, coarser, so that small models have few plans
@@ -319,39 +320,6 @@ def test_bad_parts_are_refused_with_their_line(
 
 # ---- the automaton, against a list of what the words say
 
-FORMS: tuple[Form, ...] = (("output", "linear"), ("map", "mixed"), ("map", "average"))
-
-
-@st.composite
-def spaces(draw: Any) -> SearchSpace:
-    encoders, tokens = draw(st.integers(1, 3)), draw(st.integers(4, 9))
-    split = draw(st.integers(1, encoders))
-    stages = tuple(int(i >= split) for i in range(encoders))
-    chosen = st.lists(st.booleans(), min_size=encoders, max_size=encoders)
-    may, merge, share = draw(chosen), draw(chosen), draw(chosen)
-    protected = draw(st.integers(0, 1))
-    reads_class = protected if draw(st.booleans()) else 0
-    forms = draw(st.permutations(FORMS))[: draw(st.integers(1, 3))]
-    merges, shares = draw(st.booleans()), draw(st.booleans())
-    return SearchSpace(
-        name="drawn",
-        layout=Layout(
-            stages=stages, tokens=tokens, protected=protected, class_tokens=protected,
-            class_rows=reads_class,
-        ),
-        forms=tuple(forms),
-        may_reuse=tuple(may[i] and i > 0 and stages[i] == stages[i - 1] for i in range(encoders)),
-        max_run=draw(st.integers(1, 3)),
-        max_reuse=draw(st.integers(0, 3)),
-        source=draw(st.sampled_from(["nearest", "any"])),
-        mixed=draw(st.booleans()),
-        pairs=tuple((1, 2, 3) if of else () for of in merge) if merges else (),
-        least_tokens=protected + draw(st.integers(1, 3)),
-        shares=tuple((0.7, 0.4) if of else () for of in share) if shares else (),
-        groups=draw(st.booleans()),
-        class_rows=draw(st.booleans()),
-    )  # fmt: skip
-
 
 def worded(space: SearchSpace, encoder: int) -> list[EncoderPlan]:
     """Everything that could be written of one encoder, legal or not."""
@@ -466,7 +434,7 @@ def shares(space: SearchSpace, before: list[EncoderPlan], here: EncoderPlan, lef
     )
 
 
-@given(spaces())
+@given(drawn_spaces())
 @settings(max_examples=60, deadline=None)
 def test_a_space_is_what_it_says(space: SearchSpace) -> None:
     rows = space.all_rows()
@@ -482,7 +450,7 @@ def test_a_space_is_what_it_says(space: SearchSpace) -> None:
         assert sorted(kept.tolist()) == sorted(rows.tolist())
 
 
-@given(spaces(), st.integers(0, 100))
+@given(drawn_spaces(), st.integers(0, 100))
 @settings(max_examples=40, deadline=None)
 def test_random_plans_are_of_the_space(space: SearchSpace, seed: int) -> None:
     rows = space.draw(np.random.default_rng(seed), 50)

@@ -39,12 +39,13 @@ def run(args: argparse.Namespace) -> int:
     found = args.out / f"search_seed{args.seed}"
     bundle = args.out / f"bundle_seed{args.seed}"
     print(
-        f"\nThe chip should answer in {BUDGET} of the time. Which encoders can reuse attention\n"
-        "of an earlier one, and which are best left alone?"
+        f"\nThe chip should answer in {BUDGET} of the time. Where is attention reused, where do\n"
+        "tokens merge or share rows, and what is best left alone?"
     )
     _command(
         "search", "--model", DIGITS_MODEL, "--weights", str(weights), "--hw", "trex_fefet_32nm",
-        "--max-latency", BUDGET, "--calib", str(images / "calib"), "--eval", str(images / "test"),
+        "--accounting", "full", "--max-latency", BUDGET, "--calib", str(images / "calib"),
+        "--eval", str(images / "test"),
         "--evaluations", "12", "--final-views", "0", "--seed", str(args.seed), "--out", str(found),
     )  # fmt: skip
     if (bundle / "config.json").exists():
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         print("\nThe best plan as a folder that runs anywhere TReX is installed:")
         _command("export", str(found), "--out", str(bundle))
     print("\nWhat it costs on the chip, stage by stage (the original at the bottom):")
-    _command("cost", "--model", DIGITS_MODEL, "--hw", "trex_fefet_32nm", "--plan", _plan(bundle))
+    _command(
+        "cost", "--model", DIGITS_MODEL, "--hw", "trex_fefet_32nm", "--accounting", "full",
+        "--plan", _plan(bundle),
+    )  # fmt: skip
     return 0
 
 

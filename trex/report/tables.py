@@ -104,9 +104,20 @@ def search_table(result: dict[str, Any]) -> list[str]:
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         *(["", *_finetuned_lines(tuned)] if tuned else []),
         "",
+        *_spent_lines(result),
         f"run folder: {result['run']} (the best plan is in {result['run']}/best)",
         *([f"fine-tuned: {result['run']}/finetuned"] if tuned else []),
     ]
+
+
+def _spent_lines(result: dict[str, Any]) -> list[str]:
+    """The share of time that each step took, of this command's."""
+    spent = {step: seconds for step, seconds in result.get("spent", {}).items() if seconds}
+    whole = sum(spent.values())
+    if not whole:
+        return []
+    shares = ", ".join(f"{step} {seconds / whole:.0%}" for step, seconds in spent.items())
+    return [f"time: {shares} of {whole:.0f} s"]
 
 
 def budgets_table(told: dict[str, Any]) -> list[str]:
@@ -232,8 +243,8 @@ def _fit_lines(result: dict[str, Any]) -> list[str]:
         return ["fitted: share 0 of the solved step, since no other share lost less on images"]
     return [
         f"fitted: share {fit['shrink']:g} of the solved step, drift {fit['drift']:g}, class "
-        f"tokens weighing {fit['class_weight']:g}, penalty {fit['ridge']:g}, "
-        f"producers' share {fit['producers'] or 0:g}"
+        f"tokens weighing {fit['class_weight']:g},",
+        f"  penalty {fit['ridge']:g}, producers' share {fit['producers'] or 0:g}",
     ]
 
 

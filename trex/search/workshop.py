@@ -109,6 +109,7 @@ class Workshop:
         self._like = like
         self.known = known
         self._labels = torch.empty(0)
+        self._selected = 0
 
     @property
     def alone(self) -> bool:
@@ -119,7 +120,8 @@ class Workshop:
     def calibration(self) -> Calibration:
         """The original's pass, made when something has to be measured."""
         if self._like is not None:
-            calibration, self._labels = self._like.calibration, self._like._labels
+            calibration = self._like.calibration
+            self._labels, self._selected = self._like._labels, self._like._selected
             return calibration
         settings, images = self.problem.settings, self.problem.images
         labels: list[Tensor] = []
@@ -184,12 +186,15 @@ class Workshop:
             self.calibration,
             settings=self.fit_settings,
             fit_rows=fit_rows,
-            measure_rows=measure_rows or range(first, first + len(self.parts.select)),
+            measure_rows=measure_rows or range(first, first + self._selected),
         )
 
     def _measured_batches(self, size: int) -> Iterator[Batch]:
         for part in self.parts.measured:
-            yield from batches(part, size)
+            for batch in batches(part, size):
+                # those that can be read
+                self._selected += len(batch.images) * (part is self.parts.select)
+                yield batch
 
     def _reference_plan(self) -> Plan:
         """What fits are chosen on: of given plans the one with most consumers, or a third."""

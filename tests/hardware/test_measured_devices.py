@@ -114,9 +114,12 @@ def test_a_table_prices_plans_like_the_device() -> None:
 
 def test_additive_costs_add_up_to_the_devices() -> None:
     table = CostTable(MODEL, DEVICE, forms=(("output", "linear"),))
-    additive = table.additive()
-    assert additive.whole_latency
-    latency = additive.fixed[3] + additive.by_form[3][:, 0].sum()
+    assert table.whole_latency
+    nothing = np.zeros(1, dtype=np.intp)
+    latency = table.outside(np.array([LAYOUT.tokens]))[3, 0]
+    for encoder in range(len(LAYOUT.stages)):
+        costs = table.encoder(encoder, nothing, nothing, nothing, nothing, nothing)
+        latency += costs[3, 0]
     assert latency == pytest.approx(DEVICE.latency_s(workload(MODEL)))
 
 
