@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trex.errors import RunError, StorageError
-from trex.files import append_line, new_folder, read_jsonl, repair_jsonl, sweep, write_atomic
+from trex.files import append_line, read_jsonl, repair_jsonl, sweep, write_atomic
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this system")
@@ -172,18 +172,13 @@ from pathlib import Path
 import trex.files as files
 path = Path(sys.argv[1])
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "file":
-    files.write_atomic(path, "new")
-else:
-    with files.new_folder(path) as folder:
-        (folder / "part").write_text("new")
+files.write_atomic(path, "new")
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_kill_before_the_rename_leaves_is_swept(kind: str, tmp_path: Path) -> None:
+def test_what_a_kill_before_the_rename_leaves_is_swept(tmp_path: Path) -> None:
     path = tmp_path / "thing"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path), kind])
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)])
     assert done.returncode == -9
     (left,) = tmp_path.iterdir()
     assert sweep(tmp_path) == [left.name]
@@ -200,11 +195,9 @@ def test_nothing_is_swept_from_under_a_writer_that_lives(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "replace", sweeping)
     write_atomic(tmp_path / "file", "content")
-    with new_folder(tmp_path / "folder") as folder:
-        (folder / "part").write_text("content")
     assert swept == []
-    assert (tmp_path / "file").read_text() == (tmp_path / "folder/part").read_text() == "content"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "content"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_sweeping_takes_only_what_we_left(tmp_path: Path) -> None:
@@ -239,19 +232,3 @@ def test_two_writers_and_a_sweeper_lose_nothing(tmp_path: Path) -> None:
         stop.set()
         sweeper.join()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2"]
-
-
-def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fill(text: str | None) -> None:
-        with new_folder(tmp_path / "out") as folder:
-            (folder / "part").write_text(text)  # type: ignore[arg-type]
-
-    with pytest.raises(TypeError):
-        fill(None)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "out").mkdir()
-    fill("first")
-    with pytest.raises(StorageError):
-        fill("second")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "part").read_text() == "first"

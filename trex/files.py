@@ -8,9 +8,7 @@ import json
 import os
 import re
 import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +24,7 @@ _HINTS: Final = {
     errno.ENOENT: "create the folder first",
 }
 
-#: how files and folders are called while they are written
+#: how files are called while they are written
 _TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -67,33 +65,9 @@ def make_folder(path: Path) -> None:
     sweep(path)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name `path` when the block ends well, and else is removed.
-
-    So an interrupted or failed writer leaves nothing under `path`, and can be run again.
-
-    Raises:
-        StorageError: it cannot be made, or `path` is by now something other than an empty folder.
-    """
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
-        lock = os.open(temporary, os.O_RDONLY)
-    except OSError as error:
-        raise _storage_error(path, error) from error
-    try:
-        with suppress(OSError):  # a file system without locks: nothing is swept there
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield temporary
-        try:
-            temporary.replace(path)
-        except OSError as error:
-            raise _storage_error(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
+def is_temporary(name: str) -> bool:
+    """Whether a file is called as it is while it is written."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def sweep(folder: Path) -> list[str]:
@@ -103,7 +77,7 @@ def sweep(folder: Path) -> list[str]:
     """
     removed = []
     try:
-        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]
+        names = [name for name in os.listdir(folder) if is_temporary(name)]
     except OSError:
         return []
     for name in names:
@@ -112,10 +86,7 @@ def sweep(folder: Path) -> list[str]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                path.unlink()
                 removed.append(name)
             finally:
                 os.close(descriptor)

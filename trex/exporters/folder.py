@@ -7,18 +7,14 @@ So a killed export is known as such, and the same command does it over.
 from __future__ import annotations
 
 import json
-import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from trex.errors import ExportError, StorageError
+from trex.errors import ExportError
 from trex.exporters.variant import Exporter
-from trex.files import write_atomic
+from trex.files import is_temporary, make_folder, parse_json, write_atomic
 
 RECORD: Final = "export.json"
-#: what `write_atomic` leaves where it is killed
-_TEMPORARY: Final = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
 
 
 def check_folder(folder: Path, exporter: Exporter) -> None:
@@ -32,7 +28,7 @@ def check_folder(folder: Path, exporter: Exporter) -> None:
     if not folder.is_dir():
         raise _refusal(folder, "")
     names = sorted(path.name for path in folder.iterdir())
-    kept = [name for name in names if not _TEMPORARY.fullmatch(name)]
+    kept = [name for name in names if not is_temporary(name)]
     if RECORD in kept:
         record = _record(folder)
         if record.get("finished"):
@@ -53,17 +49,8 @@ def begin(folder: Path, exporter: Exporter) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be created: {error.strerror}", hint="choose another folder"
-        ) from error
+    make_folder(folder)
     write_record(folder, {"finished": False, "format": exporter.name})
-    for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -77,7 +64,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(
             f"{folder / RECORD} cannot be read: {error}", hint="choose another --out folder"
