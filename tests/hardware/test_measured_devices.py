@@ -13,7 +13,7 @@ import pytest
 from trex.architecture import Architecture, vit_encoder
 from trex.bench.designs import designed_plans, random_plans
 from trex.errors import BudgetError, ChipError
-from trex.hardware import CostTable, MeasuredDevice, is_measured, load_device, workload
+from trex.hardware import CostTable, MeasuredDevice, is_measured, load_chip, load_device, workload
 from trex.hardware.measured import (
     FEATURES,
     OUTSIDE,
@@ -140,6 +140,13 @@ def test_another_model_is_refused() -> None:
     other = Architecture(model="other", body=MODEL.body[:-1], layout=LAYOUT)
     with pytest.raises(ChipError, match="was measured with deit_like, not with other"):
         CostTable(other, DEVICE)
+
+
+def test_where_a_chip_is_needed_a_machine_is_refused_as_such(tmp_path: Path) -> None:
+    write_device(tmp_path, [profile()])
+    with pytest.raises(ChipError, match="is a measured machine") as caught:
+        load_chip(tmp_path)
+    assert "--hw" in caught.value.hint
 
 
 def test_devices_are_written_and_read(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def prepare(args: argparse.Namespace) -> Question:
     from trex.compare.registry import NAMES, check_names
     from trex.compare.subject import subject
     from trex.compare.variants import has_class_token
-    from trex.errors import ChipError, DataError
-    from trex.hardware import is_measured, load_device
+    from trex.errors import DataError
+    from trex.hardware import load_chip
     from trex.models.registry import architecture_of, create, load
     from trex.plan import Plan
     from trex.search.budget import Limit
@@ -110,12 +110,7 @@ def prepare(args: argparse.Namespace) -> Question:
     methods = check_names(args.methods or NAMES)
     limit = Limit.parse("latency", args.max_latency)
     plans = tuple(dict.fromkeys(map(Plan.parse, args.plans)))
-    chip = load_device(args.hw)
-    if is_measured(chip):
-        raise ChipError(
-            f"{chip.name} is a measured machine: other methods' operations were not timed on it",
-            hint="give a chip with --hw; on this machine, trex bench times variants and models",
-        )
+    chip = load_chip(args.hw)
     loaded = images = calibration = fitting = None
     sizes = {name: getattr(args, name) for name in ("num_classes", "img_size", "tokens")}
     if args.data is None:

@@ -11,6 +11,7 @@ from trex.config import Document, FieldProblem, did_you_mean, read_document
 from trex.datafiles import data_folder, find
 from trex.errors import ChipError
 from trex.hardware.chip import Chip
+from trex.hardware.measured import DEVICE_FILE
 from trex.hardware.periphery import PeripherySpec
 from trex.hardware.spec import ChipSpec, ComponentChipSpec, TrexChipSpec
 
@@ -27,8 +28,15 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
             assumption or a note of the chip.
 
     Raises:
-        ChipError: no such chip, or a value of it is missing, unknown or cannot be right.
+        ChipError: no such chip, or a value of it is missing, unknown or cannot be right; or it is
+            a machine that `trex profile` measured.
     """
+    if (Path(name) / DEVICE_FILE).is_file():
+        raise ChipError(
+            f"{name} is a measured machine, whose latency alone is known; here a chip is needed",
+            hint="give a chip with --hw; trex cost and check take measured machines, and "
+            "trex bench times variants and models",
+        )
     path = find("hw_models", name, CHIP_FILE, ChipError)
     document = read_document(path, ChipError)
     changes = tuple(_override(document, *change) for change in (overrides or {}).items())
