@@ -11,6 +11,7 @@ from small_runs import Inputs
 
 from trex.cli import main
 from trex.commands import _budgets
+from trex.errors import InfeasibleError
 from trex.store.run import Run
 
 JOINT = ("--space", "joint", "--evaluations", "3", "--final-views", "0", "--refine-rounds", "0")
@@ -98,6 +99,18 @@ def test_the_search_for_the_cheapest_closes_in(works: float | None) -> None:
         assert found is not None
         assert works <= float(found[:-1]) <= works * 1.04
     assert len(asked) < 14
+
+
+def test_where_nothing_fits_the_search_for_the_cheapest_says_so() -> None:
+    asked = []
+
+    def search(limit: str) -> dict[str, Any]:
+        asked.append(limit)
+        raise InfeasibleError(f"none fits {limit}")
+
+    with pytest.raises(InfeasibleError, match=r"none fits 0\.95x"):
+        _budgets._cheapest(1.0, search)
+    assert asked == ["0.64x", "0.8x", "0.95x"]
 
 
 @pytest.mark.parametrize(

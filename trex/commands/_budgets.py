@@ -18,6 +18,8 @@ _logger = logging.getLogger(__name__)
 
 #: shares of the original's cost, at most so far apart, that end the search for the cheapest plan
 _NEAR: Final = 1.03
+#: shares of the original's cost that are looked at first, one after another until one will do
+_FIRST: Final = (0.64, 0.8, 0.95)
 #: the least share of the original's cost that is looked at
 _LEAST: Final = 0.1
 
@@ -77,15 +79,20 @@ def several(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) -> dict[str, Any]:
-    """The searches, each in a folder of its own inside `--out`, and what they came to."""
+    """The searches, each in a folder of its own inside `--out`, and what they came to.
+
+    Raises:
+        InfeasibleError: nothing fits any of the limits, or one of `--budgets`.
+    """
+    from trex.files import write_atomic
+
     first: Search | None = None
     results: dict[str, dict[str, Any]] = {}
 
     def search(limit: str) -> dict[str, Any]:
         nonlocal first
-        name = limit.replace("*", "")
         own = argparse.Namespace(**{**vars(args), f"max_{args.minimize}": limit})
-        own.out = args.out / name
+        own.out = args.out / limit.replace("*", "")
         _logger.info("%s <= %s", args.minimize, limit)
         prepared = prepare(own, like=first)
         first = first or prepared[0]
@@ -108,7 +115,7 @@ def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) ->
         "chosen": chosen,
         "searches": [{"limit": limit, **result} for limit, result in results.items()],
     }
-    (args.out / "budgets.json").write_text(json.dumps(told, indent=2) + "\n")
+    write_atomic(args.out / "budgets.json", json.dumps(told, indent=2) + "\n")
     return told
 
 
@@ -123,20 +130,26 @@ def drop_of(result: dict[str, Any]) -> float:
 
 
 def _cheapest(most: float, search: Callable[[str], dict[str, Any]]) -> str | None:
-    """The least limit whose best plan loses little enough; None where none does."""
+    """The least limit whose best plan loses little enough; None where none does.
+
+    Raises:
+        InfeasibleError: nothing fits even the last limit that is tried.
+    """
     from trex.errors import InfeasibleError
 
     def loses_little(share: float) -> bool:
         try:
             drop = drop_of(search(f"{share:.3g}x"))
         except InfeasibleError as error:
+            if share == _FIRST[-1]:
+                raise
             _logger.info("%s", error)
             return False
         _logger.info("%.3gx loses %.2f points on images not fitted on", share, drop)
         return drop <= most
 
     fails, works = _LEAST, None
-    for share in (0.64, 0.8, 0.95):
+    for share in _FIRST:
         if loses_little(share):
             works = share
             break

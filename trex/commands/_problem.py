@@ -192,17 +192,15 @@ def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
     other = Run.open(folder)
 
     def part(of: dict[str, Any]) -> dict[str, Any]:
-        names = ("model", "model_args", "weights_sha256", "space", "calibration_sha256", "data")
+        names = (
+            "model", "model_args", "weights_sha256", "space", "calibration_sha256",
+            "calibration_contents_sha256", "data",
+        )  # fmt: skip
         search = (
-            "seed",
-            "select_share",
-            "fresh_share",
-            "surrogate_images",
-            "choice_images",
-            "fit",
-        )
+            "seed", "select_share", "fresh_share", "surrogate_images", "choice_images", "fit",
+        )  # fmt: skip
         return {
-            **{name: of[name] for name in names},
+            **{name: of.get(name) for name in names},
             "search": {name: of["search"].get(name) for name in search},
         }
 
