@@ -109,6 +109,17 @@ def test_a_long_plan_has_the_columns_that_numbers_leave() -> None:
         assert len(row) == 100 == max(map(len, lines))
 
 
+def test_a_best_plan_that_is_cut_stands_below_as_a_whole() -> None:
+    long = " ".join(f"{i + 1}<-{i}" for i in range(40))
+    best = {**record(long, 0.006, 0.1), "evaluation": None}
+    lines = search_table(result(best=best, pareto=[best]))
+    start = next(i for i, line in enumerate(lines) if line.startswith("the best plan: "))
+    assert max(map(len, lines)) <= 100
+    end = lines.index("", start)
+    assert " ".join(" ".join(lines[start:end]).split()) == f"the best plan: {long}"
+    assert not any(line.startswith("the best plan: ") for line in search_table(result()))
+
+
 def test_a_search_in_a_table() -> None:
     lines = search_table(result())
     assert max(map(len, lines)) <= 100

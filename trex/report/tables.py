@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -77,13 +78,14 @@ def search_table(result: dict[str, Any]) -> list[str]:
         for record in shown
     ]
     rows = [_plan_row(record, baseline, mark) for record, mark in zip(shown, marks, strict=True)]
+    table = _last_cut(head, [original, *rows])
     return [
         f"{result['model']} on {result['chip']}, {result['accounting']} accounting, "
         f"budget {result['budget']}",
         f"{counts['space']:,} plans, {_feasible(counts)}, "
         f"{counts['evaluated']} fitted and measured",
         "",
-        *aligned(head, _last_cut(head, [original, *rows]), left=(0, 9)),
+        *aligned(head, table, left=(0, 9)),
         "",
         f"* the best plan found. ms, uJ, mm2 and EDAP gain are estimates "
         f"({baseline['accounting']} accounting).",
@@ -103,6 +105,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         *(["", *_finetuned_lines(tuned)] if tuned else []),
+        *_whole_plan_lines(best, table),
         "",
         *_spent_lines(result),
         f"run folder: {result['run']} (the best plan is in {result['run']}/best)",
@@ -349,6 +352,13 @@ def _last_cut(head: Row, rows: Sequence[Row]) -> list[Row]:
         (*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "...")
         for row in rows
     ]
+
+
+def _whole_plan_lines(best: dict[str, Any], table: Sequence[Row]) -> list[str]:
+    """The best plan, where the table cuts it."""
+    if (best["plan"] or "no reuse") in [row[-1] for row in table]:
+        return []
+    return ["", *textwrap.wrap(f"the best plan: {best['plan']}", _WIDTH, subsequent_indent="  ")]
 
 
 def _prices(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str]:
