@@ -20,40 +20,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from forms import BATCH, of_images
 from torch import Tensor
 
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
 from trex.fit.loss import mean_kl
 from trex.fit.refine import Batch, RefineSettings, refine
-from trex.models.registry import load
 from trex.plan import Plan
 from trex.reuse.transforms import averaged
-from trex.training.data import batches, open_dataset
-from trex.training.transforms import DataConfig, eval_transform
 
 SHARES = (None, 0.5, 1.0)
-BATCH = 50
 
 
 def main() -> None:
     """Print the table."""
     args = parser().parse_args()
     torch.set_num_threads(args.threads)
-    loaded = load(
-        args.model, weights=args.weights, num_classes=args.num_classes, img_size=args.img_size
-    )
-    images = open_dataset(
-        args.calib,
-        transform=eval_transform(DataConfig.of_model(loaded.model)),
-        labels=False,
-        strict=True,
-    ).subset(args.fitted + args.measured, args.seed)
-    pixels = torch.cat([batch.images for batch in batches(images.shuffled(args.seed), BATCH)])
-    fitted, measured = pixels[: args.fitted], pixels[args.fitted :]
+    subject = of_images(args)
+    fitted, measured = subject.fitted, subject.measured
     plans = [Plan.parse(text) for text in args.plan]
     print(
-        f"{loaded.name}: {len(fitted)} fitted on, {len(measured)} others measured, "
+        f"{subject.name}: {len(fitted)} fitted on, {len(measured)} others measured, "
         f"share {args.share:g}, torch {torch.__version__}"
     )
     print("| plan | producers' share | refined, rounds | KL | agreement | s |")
@@ -62,8 +50,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
         closing(
             Calibration(
-                loaded.model,
-                loaded.adapter,
+                subject.model,
+                subject.adapter,
                 fitted.split(BATCH),
                 measured.split(BATCH),
                 settings=FitSettings(batch_size=BATCH, shrink=args.share),
@@ -88,9 +76,13 @@ def main() -> None:
                 yield fitted[rows], calibration.logits[rows], rows
 
         def refined(found: FittedPlan) -> tuple[int, Tensor]:
-            variant = apply_fitted(copy.deepcopy(loaded.model), found).eval()
+            variant = apply_fitted(copy.deepcopy(subject.model), found).eval()
             rounds = refine(
-                variant, loaded.adapter, answered, settings=RefineSettings(), scratch=Path(scratch)
+                variant,
+                subject.adapter,
+                answered,
+                settings=RefineSettings(),
+                scratch=Path(scratch),
             )
             with torch.no_grad():
                 return len(rounds), torch.cat([variant(part) for part in measured.split(BATCH)])

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import randomised
 
+from trex.cli import main
 from trex.models.registry import create
 from trex.store.run import Run
 
@@ -49,6 +51,20 @@ class Inputs:
             "fit", *self.model_flags(), *given, "--calib", str(self.calib), "--out", str(out),
             "--final-views", "1", *more,
         ]  # fmt: skip
+
+
+def interrupted_search(flags: list[str], recorded: int, patch: pytest.MonkeyPatch) -> int:
+    """A search that is interrupted as it is about to add a record to so many; its exit code."""
+    append = Run.append
+
+    def interrupted(run: Run, record: dict[str, Any]) -> None:
+        if len(run.records()) == recorded:
+            raise KeyboardInterrupt
+        append(run, record)
+
+    with patch.context() as patched:
+        patched.setattr(Run, "append", interrupted)
+        return main(flags)
 
 
 def write_images(folder: Path, each: int = 4, seed: int = 0) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from disks import files_of_at_most
-from small_runs import Inputs, results, write_images
+from small_runs import Inputs, interrupted_search, results, write_images
 
 import trex
 from trex.cli import main
@@ -96,17 +96,8 @@ def test_the_manifest_says_what_was_asked_of_what(undisturbed: Run, inputs: Inpu
 def test_an_interrupted_search_goes_on_to_the_same_end(
     recorded: int, inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    append = Run.append
-
-    def interrupted(run: Run, record: dict[str, Any]) -> None:
-        if len(run.records()) == recorded:
-            raise KeyboardInterrupt
-        append(run, record)
-
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "append", interrupted)
-        assert main(inputs.search(out)) == 130
+    assert interrupted_search(inputs.search(out), recorded, monkeypatch) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(Run.open(out).records()) == recorded
     assert not (out / "best").exists()

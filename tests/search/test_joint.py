@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_runs import Inputs, results
+from small_runs import Inputs, interrupted_search, results
 
 import trex
 from trex.cli import main
@@ -83,17 +82,8 @@ def test_the_best_are_confirmed_on_images_of_their_own(undisturbed: Run) -> None
 def test_an_interrupted_search_goes_on_to_the_same_end(
     recorded: int, inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    append = Run.append
-
-    def interrupted(run: Run, record: dict[str, Any]) -> None:
-        if len(run.records()) == recorded:
-            raise KeyboardInterrupt
-        append(run, record)
-
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "append", interrupted)
-        assert main(inputs.search(out, *JOINT)) == 130
+    assert interrupted_search(inputs.search(out, *JOINT), recorded, monkeypatch) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(Run.open(out).records()) == recorded
     assert main(inputs.search(out, *JOINT)) == 0

@@ -75,6 +75,10 @@ class Limit:
         """The limit in SI units, where the original costs `baseline`."""
         return self.value * baseline if self.relative else self.value
 
+    def allowed(self, baseline: VariantCosts) -> float:
+        """The same, where `baseline` holds what the original costs."""
+        return self.absolute(float(values(baseline, self.quantity)[0]))
+
     def __str__(self) -> str:
         if self.relative:
             return f"{self.value:g}x"
@@ -107,11 +111,7 @@ class Budget:
 
     def overrun(self, costs: VariantCosts, baseline: VariantCosts) -> NDArray[np.float64]:
         """Every plan's cost as a share of its limit, of the limit it keeps worst."""
-        shares = [
-            values(costs, limit.quantity)
-            / limit.absolute(float(values(baseline, limit.quantity)[0]))
-            for limit in self.limits
-        ]
+        shares = [values(costs, limit.quantity) / limit.allowed(baseline) for limit in self.limits]
         worst: NDArray[np.float64] = np.max(shares, axis=0)
         return worst
 
@@ -129,7 +129,7 @@ class Budget:
         gaps = []
         for limit in self.limits:
             value = float(values(costs, limit.quantity)[0])
-            allowed = limit.absolute(float(values(baseline, limit.quantity)[0]))
+            allowed = limit.allowed(baseline)
             gaps.append(
                 f"{limit.quantity} {format_cost(limit.quantity, value)} "
                 f"(allowed {format_cost(limit.quantity, allowed)}, "

@@ -1,8 +1,8 @@
 """One search from beginning to end: price everything, keep what fits, fit and measure the best.
 
-all plans priced ─> budget ─> predicted losses, made of some that are measured ─> the likeliest
-fitted and measured ─> the best of them refined ─> trained for a short while, fewer and fewer
-─> winner refitted on all images ─> bundle
+probes measured ─> predicted losses of all plans ─> the best within the budget, with a bound
+─> measured ─> near the best of these, others (joint spaces) ─> the best compared on fresh images
+─> refined ─> trained for a short while, fewer and fewer ─> winner refitted on all images ─> bundle
 
 What is measured can be shared among processes (`search.workers`), here and on other machines.
 """
@@ -158,17 +158,20 @@ class Search:
 
     def _losses(self) -> Losses:
         """What plans are predicted to lose; measured once."""
-        if (self.run.path / "surrogate.json").exists():
-            stored = self.run.read_json("surrogate.json")
-            if stored["schema"] != V0_1:  # whose predictions were made of other probes
-                return Losses.from_json(stored, self.problem.space)
-        known = self.shop.known
-        if known is not None and (known.path / "surrogate.json").exists():
-            losses = Losses.from_json(known.read_json("surrogate.json"), self.problem.space)
-        else:
-            losses = measure_losses(self.shop)
-        self.run.write_json("surrogate.json", losses.as_json())
+        losses = self._stored_losses(self.run)
+        if losses is None:
+            known = self.shop.known
+            losses = None if known is None else self._stored_losses(known)
+            losses = losses or measure_losses(self.shop)
+            self.run.write_json("surrogate.json", losses.as_json())
         return losses
+
+    def _stored_losses(self, run: Run) -> Losses | None:
+        """What a run's probes were measured to say; version 0.1's were other probes."""
+        if not (run.path / "surrogate.json").exists():
+            return None
+        stored = run.read_json("surrogate.json")
+        return None if stored["schema"] == V0_1 else Losses.from_json(stored, self.problem.space)
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())

@@ -12,7 +12,7 @@ from trex.architecture import Architecture
 from trex.errors import InfeasibleError
 from trex.hardware import Accounting, Chip, Densities, PlanArrays
 from trex.reuse.sizes import ParameterTable
-from trex.search.budget import Budget, Limit
+from trex.search.budget import Budget
 from trex.search.costs import PlanPricer, VariantCosts
 from trex.search.space import Numbers, SearchSpace
 
@@ -58,10 +58,6 @@ class PricedSpace:
     def with_budget(self, budget: Budget) -> PricedSpace:
         """The same with another budget."""
         return replace(self, budget=budget)
-
-    def limited(self, limit: Limit) -> PricedSpace:
-        """The same with one more limit."""
-        return replace(self, budget=Budget(limits=(*self.budget.limits, limit)))
 
     def price(self, rows: Any) -> VariantCosts:
         """Costs of plans of the space, given as rows of choice numbers, (plans, encoders)."""

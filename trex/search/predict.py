@@ -170,21 +170,21 @@ class Losses:
 
     def roots(self, rows: Any) -> Floats:
         """(kinds, plans): sums of own losses' roots, of plans as in `predict`."""
-        rows = np.asarray(rows, dtype=np.intp)
-        found = np.zeros((len(KINDS), len(rows)))
-        for encoder, (before, _) in enumerate(self.space.walk(rows)):
-            found += np.sqrt(self.own(encoder, before, rows[:, encoder]))
-        return found
+        return self._sums(rows)[1]
 
     def predict(self, rows: Any) -> Floats:
         """The predicted losses of plans given as rows of choice numbers, (plans, encoders)."""
+        return self.together(*self._sums(rows))
+
+    def _sums(self, rows: Any) -> tuple[Floats, Floats]:
+        """What `together` takes."""
         rows = np.asarray(rows, dtype=np.intp)
         sums, roots = np.zeros(len(rows)), np.zeros((len(KINDS), len(rows)))
         for encoder, (before, _) in enumerate(self.space.walk(rows)):
             own = self.own(encoder, before, rows[:, encoder])
             sums += self.linear(own) + self.between(encoder, before, rows[:, encoder])
             roots += np.sqrt(own)
-        return self.together(sums, roots)
+        return sums, roots
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the run folder."""
@@ -233,11 +233,19 @@ def weight_of(loss: Floats, reference: Any) -> Floats:
 
 def probes(space: SearchSpace) -> list[Plan]:
     """The plans whose losses `build` needs, each once."""
-    plans = [_merge(e, p) for e in _merging(space) for p in measured_pairs(space)]
-    plans += [_share(space, e, s) for e in _sharing(space) for s in _shares(space)]
-    plans += [_together(space, of) for of in _sets(space)]
-    plans += [plan for _, _, plan in _singles(space)]
-    return list(dict.fromkeys(plans))
+    merging, sharing, reuse = _changes(space)
+    together = [_together(space, of) for of in _sets(space)]
+    single = [[plan for _, plan in kind] for kind in (merging, sharing, reuse)]
+    return list(dict.fromkeys([*single[0], *single[1], *together, *single[2]]))
+
+
+def _changes(space: SearchSpace) -> tuple[list[tuple[int, Plan]], ...]:
+    """(kinds,): the encoder and the plan of every probe that changes one encoder."""
+    return (
+        [(e, _merge(e, p)) for e in _merging(space) for p in measured_pairs(space)],
+        [(e, _share(space, e, s)) for e in _sharing(space) for s in _shares(space)],
+        [(e, plan) for e, _, plan in _singles(space)],
+    )
 
 
 def correlations(
@@ -250,13 +258,8 @@ def correlations(
         losses: of all `probes`, by their keys.
         sketches: of their errors (`sketch`), by their keys.
     """
-    kinds: list[list[tuple[int, Plan]]] = [
-        [(e, _merge(e, p)) for e in _merging(space) for p in measured_pairs(space)],
-        [(e, _share(space, e, s)) for e in _sharing(space) for s in _shares(space)],
-        [(e, plan) for e, _, plan in _singles(space)],
-    ]
     found = []
-    for probed, usual in zip(kinds, _USUAL, strict=True):
+    for probed, usual in zip(_changes(space), _USUAL, strict=True):
         if not probed:  # nothing of the kind is in the space
             found.append(usual)
             continue

@@ -535,7 +535,9 @@ class _Graph:
             at, way = self._ways(encoder, plans, state)
             to, spent = layer.to[way], costs[:, at] + layer.costs[:, way]
             reached = spent + self.least[encoder + 1][:, to]
-            near = np.lexsort((reached[LATENCY], _overrun(priced, budget, reached)))[:BEAM]
+            # sums of equal encoders differ in their last digits by the order of adding up
+            overrun = np.round(budget.overrun(_costs(reached), priced.baseline), 9)
+            near = np.lexsort((reached[LATENCY], overrun))[:BEAM]
             plans = space.follow(encoder, plans.take(at[near]), layer.numbers[way[near]])
             state, costs = to[near], spent[:, near]
         return plans.rows
@@ -628,7 +630,7 @@ def _problems(priced: PricedSpace, budget: Budget, graph: _Graph) -> list[_Probl
     most: list[float] = []
     edap = np.inf
     for limit in budget.limits:
-        value = limit.absolute(float(getattr(baseline, _FIELDS[limit.quantity])[0]))
+        value = limit.allowed(baseline)
         if limit.quantity == "edap":
             edap = min(edap, value)
         else:
@@ -653,16 +655,6 @@ def _problems(priced: PricedSpace, budget: Budget, graph: _Graph) -> list[_Probl
     ]
 
 
-_FIELDS: Final = {
-    "latency": "latency_s",
-    "energy": "energy_j",
-    "area": "area_m2",
-    "edap": "edap_j_s_m2",
-    "params": "parameters",
-    "macs": "macs",
-}
-
-
 def _within(problem: _Problem, costs: Floats) -> NDArray[np.bool_]:
     """Which sums may still come within the limits: (plans,)."""
     kept = problem.weights @ costs <= problem.most[:, None] * (1.0 + TOLERANCE)
@@ -670,22 +662,13 @@ def _within(problem: _Problem, costs: Floats) -> NDArray[np.bool_]:
     return fits
 
 
-def _overrun(priced: PricedSpace, budget: Budget, sums: Floats) -> Floats:
-    """How far sums (6, plans) overrun a budget, by its worst limit, to nine digits."""
-    energy = sums[ENERGY] + sums[LEAKAGE] * sums[LATENCY]
-    values = {
-        "latency": sums[LATENCY],
-        "energy": energy,
-        "area": sums[AREA],
-        "edap": energy * sums[LATENCY] * sums[AREA],
-        "params": sums[PARAMETERS],
-        "macs": sums[MACS],
-    }
-    baseline = priced.baseline
-    shares = [
-        values[limit.quantity]
-        / limit.absolute(float(getattr(baseline, _FIELDS[limit.quantity])[0]))
-        for limit in budget.limits
-    ]
-    whole: Floats = np.round(np.max(shares, axis=0), 9) if shares else np.zeros(sums.shape[1])
-    return whole
+def _costs(sums: Floats) -> VariantCosts:
+    """Sums (6, plans) as costs."""
+    return VariantCosts(
+        latency_s=sums[LATENCY],
+        energy_j=sums[ENERGY] + sums[LEAKAGE] * sums[LATENCY],
+        area_m2=sums[AREA],
+        interval_s=sums[LATENCY],
+        macs=sums[MACS],
+        parameters=sums[PARAMETERS],
+    )

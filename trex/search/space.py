@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -505,14 +505,6 @@ class SearchSpace:
 
     # ---- whole plans
 
-    def expand(
-        self, encoder: int, of: Beginnings, good: NDArray[np.bool_] | None = None
-    ) -> Beginnings:
-        """All ways in which beginnings go on; of these `good` alone, (plans, choices)."""
-        allowed = self.legal(encoder, of)
-        at, numbers = np.nonzero(allowed if good is None else allowed & good)
-        return self.follow(encoder, of.take(at), numbers)
-
     def all_rows(self) -> Numbers:
         """Every plan of the space, each once, the one that does nothing first.
 
@@ -526,7 +518,8 @@ class SearchSpace:
             )
         plans = self.begin()
         for encoder in range(self.num_encoders):
-            plans = self.expand(encoder, plans)
+            at, numbers = np.nonzero(self.legal(encoder, plans))
+            plans = self.follow(encoder, plans.take(at), numbers)
         return plans.rows
 
     def holds(self, rows: Any) -> NDArray[np.bool_]:
@@ -797,12 +790,6 @@ def _fitting(
     shares: tuple[tuple[float, ...], ...] = ()
     if file.rows is not None:
         unknown = layout.windows and not all(layout.windows)
-        sharing = [
-            i
-            for i in every
-            if (file.rows.encoders is None or i in file.rows.encoders)
-            and encoders[i].attention is not None
-        ]
         if unknown:
             cannot(
                 "rows",
@@ -811,11 +798,14 @@ def _fitting(
                 "leave rows out of the space",
             )
         else:
-            shares = tuple(file.rows.shares if i in sharing else () for i in every)
+            sharing = file.rows.encoders
+            shares = tuple(
+                file.rows.shares if sharing is None or i in sharing else () for i in every
+            )
     allowed = able if file.consumers is None else file.consumers
     return SearchSpace(
         name=name,
-        layout=layout if layout.stages == stages else _with_stages(layout, stages),
+        layout=replace(layout, stages=stages),
         source=file.source,
         mixed=file.mixed,
         forms=tuple(forms),
@@ -829,9 +819,3 @@ def _fitting(
         class_rows=file.class_rows,
         left_out=tuple(left_out),
     )
-
-
-def _with_stages(layout: Layout, stages: tuple[int, ...]) -> Layout:
-    from dataclasses import replace
-
-    return replace(layout, stages=stages)
