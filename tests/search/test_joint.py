@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,22 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
     assert main(inputs.search(out, *JOINT)) == 0
     assert results(Run.open(out)) == results(undisturbed)
     assert weights_of_best(Run.open(out)) == weights_of_best(undisturbed)
+
+
+def test_damaged_predictions_are_named_and_made_again(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    file = tmp_path / "run" / "surrogate.json"
+    for text in ('{"schema": 3, "choice": [1]}', '{"schema": 3, "correlation": []}'):
+        file.write_text(text)
+        assert main(inputs.search(tmp_path / "run", *JOINT)) == 1
+        told = capsys.readouterr().err
+        assert "surrogate.json is damaged" in told
+        assert "Traceback" not in told
+    file.unlink()
+    assert main(inputs.search(tmp_path / "run", *JOINT)) == 0
+    assert file.read_bytes() == (undisturbed.path / file.name).read_bytes()
 
 
 def test_workers_end_with_the_records_of_one(

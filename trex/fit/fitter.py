@@ -140,7 +140,7 @@ class _Stored:
         return State(stream, sizes, groups, cast("dict[Kept, Tensor]", parts))
 
 
-def _is_fitted(reuse: Reuse) -> bool:
+def is_fitted(reuse: Reuse) -> bool:
     """Whether anything of a consumer is fitted: its projection, or its average map."""
     return reuse.transform != "none" or reuse.tensor == "map"
 
@@ -219,7 +219,7 @@ class PlanFitter:
             for kept, last in kept_until(plan):
                 for passed in path[kept[0] : last]:
                     passed.live.add(kept)
-            fitted = [r.consumer for r in plan.reuses if _is_fitted(r)]
+            fitted = [r.consumer for r in plan.reuses if is_fitted(r)]
             last = max(fitted, default=0)
             solved = [r.consumer for r in plan.reuses if r.transform != "none"]
             if solved and self._settings.producers:

@@ -167,11 +167,24 @@ class Search:
         return losses
 
     def _stored_losses(self, run: Run) -> Losses | None:
-        """What a run's probes were measured to say; version 0.1's were other probes."""
-        if not (run.path / "surrogate.json").exists():
+        """What a run's probes were measured to say; version 0.1's were other probes.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        file = run.path / "surrogate.json"
+        if not file.exists():
             return None
-        stored = run.read_json("surrogate.json")
-        return None if stored["schema"] == V0_1 else Losses.from_json(stored, self.problem.space)
+        stored = run.read_json(file.name)
+        if stored["schema"] == V0_1:
+            return None
+        try:
+            return Losses.from_json(stored, self.problem.space)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{file} is damaged: {type(error).__name__} {error}",
+                hint="remove it: it is made again, of what the study holds of the probes",
+            ) from error
 
     def _finish(self) -> dict[str, Any]:
         record = best_record(self.run.records())

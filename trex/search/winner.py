@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from trex.fit.calibration import Calibration
-from trex.fit.fitter import PlanFitter, apply_fitted
+from trex.fit.fitter import PlanFitter, apply_fitted, is_fitted
 from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
 from trex.reuse import apply_plan
@@ -25,7 +25,7 @@ def fit_winner(shop: Workshop, plan: Plan) -> tuple[nn.Module, list[Round]]:
     problem = shop.problem
     settings, loaded = problem.settings, problem.loaded
     refines = plan.first_changed is not None and settings.refine.rounds > 0
-    fitted = any(r.transform != "none" or r.tensor == "map" for r in plan.reuses)
+    fitted = any(map(is_fitted, plan.reuses))
     variant = apply_plan(deepcopy(loaded.model), plan)
     if not (refines or fitted):
         return variant, []
