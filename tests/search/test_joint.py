@@ -99,7 +99,7 @@ def test_damaged_predictions_are_named_and_made_again(
     file = tmp_path / "run" / "surrogate.json"
     for text in ('{"schema": 3, "choice": [1]}', '{"schema": 3, "correlation": []}'):
         file.write_text(text)
-        assert main(inputs.search(tmp_path / "run", *JOINT)) == 1
+        assert main(inputs.search(tmp_path / "run", *JOINT)) == 2
         told = capsys.readouterr().err
         assert "surrogate.json is damaged" in told
         assert "Traceback" not in told

@@ -8,6 +8,7 @@ and what is reported is measured in single precision.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,8 +28,12 @@ def forward_precision(precision: Precision) -> AbstractContextManager[None]:
     return context
 
 
+@cache
 def fastest_precision(cpuinfo: Path = Path("/proc/cpuinfo")) -> Precision:
-    """bfloat16 where the processor has instructions for it, as far as the system tells."""
+    """bfloat16 where the processor has instructions for it, as far as the system tells.
+
+    Where it has none, PyTorch multiplies bfloat16 sixty times slower than float32.
+    """
     try:
         text = cpuinfo.read_text(encoding="utf-8")
     except OSError:

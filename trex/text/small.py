@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from trex.reuse.precision import fastest_precision, forward_precision
+
 _WARMUP_SHARE: Final = 0.1
 _WEIGHT_DECAY: Final = 0.01
 
@@ -82,8 +84,8 @@ def train_classifier(
             for number in torch.randperm(len(parts)).tolist():
                 rows = parts[number]
                 ids, mask = _trimmed(inputs[rows]).unbind(1)
-                # bf16 is exact enough here, and faster on processors that have it
-                with torch.autocast("cpu", torch.bfloat16):
+                # half precision is exact enough here
+                with forward_precision(fastest_precision()):
                     logits = model(input_ids=ids, attention_mask=mask).logits
                 loss = F.cross_entropy(logits.float(), labels[rows], weights)
                 optimizer.zero_grad()
