@@ -42,12 +42,17 @@ class _WayFields(Fields):
     images: Annotated[int, Field(ge=1)]
 
 
+class _ExitFields(Fields):
+    latency: Amount
+    energy: Amount
+
+
 class _AdaptiveFields(Fields):
     bundle: Text
     quantity: Annotated[str, Field(pattern=r"^(latency|energy)$")]
     limit: Amount
     calibration: Text
-    exit_cost: dict[str, Amount]
+    exit_cost: _ExitFields
     ways: list[_WayFields]
 
 
@@ -131,6 +136,10 @@ def load_adaptive(
     if not found:
         raise BundleError(f"{folder} has no {kind}: none kept the limit", hint=_HINT)
     way = found[0]
+    if len(way["plans"]) != (2 if kind == "cascade" else 1):
+        raise BundleError(
+            f"{folder / ADAPTIVE} is damaged: {kind} of {len(way['plans'])} plans", hint=_HINT
+        )
     listed = {name: tuple(way[name]) for name in ("plans", "exits", "shares")}
     known = {name: way[name] for name in Chosen.__slots__}
     chosen = Chosen(**{**known, **listed})
