@@ -141,7 +141,6 @@ def _measured_rows(
     import torch
 
     from trex.models.adapter import first_tensor
-    from trex.runtime.adaptive import Cascade
     from trex.runtime.ways import load_adaptive
     from trex.training.data import batches
     from trex.training.evaluate import compare_paired
@@ -187,7 +186,7 @@ def _measured_rows(
             row[f"mean_{quantity}"] = _mean_cost(model, name, ways.get(name), taken, quantity)
         if name in ways:
             way = torch.cat(taken[name])
-            count = 2 if isinstance(ways[name], Cascade) else len(ways[name].exits) + 1  # type: ignore[union-attr]
+            count = len(ways[name].costs("latency"))
             row["title"] = chosen[name].title
             row["shares"] = [float((way == n).double().mean()) for n in range(count)]
             best = chosen.get("plan")

@@ -246,7 +246,7 @@ class DynamicModel(nn.Module):
             prefix + name: tensor if keep else tensor.detach() for name, tensor in self._tensors()
         }
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
         """Copy values into all plans; names and shapes must be this model's.
@@ -294,7 +294,7 @@ class DynamicModel(nn.Module):
             return done[id(tensor)][1]
 
         for module in self._all():
-            module._apply(once)
+            module._apply(once)  # type: ignore[no-untyped-call]
         return self
 
 

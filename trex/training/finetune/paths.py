@@ -49,7 +49,7 @@ class Paths(nn.Module):
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """As of any module, without what a member shares with one before it."""
         keep = options.pop("keep_vars", False)
-        whole = super().state_dict(*args, keep_vars=True, **options)
+        whole: dict[str, Any] = super().state_dict(*args, keep_vars=True, **options)
         seen: set[int] = set()
         state = {}
         for name, tensor in whole.items():
@@ -58,7 +58,7 @@ class Paths(nn.Module):
                 state[name] = tensor if keep else tensor.detach()
         return state
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
         """Copy values in; names and shapes must be those of `state_dict`.
