@@ -80,6 +80,7 @@ def test_what_both_plans_have_in_common_runs_and_is_paid_once(model: DynamicMode
         Cascade(model, "dear", "dear", measure="margin", threshold=0.5)
 
 
+@torch.no_grad()
 def test_exits_solve_for_the_final_class_tokens(model: DynamicModel) -> None:
     pixels = images(160, seed=3)
     heads = fit_exits(model, (3, 4), [batch_of(pixels[:99]), batch_of(pixels[99:])], ridge=1e-9)
@@ -95,6 +96,7 @@ def test_exits_solve_for_the_final_class_tokens(model: DynamicModel) -> None:
 
 
 @pytest.mark.parametrize("plan", ["cheap", "middle"])
+@torch.no_grad()
 def test_images_leave_where_they_are_sure(model: DynamicModel, plan: str) -> None:
     pixels = images(12, seed=5)
     heads = fit_exits(model, (2, 4), [batch_of(images(64, seed=3))])[plan]
