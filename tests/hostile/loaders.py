@@ -21,16 +21,22 @@ from trex.architecture import Architecture
 from trex.config import parse_document
 from trex.datafiles import data_folder
 from trex.errors import RunError, TrexError
-from trex.exporters.bundle import CONFIG, _fingerprint, load_bundle
+from trex.exporters.bundle import CONFIG, DYNAMIC, _fingerprint, load_bundle
 from trex.hardware import load_chip
 from trex.models.registry import architecture, create
-from trex.models.weights import load_weights
+from trex.models.weights import load_weights, weights_hash
 from trex.plan import Plan
 from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_facts
 from trex.report.finetunings import read_finetuning
 from trex.report.folders import diff_runs, list_runs, show_lines, show_run
 from trex.report.operations import stored_architecture
+from trex.runtime import Point, load_adaptive, load_dynamic, save_dynamic
+from trex.runtime.bundle import Contents
+from trex.runtime.bundle import _fingerprint as dynamic_fingerprint
+from trex.runtime.choose import Chosen
+from trex.runtime.dynamic import variant_of
+from trex.runtime.ways import save_ways
 from trex.search.pick import pick_record
 from trex.search.records import measured_front
 from trex.search.space import SearchSpace
@@ -43,6 +49,7 @@ from trex.training.data import batches, open_dataset
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.recipe import Checkpoints, load_recipe
 from trex.training.labels import head_classes
+from trex.training.transforms import DataConfig
 
 V0_1 = Path(__file__).parents[1] / "data" / "v0_1"
 MODEL = "test_vit"
@@ -68,7 +75,9 @@ class Loader:
 def loaders(folder: Path) -> dict[str, Loader]:
     """All of them, in a folder."""
     found: dict[str, Loader] = {}
-    for make in (_data_files, _runs, _finetunings, _weights, _images, _texts, _journals):
+    for make in (
+        _data_files, _runs, _finetunings, _weights, _dynamic, _images, _texts, _journals,
+    ):  # fmt: skip
         found |= make(folder)
     return found
 
@@ -224,6 +233,62 @@ def _weights(folder: Path) -> dict[str, Loader]:
         ),
         "bundle weights": Loader(
             file=bundle / "model.safetensors", load=lambda: load_bundle(bundle)
+        ),
+    }
+
+
+def _dynamic(folder: Path) -> dict[str, Loader]:
+    """A dynamic bundle of two plans, and a cascade of these."""
+    bundle, original = folder / "dynamic", create(MODEL, num_classes=4, img_size=32)
+    costs = {"latency_s": 1.0, "energy_j": 1.0}
+    parts = {name: [0.125] * 8 for name in costs}
+    save_dynamic(
+        bundle,
+        Contents(
+            name=MODEL,
+            arguments={"num_classes": 4, "img_size": 32},
+            base=original,
+            base_weights_sha256=weights_hash(original),
+            data_config=DataConfig.of_model(original),
+            baseline=costs,
+            variants=[
+                (
+                    Point(name=plan, plan=plan, estimate=costs, parts=parts),
+                    variant_of(original, plan),
+                )
+                for plan in ("3~1", "2<-1")
+            ],
+        ),
+    )
+    way = Chosen(
+        kind="cascade", plans=("3~1", "2<-1"), cost=1.0, shares=(0.5, 0.5), loss=0.1,
+        agreement=0.9, images=4,
+    )  # fmt: skip
+    told = {
+        "quantity": "latency",
+        "limit": 1.0,
+        "calibration": "x",
+        "exit_cost": {"latency": 0.0, "energy": 0.0},
+    }
+    save_ways(bundle, {"cascade": way}, {}, told=told)
+
+    def fingerprinted(data: bytes) -> bytes:
+        try:
+            config = json.loads(data)
+            config["fingerprint"] = dynamic_fingerprint(config)
+            return json.dumps(config).encode()
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return data
+
+    return {
+        "dynamic config": Loader(
+            file=bundle / DYNAMIC, load=lambda: load_dynamic(bundle), repair=fingerprinted
+        ),
+        "dynamic weights": Loader(
+            file=bundle / "model.safetensors", load=lambda: load_dynamic(bundle)
+        ),
+        "adaptive": Loader(
+            file=bundle / "adaptive.json", load=lambda: load_adaptive(bundle, "cascade")
         ),
     }
 

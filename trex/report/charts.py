@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -12,7 +13,8 @@ from trex.hardware import Cost
 from trex.plan import Plan
 from trex.report.costs import Priced
 from trex.report.facts import Facts, Pairs
-from trex.report.published import PaperPoint
+from trex.report.published import RESILIENCE, PaperPoint
+from trex.search.pareto import pareto_front
 from trex.store.record import Record
 from trex.units import format_quantity
 
@@ -88,6 +90,41 @@ class HeatMap(NamedTuple):
     chosen: tuple[int, ...]
 
 
+class Curve(NamedTuple):
+    """A model's plans by what they save, the least first.
+
+    Attributes:
+        x: saved, percent of the original's.
+        y: lost, points.
+        hover: what a pointer is told, a text a point.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    hover: tuple[str, ...]
+
+
+class Panel(NamedTuple):
+    """Curves over one quantity's savings.
+
+    Attributes:
+        published: (saved, lost, what it is) of published results of other models.
+    """
+
+    x_label: str
+    curves: tuple[Curve, ...]
+    published: tuple[tuple[float, float, str], ...] = ()
+
+
+class Resilience(NamedTuple):
+    """What untrained plans of growing savings lose: a panel for energy, one for latency."""
+
+    title: str
+    y_label: str
+    panels: tuple[Panel, ...]
+
+
 def loss_front(facts: Facts) -> Points:
     """Loss against EDAP gain."""
     found = facts.candidates
@@ -126,6 +163,71 @@ def top1_front(facts: Facts, paper: tuple[PaperPoint, ...] = ()) -> Points | Non
             for p in paper
         ),
     )  # fmt: skip
+
+
+def resilience(runs: Sequence[Facts]) -> Resilience | None:
+    """Accuracy lost against energy and latency saved, without training, a curve a model.
+
+    Runs of one model, device and accounting make one curve: of all their candidates those that
+    none beats in both. None where no candidate saves anything.
+
+    Args:
+        runs: one at least; labelled ones, or else all are compared by agreement.
+    """
+    labelled = all(
+        c.selection.top1 is not None and c.selection.baseline_top1 is not None
+        for facts in runs
+        for c in facts.candidates
+    )
+    groups: dict[str, list[Facts]] = {}
+    for facts in runs:
+        groups.setdefault(facts.subject, []).append(facts)
+    panels = []
+    for field, quantity in (("energy_j", "energy"), ("latency_s", "latency")):
+        curves = [_curve(name, of, field, labelled) for name, of in groups.items()]
+        known = tuple(
+            (of.energy_saved, of.top1_lost, f"{of.name}: {of.source} (published)")
+            for of in RESILIENCE
+        )
+        panels.append(
+            Panel(
+                x_label=f"{quantity} saved, % (estimate)",
+                curves=tuple(curve for curve in curves if len(curve.x) > 1),
+                published=known if labelled and quantity == "energy" else (),
+            )
+        )
+    if not any(panel.curves for panel in panels):
+        return None
+    return Resilience(
+        title=runs[0].subject if len(groups) == 1 else "models by what they save, untrained",
+        y_label="top-1 lost, points (measured, untrained)"
+        if labelled
+        else "first guesses changed, points (measured, untrained)",
+        panels=tuple(panels),
+    )
+
+
+def _curve(name: str, runs: Sequence[Facts], field: str, labelled: bool) -> Curve:
+    """The original, and the plans that none beats in what they save and lose."""
+    points = [(0.0, 0.0, "original")]
+    for facts in runs:
+        for c in facts.candidates:
+            saved = 100 * (1 - getattr(c.estimate, field) / getattr(facts.baseline, field))
+            lost = _lost(c, labelled)
+            points.append((saved, lost, _hover(facts, c)))
+    objectives = np.array([[-saved, lost] for saved, lost, _ in points])
+    kept = [points[i] for i in reversed(pareto_front(objectives)) if points[i][0] >= 0]
+    if kept and kept[0][0] > 0:
+        kept = [points[0], *kept]
+    x, y, hover = zip(*kept, strict=True)
+    return Curve(name, x, y, hover)
+
+
+def _lost(c: Record, labelled: bool) -> float:
+    measured = c.selection
+    if labelled and measured.top1 is not None and measured.baseline_top1 is not None:
+        return 100 * (measured.baseline_top1 - measured.top1)
+    return 100 * (1 - measured.agreement)
 
 
 def limit_fronts(facts: Facts) -> list[Points]:

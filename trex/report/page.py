@@ -54,7 +54,7 @@ def write_report(runs: Sequence[Facts], out: Path) -> Written:
     try:
         files: list[Path] = []
         sections = [_section(facts, out, files) for facts in runs]
-        compared = _compared(runs, out, files) if len(runs) > 1 else None
+        compared = _compared(runs, out, files) if len(runs) > 1 else []
     except OSError as error:
         raise StorageError(
             f"{out} cannot be written: {error.strerror or error}", hint="choose another --out"
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Facts], out: Path) -> Written:
     return Written(page, tuple(files))
 
 
-def _rendered(sections: Sequence[dict[str, Any]], compared: ShownFigure | None) -> str:
+def _rendered(sections: Sequence[dict[str, Any]], compared: Sequence[ShownFigure]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -175,6 +175,8 @@ def _figures(
         if top1.paper:
             text += " The paper's variants are trained ones, measured on all of ImageNet."
         fronts.append(pointed("top1", top1, text))
+    if (curve := charts.resilience([facts])) is not None:
+        fronts.append(_resilience(curve, f"{facts.slug}-resilience", out, files))
     for number, limited in enumerate(charts.limit_fronts(facts)):
         caption = f"The budget ({facts.budget}) and the candidates within it."
         fronts.append(pointed(f"budget{number + 1}", limited, caption))
@@ -260,14 +262,39 @@ def _draw_plan(figure: Any, picture: PlanPicture) -> dict[str, Sequence[str]]:
     return {}
 
 
-def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> ShownFigure:
+def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> list[ShownFigure]:
     named = [(facts.name, charts.loss_front(facts)) for facts in runs]
     draw = partial(drawing.draw_runs, runs=named)
     drawn = drawing.save(out / "figures" / "runs", draw, (6.4, 5.0))
     files.extend(drawn.files)
-    return ShownFigure(
-        drawn.svg,
-        "The runs' fronts. Gains are over each run's own original, under its own accounting; "
-        "losses are measured on each run's own images.",
-        "runs",
+    shown = [
+        ShownFigure(
+            drawn.svg,
+            "The runs' fronts. Gains are over each run's own original, under its own accounting; "
+            "losses are measured on each run's own images.",
+            "runs",
+        )
+    ]
+    if (curve := charts.resilience(runs)) is not None:
+        shown.append(_resilience(curve, "resilience", out, files))
+    return shown
+
+
+def _resilience(
+    numbers: charts.Resilience, name: str, out: Path, files: list[Path]
+) -> ShownFigure:
+    """The curve of plans of growing savings, untrained."""
+    draw = partial(drawing.draw_resilience, numbers=numbers)
+    drawn = drawing.save(out / "figures" / name, draw, (7.6, 3.6))
+    files.extend(drawn.files)
+    caption = (
+        "Resilience: what plans of growing savings lose, each only fitted, none trained. Savings "
+        "are estimates of the whole model under the run's accounting; losses are measured on the "
+        "images that plans were compared on."
     )
+    if any(panel.published for panel in numbers.panels):
+        caption += (
+            " Diamonds: published results of other models on other devices (Sreedhar et al., "
+            "arXiv 2212.02687), for scale alone."
+        )
+    return ShownFigure(drawn.svg, caption, name)

@@ -83,20 +83,28 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():
         if processes.first:
-            folder.start(_manifest(job, processes))
+            folder.start(manifest_of(job, processes))
         processes.wait()
         if len(records := folder.records()) == 2:
             return records if processes.first else []
         variant = deepcopy(job.fitted)
         on_chip(job, variant)
-        training, taught = _train(job, variant, processes)
+        training, taught = train(job, variant, processes)
         remove_non_ideal(variant)
         if not processes.first:
             return []
         return _conclude(job, folder, variant, training, taught)
 
 
-def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
+def train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
+    """Train a variant, or several that share parameters (`Paths`), in place.
+
+    Returns:
+        How it went, and how the teacher was used.
+
+    Raises:
+        TrexError: something does not fit together, or the training cannot go on.
+    """
     recipe, original = job.recipe, job.original.model.to(processes.device).eval()
     check_teacher(job.original, recipe)
     train, held_out = job.images, None
@@ -271,7 +279,8 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _manifest(job: Job, processes: Processes) -> dict[str, Any]:
+def manifest_of(job: Job, processes: Processes) -> dict[str, Any]:
+    """What a fine-tuning's folder says was asked."""
     return {
         "settings": _settings(job),
         "command": ["trex", *sys.argv[1:]],
