@@ -185,10 +185,10 @@ def _measured_rows(
         for quantity in ("latency", "energy"):
             row[f"mean_{quantity}"] = _mean_cost(model, name, ways.get(name), taken, quantity)
         if name in ways:
-            way = torch.cat(taken[name])
+            took = torch.cat(taken[name])
             count = len(ways[name].costs("latency"))
             row["title"] = chosen[name].title
-            row["shares"] = [float((way == n).double().mean()) for n in range(count)]
+            row["shares"] = [float((took == n).double().mean()) for n in range(count)]
             best = chosen.get("plan")
             if best is not None:
                 fixed = compare_paired(own, joined[f"plan {best.plans[0]}"], truth)

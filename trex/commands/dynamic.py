@@ -142,10 +142,10 @@ def contents_of_runs(args: argparse.Namespace) -> tuple[Contents, dict[str, Any]
     from trex.runtime.costs import exit_cost, parts_of
     from trex.runtime.dynamic import Point
     from trex.search.pick import load_original
-    from trex.search.points import choose_points, names_of, runs_of
+    from trex.search.points import Cost, choose_points, names_of, runs_of
 
     runs = runs_of(args.source)
-    cost = args.minimize or "latency"
+    cost: Cost = args.minimize or "latency"
     chosen = choose_points(runs, 5 if args.points is None else args.points, cost)
     manifest = runs[0].manifest()
     settings, baseline = manifest["settings"], manifest["baseline"]

@@ -190,7 +190,7 @@ def observe(
             if own:
                 seen, _, logits = traced_classes(model, name, tuple(own), batch.images)
                 for encoder, head in own.items():
-                    tokens = seen[encoder].unflatten(1, (class_tokens(model), -1))
+                    tokens = seen[encoder].reshape(len(batch.images), class_tokens(model), -1)
                     guess = exit_logits(model, module, head, tokens)
                     exits[name][encoder].append(Seen.of(guess, original))
             else:

@@ -48,7 +48,8 @@ def parts_of(
         per = device.profile.coefficients
         each = [sum(per[f] * encoder_features(item)[f] for f in FEATURES) for item in encoders]
         return {"latency_s": [per[OUTSIDE], *each, 0.0]}
-    place, part = {}, 0
+    place: dict[str, int] = {}
+    part = 0
     for item in work.body:
         if isinstance(item, EncoderWork):
             part = item.encoder.index + 1

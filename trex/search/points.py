@@ -129,7 +129,8 @@ def _least_missed(places: Sequence[int], price: Sequence[float]) -> int:
 
 def _front(runs: Sequence[Run], cost: Cost) -> list[Chosen]:
     """The candidates that none beats, the cheapest first; of winners only other winners can."""
-    winners, others = [], []
+    winners: list[Chosen] = []
+    others: list[Chosen] = []
     for run in runs:
         records = run.records()
         best = None
