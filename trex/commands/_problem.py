@@ -200,7 +200,7 @@ def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
             "seed", "select_share", "fresh_share", "surrogate_images", "choice_images", "fit",
         )  # fmt: skip
         return {
-            **{name: of.get(name) for name in names},
+            **{name: of[name] for name in names if name in of},
             "search": {name: of["search"].get(name) for name in search},
         }
 
@@ -231,11 +231,11 @@ def carry_out(
     from trex.models.registry import architecture_of
     from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
-    from trex.search.problem import time_taken
+    from trex.search.problem import taken
 
     started = time.monotonic()
     search, measure = prepare(args)
-    time_taken.clear()
+    taken.clear()
     try:
         best = search.execute()
     finally:
@@ -245,7 +245,8 @@ def carry_out(
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
     result = outcome(search, best, measure)
     result["seconds"] = round(time.monotonic() - started, 1)
-    result["spent"] = {step: round(seconds, 1) for step, seconds in time_taken.items()}
+    result["spent"] = {step: round(of.seconds, 1) for step, of in taken.items()}
+    result["passes"] = {step: of.passes for step, of in taken.items()}
     search.run.write_json("summary.json", result)
     _warn_if_far(result)
     _warn_if_passed_over(result)

@@ -92,6 +92,7 @@ def search_table(result: dict[str, Any]) -> list[str]:
         "  that were not fitted on, without any training.",
         *best_lines(result),
         *_fit_lines(result),
+        *_producers_lines(result),
         *(
             [
                 f"k the knee, where {'latency' if is_measured(baseline) else 'EDAP'} over loss "
@@ -116,13 +117,18 @@ def search_table(result: dict[str, Any]) -> list[str]:
 
 
 def _spent_lines(result: dict[str, Any]) -> list[str]:
-    """The share of time that each step took, of this command's."""
+    """The share of time that each step took, of this command's, and what passed encoders."""
     spent = {step: seconds for step, seconds in result.get("spent", {}).items() if seconds}
     whole = sum(spent.values())
     if not whole:
         return []
     shares = ", ".join(f"{step} {seconds / whole:.0%}" for step, seconds in spent.items())
-    return [f"time: {shares} of {whole:.0f} s"]
+    passes = {step: of for step, of in result.get("passes", {}).items() if of}
+    passed = ", ".join(f"{step} {of / 1e3:,.0f}" for step, of in passes.items())
+    return [
+        f"time: {shares} of {whole:.0f} s",
+        *([f"images x encoders passed, thousands: {passed}"] if passed else []),
+    ]
 
 
 def budgets_table(told: dict[str, Any]) -> list[str]:
@@ -209,6 +215,7 @@ def fit_table(result: dict[str, Any]) -> list[str]:
         "that were not fitted on, without any training.",
         *_best_given_lines(result),
         *_fit_lines(result),
+        *_producers_lines(result),
         *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
         "",
         f"run folder: {result['run']} ({'the best' if len(plans) > 1 else 'the variant'} is in "
@@ -254,6 +261,20 @@ def _fit_lines(result: dict[str, Any]) -> list[str]:
         f"fitted: share {fit['shrink']:g} of the solved step, drift {fit['drift']:g}, class "
         f"tokens weighing {fit['class_weight']:g},",
         f"  penalty {fit['ridge']:g}, producers' share {fit['producers'] or 0:g}",
+    ]
+
+
+def _producers_lines(result: dict[str, Any]) -> list[str]:
+    """What solving for producers brought the best plan."""
+    tried = {float(share): loss for share, loss in result.get("producers", {}).items()}
+    best = min(tried, key=lambda share: (tried[share], share), default=0.0)
+    if not tried:
+        return []
+    kept = f"share {best:g} of the solved step" if best else "as they are"
+    losses = ", ".join(f"{loss:.4g} at {share:g}" for share, loss in sorted(tried.items()))
+    return [
+        f"the best plan's producers behind its first change: {kept}",
+        f"  (loss {losses})",
     ]
 
 

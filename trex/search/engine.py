@@ -210,9 +210,13 @@ class Search:
             stored = self.run.read_json("best/best.json")
             if stored["key"] == record["key"] and is_whole(self.run.best):
                 return stored
-        variant, rounds = fit_winner(self.shop, read_plan(record))
-        self._save(self.run.best, variant, record)
-        best = {**_named(record), "refinement": [asdict(done) for done in rounds]}
+        winner = fit_winner(self.shop, read_plan(record))
+        self._save(self.run.best, winner.variant, record)
+        best = {
+            **_named(record),
+            "producers": winner.producers,
+            "refinement": [asdict(done) for done in winner.rounds],
+        }
         self.run.write_json("best/best.json", best)
         return best
 

@@ -47,6 +47,7 @@ def outcome(
         "ranked_on": winner.get("ranked_on", "soft_agreement"),
         "baseline": baseline,
         "fit": fit_of(search.run),
+        "producers": best.get("producers", {}),
         "agreement": Agreement.of_best(winner).as_json(),
         "best": {**_short(winner), "evaluation": evaluate(search.run.best) if evaluate else None},
         "finetuned": _finetuned(search.run, evaluate)

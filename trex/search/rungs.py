@@ -14,6 +14,7 @@ from trex.fit.fitter import Take
 from trex.plan import Plan
 from trex.reuse.precision import forward_precision
 from trex.search.entries import LOSS, RECORD, entry, estimate_notes, selection_notes
+from trex.search.problem import count_passes
 from trex.search.records import spent_on
 from trex.search.workers import Result
 from trex.search.workshop import Workshop
@@ -88,4 +89,5 @@ def measured_selection(shop: Workshop, variant: nn.Module) -> dict[str, Any]:
     with torch.no_grad(), forward_precision(fit.precision):
         parts = (batch for part in shop.parts.measured for batch in batches(part, fit.batch_size))
         logits = torch.cat([variant(batch.images).float() for batch in parts])
+    count_passes(len(logits) * shop.problem.space.num_encoders)
     return shop.selection(logits)

@@ -46,7 +46,8 @@ def place(
         [
             "search", "--model", loaded.name, "--weights", str(folder / "original.safetensors"),
             "--hw", "trex_fefet_32nm", "--max-latency", "0.8x", "--evaluations", "2",
-            "--only", "reuse", "--calib", str(image_folder), "--final-views", "0", "--out", str(folder / "run"),
+            "--only", "reuse", "--calib", str(image_folder), "--final-views", "0",
+            "--out", str(folder / "run"),
         ]
     )  # fmt: skip
     assert searched == 0
