@@ -418,7 +418,8 @@ def timing_lines(timings: Mapping[str, Any]) -> list[str]:
     ]
     over = passed_over(timings)
     return [
-        f"timed whole on this machine ({setting_words(timings)}), in turns with the original:",
+        "timed whole on this machine, in turns with the original:",
+        f"  {setting_words(timings)}",
         *aligned(head, _last_cut(head, rows), left=(0, 5, 6)),
         *(
             [f"* the best of those that hold the limit; passed over: {count(len(over), 'plan')} "
@@ -449,8 +450,8 @@ def _cost_lines(price: Mapping[str, Any], before: str, names: str) -> list[str]:
     if not is_measured(price):
         return [f"{before}{names} are estimates ({price['accounting']} accounting)."]
     return [
-        f"{before}ms, latency and faster are predicted by the measured machine; plans closer",
-        f"  than its spread, {100 * price['spread']:.1f} %, are not ranked by latency.",
+        f"{before}Latencies are predicted by the measured machine; plans closer than",
+        f"  its spread, {100 * price['spread']:.1f} %, are not ranked by latency.",
     ]
 
 
