@@ -30,6 +30,7 @@ from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_facts
 from trex.report.finetunings import read_finetuning
 from trex.report.folders import diff_runs, list_runs, show_lines, show_run
+from trex.report.machines import read_bench
 from trex.report.operations import stored_architecture
 from trex.runtime import Point, load_adaptive, load_dynamic, save_dynamic
 from trex.runtime.bundle import Contents
@@ -76,7 +77,7 @@ def loaders(folder: Path) -> dict[str, Loader]:
     """All of them, in a folder."""
     found: dict[str, Loader] = {}
     for make in (
-        _data_files, _runs, _finetunings, _weights, _dynamic, _images, _texts, _journals,
+        _data_files, _benches, _runs, _finetunings, _weights, _dynamic, _images, _texts, _journals,
     ):  # fmt: skip
         found |= make(folder)
     return found
@@ -115,6 +116,23 @@ def _data_files(folder: Path) -> dict[str, Loader]:
     return found
 
 
+def _benches(folder: Path) -> dict[str, Loader]:
+    file = folder / "bench.json"
+    interval = {"median": 0.01, "low": 0.009, "high": 0.011}
+    row = {
+        "variant": "it", "runtime": "eager", "dtype": "fp32", "batch": 8, "latency_s": interval,
+        "images_per_second": 800.0, "speedup": interval,
+    }  # fmt: skip
+    file.write_text(
+        json.dumps({
+            "basis": "measured", "machine": {"processor": "any"}, "device": "cpu", "threads": 1,
+            "clock": "cpu", "rounds": 5, "plans": {"it": "3~1"}, "models": {"it": MODEL},
+            "rows": [row],
+        })
+    )  # fmt: skip
+    return {"bench": Loader(file=file, load=lambda: read_bench(file))}
+
+
 def _runs(folder: Path) -> dict[str, Loader]:
     made_up = write_run(folder / "runs" / "made_up")
     best = json.loads((made_up / "results.jsonl").read_text().splitlines()[1])
@@ -128,6 +146,17 @@ def _runs(folder: Path) -> dict[str, Loader]:
             "schema": 3, "fitted": best["plan"], "chosen": way, "tried": [{**way, "loss": 0.5}]
         })
     )  # fmt: skip
+    interval = {"median": 0.01, "low": 0.009, "high": 0.011}
+    timed = {
+        "key": best["key"], "plan": best["plan"], "predicted_s": 0.01, "predicted_ratio": 0.8,
+        "latency_s": interval, "original_s": interval, "ratio": interval, "holds": True,
+    }  # fmt: skip
+    (made_up / "timings.json").write_text(
+        json.dumps({
+            "schema": 3, "device": "my_cpu", "runtime": "ort", "threads": 1, "dtype": "fp32",
+            "batch": 8, "clock": "cpu", "rounds": 5, "spread": 0.02, "rows": [timed],
+        })
+    )  # fmt: skip
     old = folder / "runs" / "old"
     shutil.copytree(V0_1 / "run", old)
     found = {}
@@ -135,6 +164,7 @@ def _runs(folder: Path) -> dict[str, Loader]:
         names = (
             "manifest.json", "results.jsonl", "summary.json", "best/best.json", "fit.json",
             "surrogate.json", "proof.json", "evaluations.jsonl", "architecture.json",
+            "timings.json",
         )  # fmt: skip
         for name in names:
             if (run / name).exists():
@@ -151,6 +181,7 @@ def _read_run(path: Path) -> None:
     first: Exception | None = None
     for read in (
         run.records, run.layout, run.fitting, run.summary, lambda: pick_record(run, "best"),
+        lambda: (path / "timings.json").exists() and run.read_json("timings.json"),
         lambda: run.records() and measured_front(run.records(), run.manifest()["baseline"]),
         lambda: read_facts(path),
         lambda: stored_evaluations(run), lambda: stored_architecture(run),

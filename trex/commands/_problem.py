@@ -144,15 +144,15 @@ def search_of(
     from trex.search.workshop import Sharing, Workshop
     from trex.store.run import Run
 
-    loaded, chip = problem.loaded, problem.chip
+    loaded, device = problem.loaded, problem.device
     settings = _settings(problem, budget)
-    densities = _densities.of_search(loaded, chip, problem.images, args.out, settings)
+    densities = _densities.of_search(loaded, device, problem.images, args.out, settings)
     priced = (
         like.priced.with_budget(budget)
         if like
         else PricedSpace.of(
             architecture_of(loaded.model, loaded.name),
-            chip,
+            device,
             problem.accounting,
             problem.space,
             budget,
@@ -167,7 +167,7 @@ def search_of(
     sharing = Sharing(
         workers=args.workers,
         storage=args.storage,
-        study=args.study or f"{loaded.name} on {chip.name}, {budget}",
+        study=args.study or f"{loaded.name} on {device.name}, {budget}",
     )
     scratch = args.scratch or args.out
     known = like.run if like else _run_like(getattr(args, "like", None), settings)
@@ -249,6 +249,7 @@ def carry_out(
     result["passes"] = {step: of.passes for step, of in taken.items()}
     search.run.write_json("summary.json", result)
     _warn_if_far(result)
+    _warn_if_passed_over(result)
     return result
 
 
@@ -263,6 +264,20 @@ def _warn_if_far(result: dict[str, Any]) -> None:
         _logger.warning(
             "the best plan found, %s, gives the original's first guess for %s: %s",
             best["plan"] or "no reuse", near, FAR,
+        )  # fmt: skip
+
+
+def _warn_if_passed_over(result: dict[str, Any]) -> None:
+    """Say so where plans that lose less took longer on the machine than predicted."""
+    timings = result["timings"]
+    if timings is None:
+        return
+    from trex.search.ranking import passed_over
+
+    for row in passed_over(timings):
+        _logger.warning(
+            "%s is beyond the limit when timed whole (%.3fx of the original, predicted %.3fx) and "
+            "is passed over", row["plan"], row["ratio"]["median"], row["predicted_ratio"],
         )  # fmt: skip
 
 
@@ -288,8 +303,8 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "model": loaded.name,
         "model_args": loaded.arguments,
         "weights_sha256": loaded.weights_sha256,
-        "chip": problem.chip.name,
-        "chip_sha256": problem.chip.fingerprint,
+        "chip": problem.device.name,
+        "chip_sha256": problem.device.fingerprint,
         "accounting": problem.accounting,
         "space": problem.space.settings(),
         **given,
@@ -298,7 +313,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
         "search": problem.settings.told(),
-        "densities": _densities.settings(problem.chip),
+        "densities": _densities.settings(problem.device),
     }
 
 
@@ -333,7 +348,7 @@ def _manifest(
         "layout": asdict(loaded.adapter.layout(loaded.model)),
         "space_size": size,
         "feasible": feasible,
-        "baseline": priced.baseline.estimate(0, problem.chip, problem.accounting),
+        "baseline": priced.baseline.estimate(0, problem.device, problem.accounting),
     }
 
 

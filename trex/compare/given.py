@@ -83,7 +83,7 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     best = winner.is_file() and run.read_json("best/best.json")["key"] == record["key"]
     elsewhere = [
         f"{name} {settings[name]}"
-        for name, here in (("chip", subject.chip.name), ("accounting", subject.accounting))
+        for name, here in (("chip", subject.device.name), ("accounting", subject.accounting))
         if settings[name] != here
     ]
     pick = "best" if best else record["plan"]

@@ -126,13 +126,15 @@ class Resilience(NamedTuple):
 
 
 def loss_front(facts: Facts) -> Points:
-    """Loss against EDAP gain."""
-    found = facts.candidates
-    edap = dict(facts.limits).get("edap")
-    own = facts.baseline.latency_s * facts.baseline.energy_j * facts.baseline.area_m2
+    """Loss against EDAP gain, or against how much faster on a measured machine."""
+    found, original = facts.candidates, facts.baseline
+    limit = dict(facts.limits).get("latency" if facts.on_machine else "edap")
+    own = original.latency_s
+    if original.energy_j is not None and original.area_m2 is not None:
+        own *= original.energy_j * original.area_m2
     return Points(
         title=facts.subject,
-        x_label=f"EDAP gain over the original (estimate, {facts.accounting} accounting)",
+        x_label=f"{facts.gain_name} over the original ({facts.basis})",
         y_label="loss, nats an image (measured)",
         x=tuple(map(facts.gain, found)),
         y=tuple(c.selection.loss for c in found),
@@ -140,7 +142,7 @@ def loss_front(facts: Facts) -> Points:
         front=facts.front,
         best=facts.winner,
         log=True,
-        limit=own / edap if edap else None,
+        limit=own / limit if limit else None,
     )
 
 
@@ -242,7 +244,7 @@ def limit_fronts(facts: Facts) -> list[Points]:
         drawn.append(
             points._replace(
                 x=tuple(getattr(c.estimate, field) * scale for c in facts.candidates),
-                x_label=f"{quantity}, {unit} (estimate, {facts.accounting} accounting)",
+                x_label=f"{quantity}, {unit} ({facts.basis})",
                 limit=limit * scale,
             )
         )
@@ -316,12 +318,14 @@ def heat_map(facts: Facts, pairs: Pairs) -> HeatMap:
 
 
 def _hover(facts: Facts, c: Record) -> str:
-    top1 = c.selection.top1
+    top1, cost = c.selection.top1, c.estimate
+    costs = [format_quantity(cost.latency_s, "s")]
+    if cost.energy_j is not None and cost.area_m2 is not None:
+        costs += [format_quantity(cost.energy_j, "J"), format_quantity(cost.area_m2, "m2")]
+    lower = "latency" if facts.on_machine else "EDAP"
     return (
         f"{c.plan or 'no reuse'}\n"
-        f"EDAP {facts.gain(c):.2f}x lower, {format_quantity(c.estimate.latency_s, 's')}, "
-        f"{format_quantity(c.estimate.energy_j, 'J')}, "
-        f"{format_quantity(c.estimate.area_m2, 'm2')} ({facts.accounting} estimate)\n"
+        f"{lower} {facts.gain(c):.2f}x lower, {', '.join(costs)} ({facts.by})\n"
         f"measured: loss {c.selection.loss:.4f}"
         + (f", top-1 {100 * top1:.1f} %" if top1 is not None else "")
     )

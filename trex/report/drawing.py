@@ -81,7 +81,7 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
         if not many:
             hover["others"] = [points.hover[i] for i in others]
     axes.plot([points.x[i] for i in points.front], [points.y[i] for i in points.front], color=INK)
-    marks("front", points.front, "front (EDAP, loss)", c=INK, s=34, marker="s", zorder=3)
+    marks("front", points.front, "front", c=INK, s=34, marker="s", zorder=3)
     marks("best", [points.best], "best plan", c=ACCENT, s=170, marker="*", zorder=4)
     if points.paper:
         x, y, texts = zip(*points.paper, strict=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from trex.errors import PlanError, RunError, TrexError
 from trex.plan import Layout, Plan
 from trex.report.evaluations import Evaluation, stored_evaluations
@@ -22,7 +20,7 @@ from trex.report.rungs import RungResult, rung_results
 from trex.report.tables import best_lines, shortened
 from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
-from trex.search.pareto import pareto_front
+from trex.search.pareto import cost_front
 from trex.search.ranking import best_record
 from trex.store.record import Estimate, Record
 from trex.store.run import Run
@@ -57,6 +55,7 @@ class Facts:
         tuned: the winner after the search's short training, as the summary has it, or None.
         later: what `trex evaluate` measured since.
         finetunings: of the run's variants, where their folders were given too.
+        timings: what a measured machine took for the best plans, as the summary has it, or None.
         fits: how plans were fitted; None where nothing was, and in runs of version 0.1.
     """
 
@@ -82,6 +81,7 @@ class Facts:
     tuned: dict[str, Any] | None = None
     later: tuple[Evaluation, ...] = ()
     finetunings: tuple[Finetuning, ...] = ()
+    timings: dict[str, Any] | None = None
     fits: Fits | None = None
 
     @property
@@ -109,7 +109,29 @@ class Facts:
     def subject(self) -> str:
         """What every figure and table names; very long names are shortened to fit there."""
         model, chip = shortened(self.model, _NAME_WIDTH), shortened(self.chip, _NAME_WIDTH)
-        return f"{model} on {chip}, {self.accounting} accounting"
+        return f"{model} on {chip}, {self.accounting}{' accounting' * (not self.on_machine)}"
+
+    @property
+    def on_machine(self) -> bool:
+        """Whether prices are latencies predicted by a measured machine, not a chip's estimates."""
+        return self.baseline.spread is not None
+
+    @property
+    def by(self) -> str:
+        """Where prices come from, for the heads of columns."""
+        return f"predicted, {self.chip}" if self.on_machine else f"{self.accounting} estimate"
+
+    @property
+    def basis(self) -> str:
+        """The same in a sentence."""
+        if self.on_machine:
+            return f"predicted by {self.chip}, a measured machine"
+        return f"estimate, {self.accounting} accounting"
+
+    @property
+    def gain_name(self) -> str:
+        """What `gain` is."""
+        return "speed-up" if self.on_machine else "EDAP gain"
 
     @property
     def slug(self) -> str:
@@ -117,8 +139,11 @@ class Facts:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "run"
 
     def gain(self, candidate: Record) -> float:
-        """How many times lower a candidate's EDAP is than the original's."""
-        return self.baseline.edap_mj_ms_mm2 / candidate.estimate.edap_mj_ms_mm2
+        """How many times lower a candidate's EDAP is than the original's.
+
+        On a measured machine its latency, which is all that is known there.
+        """
+        return self.baseline.overall / candidate.estimate.overall
 
 
 def read_facts(path: Path) -> Facts:
@@ -219,6 +244,7 @@ def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) ->
         chosen=" ".join(map(str.strip, best_lines(summary))) if summary and ended else "",
         rungs=rung_results(candidates),
         tuned=summary.get("finetuned") if summary and ended else None,
+        timings=summary.get("timings") if summary and ended else None,
         later=stored_evaluations(run),
         fits=read_fits(run.fitting()),
     )
@@ -229,10 +255,13 @@ def _front(candidates: Sequence[Record]) -> tuple[int, ...]:
     order = sorted(
         range(len(candidates)), key=lambda i: (candidates[i].selection.loss, candidates[i].key)
     )
-    objectives = [
-        (level(candidates[i].estimate.edap_mj_ms_mm2), candidates[i].selection.loss) for i in order
-    ]
-    return tuple(order[i] for i in pareto_front(np.array(objectives)).tolist())
+    found = [candidates[i] for i in order]
+    front = cost_front(
+        [candidate.estimate.overall for candidate in found],
+        [candidate.selection.loss for candidate in found],
+        max((candidate.estimate.spread or 0.0 for candidate in found), default=0.0),
+    )
+    return tuple(order[i] for i in front)
 
 
 def _winner(run: Run, records: list[dict[str, Any]]) -> int:
@@ -243,14 +272,6 @@ def _winner(run: Run, records: list[dict[str, Any]]) -> int:
             if record["key"] == key:
                 return position
     return records.index(best_record(records))
-
-
-def level(cost: float) -> float:
-    """A cost without what adding up encoders in another order leaves in its last digits.
-
-    Plans of as many consumers cost the same; only one of them belongs on a front.
-    """
-    return float(f"{cost:.9g}")
 
 
 def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:
@@ -288,12 +309,15 @@ def _limits(budget: str, baseline: Estimate) -> tuple[tuple[Quantity, float], ..
         parsed = Budget.parse(texts)
     except (TrexError, KeyError):
         return ()
-    originals: dict[Quantity, float] = {
-        "latency": baseline.latency_s,
-        "energy": baseline.energy_j,
-        "area": baseline.area_m2,
-        "edap": baseline.energy_j * baseline.latency_s * baseline.area_m2,
-    }
+    originals: dict[Quantity, float] = {"latency": baseline.latency_s}
+    if baseline.energy_j is not None and baseline.area_m2 is not None:
+        originals |= {
+            "energy": baseline.energy_j,
+            "area": baseline.area_m2,
+            "edap": baseline.energy_j * baseline.latency_s * baseline.area_m2,
+        }
     return tuple(
-        (limit.quantity, limit.absolute(originals[limit.quantity])) for limit in parsed.limits
+        (limit.quantity, limit.absolute(originals[limit.quantity]))
+        for limit in parsed.limits
+        if limit.quantity in originals
     )

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trex.errors import RunError, StorageError
-from trex.report.facts import level
 from trex.report.finetunings import is_finetuning, read_finetuning
-from trex.report.tables import aligned, fit_table, points, search_table, shortened
-from trex.search.pareto import pareto_front
-from trex.search.ranking import in_fixed_order
+from trex.report.tables import (
+    aligned,
+    fit_table,
+    is_measured,
+    points,
+    search_table,
+    shortened,
+    where,
+)
+from trex.search.pareto import cost_front
+from trex.search.ranking import in_fixed_order, spread_of
+from trex.store.record import overall
 from trex.store.run import Run
 from trex.units import significant
 
@@ -41,6 +48,7 @@ def show_run(path: Path) -> dict[str, Any]:
     return {
         **_row(path),
         "command": manifest.get("command", []),
+        "baseline": manifest["baseline"],
         "versions": manifest.get("versions", {}),
         "settings": manifest["settings"],
         "summary": run.summary(),
@@ -102,23 +110,33 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
     """`list_runs` for people."""
     if not rows:
         return ["no runs here"]
-    head = ("run", "model", "chip", "accounting", "plans", "gain", "top-1", "MB", "state")
+    faster = any(row["speedup"] for row in rows)  # a column that most folders do without
+    head = (
+        "run", "model", "device", "accounting", "plans", "gain", *(["faster"] if faster else []),
+        "top-1", "MB", "state",
+    )  # fmt: skip
     cells = [
         (
-            shortened(Path(row["run"]).name, 16), shortened(row["model"], 22),
+            shortened(Path(row["run"]).name, 16), shortened(row["model"], 15 if faster else 22),
             shortened(row["chip"], 16),
             row["accounting"], str(row["candidates"]), _number(row["edap_gain"], "x"),
+            *([_number(row["speedup"], "x")] if faster else []),
             "-" if row["top1_change"] is None else points(row["top1_change"]),
             f"{row['bytes'] / 1e6:.0f}", row["state"],
         )
         for row in rows
     ]  # fmt: skip
+    explained = "gain: the best plan's in EDAP, an estimate; "
+    if faster:
+        explained += "faster: its latency on a measured machine, predicted; "
     return [
-        *aligned(head, cells, left=(0, 1, 2, 3, 8)),
+        *aligned(head, cells, left=(0, 1, 2, 3, len(head) - 1)),
         "",
-        "gain: the best plan's in EDAP, an estimate; top-1: points gained, measured, "
-        "without training",
-        "but for what is fine-tuned.",
+        *textwrap.wrap(
+            f"{explained}top-1: points gained, measured, without training but for what is "
+            "fine-tuned.",
+            99,
+        ),
         *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),
     ]
 
@@ -144,7 +162,7 @@ def show_lines(shown: dict[str, Any]) -> list[str]:
     settings = shown["settings"]
     budget = f", budget {settings['budget']}" if settings["budget"] else ""
     return [
-        f"{settings['model']} on {settings['chip']}, {settings['accounting']} accounting{budget}",
+        f"{where({**settings, 'baseline': shown['baseline']})}{budget}",
         f"{shown['candidates']} plans fitted and measured; not finished",
         "go on with: " + " ".join(map(str, shown["command"])),
     ]
@@ -174,14 +192,17 @@ def prune_lines(pruned: list[dict[str, Any]], deleted: bool) -> list[str]:
     return lines if deleted else [*lines, "nothing was deleted; --yes deletes them"]
 
 
-_RESULTS = ("state", "candidates", "plan", "edap_gain", "loss", "top1", "top1_change")
+_RESULTS = (
+    "state", "candidates", "plan", "edap_gain", "speedup", "loss", "top1", "top1_change",
+)  # fmt: skip
 
 
 def _row(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": str(path), "model": "-", "chip": "-", "accounting": "-", "budget": "-",
-        "candidates": 0, "plan": None, "edap_gain": None, "loss": None, "top1": None,
-        "top1_change": None, "bytes": _size(path), "state": "unreadable", "problem": None,
+        "candidates": 0, "plan": None, "edap_gain": None, "speedup": None, "loss": None,
+        "top1": None, "top1_change": None, "bytes": _size(path), "state": "unreadable",
+        "problem": None,
     }  # fmt: skip
     try:
         if is_finetuning(path):
@@ -193,8 +214,9 @@ def _row(path: Path) -> dict[str, Any]:
         row["state"] = "stopped"
         if (summary := run.summary()) is not None:
             best, measured = summary["best"], summary["best"].get("evaluation")
-            gain = summary["baseline"]["edap_mj_ms_mm2"] / best["estimate"]["edap_mj_ms_mm2"]
-            row |= {"plan": best["plan"], "edap_gain": gain, "loss": best["selection"]["loss"]}
+            gain = overall(summary["baseline"]) / overall(best["estimate"])
+            name = "speedup" if is_measured(summary["baseline"]) else "edap_gain"
+            row |= {"plan": best["plan"], name: gain, "loss": best["selection"]["loss"]}
             if measured:
                 row |= {"top1": measured["top1"], "top1_change": measured["difference"]}
             row["state"] = "finished"
@@ -231,10 +253,12 @@ def _searched(path: Path) -> Run:
 def _kept(run: Run) -> set[str]:
     """Keys of the front and of the winner."""
     records = in_fixed_order(run.records())
-    objectives = np.array(
-        [[level(r["estimate"]["edap_mj_ms_mm2"]), r["selection"]["loss"]] for r in records]
+    front = cost_front(
+        [overall(record["estimate"]) for record in records],
+        [record["selection"]["loss"] for record in records],
+        spread_of(records),
     )
-    kept = {records[i]["key"] for i in pareto_front(objectives)} if records else set()
+    kept = {records[i]["key"] for i in front}
     if (run.best / "best.json").exists():
         kept.add(run.read_json("best/best.json")["key"])
     return kept

@@ -15,6 +15,7 @@ from trex.stored import read_plan
 #: what a study minimises
 LOSS: Final = "loss (KL from the original, nats an image)"
 EDAP: Final = "EDAP (mJ*ms*mm2)"
+LATENCY: Final = "latency (ms)"
 
 #: an attribute that holds a whole record, for run folders on other machines
 RECORD: Final = "record"
@@ -106,12 +107,17 @@ def choice_name(space: SearchSpace, encoder: int, choice: Choice) -> str:
 def estimate_notes(estimate: Mapping[str, Any], predicted_loss: float | None) -> dict[str, Any]:
     """What is known before anything is fitted."""
     scales = (
-        ("latency_s", "latency (ms)", 1e3),
+        ("latency_s", LATENCY, 1e3),
         ("energy_j", "energy (uJ)", 1e6),
         ("area_m2", "area (mm2)", 1e6),
         ("edap_mj_ms_mm2", EDAP, 1.0),
     )
-    notes = {f"estimate: {name}": estimate[field] * scale for field, name, scale in scales}
+    by = "predicted" if estimate.get("basis") == "measured" else "estimate"
+    notes = {
+        f"{by}: {name}": estimate[field] * scale
+        for field, name, scale in scales
+        if estimate[field] is not None
+    }
     if predicted_loss is not None:
         notes["estimate: loss (nats)"] = predicted_loss
     return notes

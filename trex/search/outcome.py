@@ -14,7 +14,7 @@ from trex.search.engine import Search
 from trex.search.pick import record_of
 from trex.search.ranking import best_first, last_rung
 from trex.search.records import front_of, measured_front
-from trex.store.run import Run
+from trex.store.run import TIMINGS, Run
 
 
 def outcome(
@@ -30,7 +30,7 @@ def outcome(
         evaluate: measures a bundle on `--eval`; None where there is none.
     """
     problem = search.problem
-    baseline = search.priced.baseline.estimate(0, problem.chip, problem.accounting)
+    baseline = search.priced.baseline.estimate(0, problem.device, problem.accounting)
     records = search.run.records()
     front = measured_front(records, baseline)
     winner = record_of(search.run, best["key"])
@@ -38,7 +38,8 @@ def outcome(
     return {
         "run": str(search.run.path),
         "model": problem.loaded.name,
-        "chip": problem.chip.name,
+        "chip": problem.device.name,
+        "basis": problem.device.basis,
         "accounting": problem.accounting,
         "budget": search.run.manifest()["settings"]["budget"],
         "strategy": problem.settings.strategy,
@@ -54,11 +55,12 @@ def outcome(
         else None,
         "pareto": [_short(record) for record in front_of(records)],
         "front": {
-            "objectives": [front.accuracy, "latency_s", "energy_j", "area_m2"],
+            "objectives": [front.accuracy, *front.costs],
             "points": [_short(record) for record in front.records],
             "hypervolume": front.hypervolume,
             "knee": None if front.knee is None else _short(front.knee),
         },
+        "timings": _timings(search.run, winner),
         "proof": search.proof,
         **(_given(search, records) if problem.plans else {}),
         "candidates": {
@@ -120,8 +122,19 @@ def relative(estimate: dict[str, Any], baseline: dict[str, Any]) -> dict[str, An
         "parameters": "parameters",
         "macs": "macs",
     }
-    shares = {name: estimate[field] / baseline[field] for name, field in names.items()}
+    shares = {
+        name: None if estimate[field] is None else estimate[field] / baseline[field]
+        for name, field in names.items()
+    }
     return {"accounting": estimate["accounting"], **shares}
+
+
+def _timings(run: Run, winner: dict[str, Any]) -> dict[str, Any] | None:
+    """Finalists timed whole on a measured machine; None on a chip, which nobody can time."""
+    if not (run.path / TIMINGS).exists():
+        return None
+    told = {name: of for name, of in run.read_json(TIMINGS).items() if name != "schema"}
+    return {**told, "chosen": winner["key"]}
 
 
 def _given(search: Search, records: list[dict[str, Any]]) -> dict[str, Any]:

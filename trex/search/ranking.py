@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from trex.plan import Plan
+from trex.store.record import overall
 from trex.stored import read_plan
 
 #: what a record holds of its short trainings: `finetuned-1`, `finetuned-2`, ...
@@ -30,7 +31,8 @@ def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, A
 
     Rungs are `selection`, `confirmed`, `refined` and `finetuned-1`, `finetuned-2`, ...
     By soft agreement, or by the loss where the records say so (`ranked_on`); of equals the
-    cheapest comes first, then the one of less loss, then by key. Nothing agrees with the original
+    cheapest comes first (on a chip: measured latencies this close cannot be told apart), then
+    the one of less loss, then by key. Nothing agrees with the original
     more than itself: a variant that is surer comes after it.
     """
 
@@ -45,11 +47,16 @@ def best_first(records: Iterable[dict[str, Any]], rung: str) -> list[dict[str, A
         key=lambda r: (
             r["plan"] != "",
             merit(r),
-            r["estimate"]["edap_mj_ms_mm2"],
+            0.0 if r["estimate"].get("spread") else overall(r["estimate"]),
             r["selection"]["loss"],
             r["key"],
         ),
     )
+
+
+def spread_of(records: Iterable[dict[str, Any]]) -> float:
+    """How much closer, relatively, their costs cannot be told apart; 0 on a chip."""
+    return max((r["estimate"].get("spread") or 0.0 for r in records), default=0.0)
 
 
 def order_of(name: str) -> int | None:
@@ -70,6 +77,27 @@ def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     known = list(records)
     rung = last_rung(known)
     return best_first([record for record in known if rung in record], rung)[0]
+
+
+def furthest_first(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All records: those that came to the last rung, the best of them first, then the others."""
+    left, ordered = list(records), []
+    while left:
+        rung = last_rung(left)
+        ordered += best_first([record for record in left if rung in record], rung)
+        left = [record for record in left if rung not in record]
+    return ordered
+
+
+def passed_over(timings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Timed plans that would have been chosen if they had held the limit, the best first."""
+    found: list[dict[str, Any]] = []
+    for row in timings["rows"]:
+        if row["key"] == timings["chosen"]:
+            break
+        if not row["holds"]:
+            found.append(row)
+    return found
 
 
 def records_of(records: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:

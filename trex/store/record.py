@@ -9,17 +9,38 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a plan costs under an accounting."""
+    """What a plan costs under an accounting of a chip, or on a measured machine.
+
+    Attributes:
+        energy_j: None, as area and EDAP, on a measured machine, of which nobody knows them.
+        spread: how much closer, relatively, latencies of a measured machine cannot be told
+            apart; None on a chip, whose figures have none.
+    """
 
     latency_s: float
-    energy_j: float
-    area_m2: float
-    edap_mj_ms_mm2: float
+    energy_j: float | None
+    area_m2: float | None
+    edap_mj_ms_mm2: float | None
+    spread: float | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Estimate:
         """From a file's fields, which `schemas.PriceFields` has let through."""
-        return cls(**{name: float(data[name]) for name in cls.__slots__})
+        fields: dict[str, Any] = {name: data.get(name) for name in cls.__slots__}
+        return cls(**fields)
+
+    @property
+    def overall(self) -> float:
+        """As `overall`."""
+        return self.latency_s if self.edap_mj_ms_mm2 is None else self.edap_mj_ms_mm2
+
+
+def overall(price: Mapping[str, Any]) -> float:
+    """What stands for all costs of a record's price: EDAP, or latency on a measured machine.
+
+    In mJ·ms·mm², or in seconds: only prices of one device are compared.
+    """
+    return Estimate.of(price).overall
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ results.jsonl     one record a candidate, appended; what later rungs measured fo
                   their own. This file alone says what was measured
 candidates/       the fitted parameters of every recorded candidate, each file with its hash
 best/             the winner as a bundle, fitted on all images (best.json)
+timings.json      what a measured machine took for the best plans, where one was searched for
 finetuned/        the winner as the last rung trained it, where there were short trainings
 study.log         who works on what (an Optuna journal); made again from the records if lost
 .locks/           of processes that search here together
@@ -42,6 +43,8 @@ V0_1: Final = 2
 
 #: how plans are fitted
 FIT: Final = "fit.json"
+#: what a measured machine took for the best plans
+TIMINGS: Final = "timings.json"
 
 _DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 #: names a folder may hold before it is a run

@@ -7,9 +7,9 @@ the place of the first field that is not so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trex.errors import PlanError, TrexError
 from trex.plan import Plan
@@ -25,19 +25,31 @@ class Fields(BaseModel):
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Amount = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(max_length=10_000)]
 
 
 class PriceFields(Fields):
-    """What a plan costs: SI units, and EDAP in mJ ms mm²."""
+    """What a plan costs: SI units, and EDAP in mJ ms mm²; on a measured machine latency alone."""
 
     chip: Text
     accounting: Text
-    latency_s: Annotated[float, Field(gt=0.0)]
-    energy_j: Annotated[float, Field(gt=0.0)]
-    area_m2: Annotated[float, Field(gt=0.0)]
-    edap_mj_ms_mm2: Annotated[float, Field(gt=0.0)]
+    basis: Literal["estimate", "measured"] = "estimate"
+    latency_s: Positive
+    energy_j: Positive | None
+    area_m2: Positive | None
+    edap_mj_ms_mm2: Positive | None
+    spread: Positive | None = None
+
+    @model_validator(mode="after")
+    def _of_one_basis(self) -> PriceFields:
+        others = (self.energy_j, self.area_m2, self.edap_mj_ms_mm2)
+        if self.basis == "measured" and (any(of is not None for of in others) or not self.spread):
+            raise ValueError("a measured machine has a spread, and no energy, area or EDAP")
+        if self.basis == "estimate" and any(of is None for of in others):
+            raise ValueError("a chip's price has energy, area and EDAP")
+        return self
 
 
 class MeasuredFields(Fields):
@@ -236,6 +248,73 @@ class TunedSummaryFields(Fields):
     evaluation: EvaluationFields | None = None
 
 
+class IntervalFields(Fields):
+    """A median over rounds and its 95 % interval."""
+
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class TimedFields(Fields):
+    """A finalist run whole on a measured machine, beside the original in the same rounds."""
+
+    key: Text
+    plan: Text
+    predicted_s: Positive
+    predicted_ratio: Positive
+    latency_s: IntervalFields
+    original_s: IntervalFields
+    ratio: IntervalFields
+    holds: bool
+
+
+class TimingsFields(Fields):
+    """`timings.json`."""
+
+    device: Text
+    runtime: Text
+    threads: Annotated[int, Field(ge=1)]
+    dtype: Text
+    batch: Annotated[int, Field(ge=1)]
+    clock: Text
+    rounds: Annotated[int, Field(ge=1)]
+    spread: Positive
+    rows: list[TimedFields]
+
+
+class ChosenFields(TimingsFields):
+    """The same in `summary.json`, with the key of the plan that was chosen."""
+
+    chosen: Text
+
+
+class BenchRowFields(Fields):
+    """One variant in one setting, as `trex bench` timed it."""
+
+    variant: Text
+    runtime: Text
+    dtype: Text
+    batch: Annotated[int, Field(ge=1)]
+    latency_s: IntervalFields
+    images_per_second: Positive
+    speedup: IntervalFields
+
+
+class BenchFields(Fields):
+    """What `trex bench --out` wrote."""
+
+    basis: Literal["measured"]
+    machine: dict[str, Any]
+    device: Text
+    threads: Annotated[int, Field(ge=1)]
+    clock: Text
+    rounds: Annotated[int, Field(ge=1)]
+    plans: dict[str, Text]
+    models: dict[str, Text]
+    rows: Annotated[list[BenchRowFields], Field(min_length=1)]
+
+
 class SummaryFields(Fields):
     """`summary.json`."""
 
@@ -249,6 +328,7 @@ class SummaryFields(Fields):
     finetuned: TunedSummaryFields | None = None
     pareto: list[ShortFields]
     front: FrontFields
+    timings: ChosenFields | None = None
     proof: dict[str, Any] | None
     candidates: CountFields
 
@@ -271,6 +351,7 @@ FILES: Final[Mapping[str, type[Fields]]] = {
     "finetuned/finetuned.json": TunedFields,
     "fit.json": FitFields,
     "summary.json": SummaryFields,
+    "timings.json": TimingsFields,
 }
 
 
