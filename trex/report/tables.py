@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any, Final
 
 from trex.report.sketch import front_sketch
@@ -123,12 +124,11 @@ def _spent_lines(result: dict[str, Any]) -> list[str]:
     if not whole:
         return []
     shares = ", ".join(f"{step} {seconds / whole:.0%}" for step, seconds in spent.items())
-    passes = {step: of for step, of in result.get("passes", {}).items() if of}
-    passed = ", ".join(f"{step} {of / 1e3:,.0f}" for step, of in passes.items())
-    return [
-        f"time: {shares} of {whole:.0f} s",
-        *([f"images x encoders passed, thousands: {passed}"] if passed else []),
-    ]
+    lines = [f"time: {shares} of {whole:.0f} s"]
+    if passes := {step: of for step, of in result.get("passes", {}).items() if of}:
+        counts = ", ".join(f"{step} {of:,}" for step, of in passes.items())
+        lines.append(f"images x encoders passed: {counts}")
+    return [part for line in lines for part in wrap(line, 98, subsequent_indent="  ")]
 
 
 def budgets_table(told: dict[str, Any]) -> list[str]:
