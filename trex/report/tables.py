@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from textwrap import wrap
 from typing import Any, Final
 
 from trex.report.sketch import front_sketch
@@ -128,7 +127,7 @@ def _spent_lines(result: dict[str, Any]) -> list[str]:
     if passes := {step: of for step, of in result.get("passes", {}).items() if of}:
         counts = ", ".join(f"{step} {of:,}" for step, of in passes.items())
         lines.append(f"images x encoders passed: {counts}")
-    return [part for line in lines for part in wrap(line, 98, subsequent_indent="  ")]
+    return [part for line in lines for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
 
 
 def budgets_table(told: dict[str, Any]) -> list[str]:
