@@ -259,7 +259,7 @@ def test_what_is_recorded_needs_no_pass_of_the_original(
 ) -> None:
     """Killed before the winner was written, a fit goes on from its records and fit.json."""
     out = tmp_path / "run"
-    command = inputs.fit(out, "1~1 3~1", more=EXACT)
+    command = inputs.fit(out, "5=class", more=EXACT)
     assert main(command) == 0
     before = load_file(out / "best" / "model.safetensors")
     shutil.rmtree(out / "best")
