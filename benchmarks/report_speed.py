@@ -28,7 +28,7 @@ import numpy as np
 from trex.hardware import CostTable, load_chip
 from trex.models.registry import architecture
 from trex.plan import Plan
-from trex.report.operations import store_architecture
+from trex.store.operations import store_architecture
 from trex.store.run import SCHEMA, Run
 
 MODEL, CHIP = "deit_tiny_patch16_224", "trex_fefet_32nm"
@@ -74,7 +74,7 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
             predicted = 0.05 * plan.n_reuse**2 * float(rng.lognormal(0, 0.3))
             loss = predicted * float(rng.lognormal(0, 0.2)) + 1e-3
             record = {
-                "schema": SCHEMA, "key": f"made-up-{row}", "plan": str(plan),
+                "schema": SCHEMA, "key": f"madeup{row}", "plan": str(plan),
                 "n_reuse": plan.n_reuse, "transform": "linear",
                 "estimate": estimate(row), "predicted_loss": predicted,
                 "selection": {

@@ -156,9 +156,9 @@ def of_search(
         return None
     if (out / "manifest.json").exists():
         manifest = Run.open(out).manifest()
-        same = difference(manifest["settings"], asked) is None
-        if same and manifest.get("densities"):
-            return MeasuredDensities.from_json(manifest["densities"])
+        same = difference(manifest.settings.as_json(), asked) is None
+        if same and manifest.densities:
+            return MeasuredDensities.from_json(manifest.densities.as_json())
     return measure(loaded, chip, images, N_IMAGES)
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _SET_EXAMPLE: Final = "epochs=48"
 #: what is taken over from the search's record
-_CANDIDATE: Final = ("plan", "n_reuse", "transform", "estimate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, print."""
-    from trex.report.finetunings import kept_in_words
     from trex.report.tables import evaluation_lines
     from trex.training.finetune import finetune
     from trex.training.finetune.processes import start_processes
@@ -69,17 +67,16 @@ def run(args: argparse.Namespace) -> int:
     if not records:
         return 0
     if args.json:
-        print(json.dumps({"out": str(args.out), "records": records}))
+        print(json.dumps({"out": str(args.out), "records": [r.as_json() for r in records]}))
         return 0
     for record in records:
-        print(f"{record['stage']}: {record['plan'] or 'no reuse'}")
-        for name in ("evaluation", "non_ideal_evaluation"):
-            if record[name] is not None:
-                on = f"with the errors of {record['non_ideal_chip']}, " if "non" in name else ""
-                lines = evaluation_lines(record["plan"], record[name])
-                print(on + "\n".join(lines) + "\n")
-    training = records[-1]["training"]
-    print(f"kept after {training['steps']} steps: {kept_in_words(training)}")
+        print(f"{record.stage}: {record.plan or 'no reuse'}")
+        noisy = f"with the errors of {record.non_ideal_chip}, "
+        for on, measured in (("", record.evaluation), (noisy, record.non_ideal_evaluation)):
+            if measured is not None:
+                print(on + "\n".join(evaluation_lines(record.plan, measured)) + "\n")
+    if (training := records[-1].training) is not None:
+        print(f"kept after {training.steps} steps: {training.in_words}")
     print(f"bundle: {args.out / 'bundle'}")
     return 0
 
@@ -127,8 +124,8 @@ def prepare(args: argparse.Namespace) -> Job:
         original=original,
         data_config=config,
         fitted=fitted,
-        fitted_on=folder.manifest().get("calibration_images_sha256"),
-        candidate={name: record[name] for name in _CANDIDATE},
+        fitted_on=folder.manifest().calibration_images_sha256,
+        candidate=record,
         images=images,
         extra=unlabelled(args.extra) if args.extra else None,
         evaluation=evaluation,

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from trex.report.sketch import front_sketch
-from trex.search.agreement import Agreement, measured_last
+from trex.search.agreement import Agreement
+from trex.store.record import Estimate
+from trex.store.schemas import (
+    Budgets,
+    Counts,
+    Evaluation,
+    NonIdeal,
+    Proof,
+    Short,
+    Summary,
+    TunedSummary,
+)
 from trex.units import significant
 
 Row = Sequence[str]
@@ -57,22 +68,21 @@ FAR: Final = "this is far from the original; give more room, more images, or tra
 _WIDTH: Final = 100
 
 
-def search_table(result: dict[str, Any]) -> list[str]:
+def search_table(result: Summary) -> list[str]:
     """The answer of a search."""
-    baseline, best = result["baseline"], result["best"]
-    counts, selection = result["candidates"], best["selection"]
-    unit = (best["evaluation"] or {}).get("unit", "images")
-    tuned = result.get("finetuned")
-    shown = result["pareto"]
+    baseline, best = result.baseline, result.best
+    counts, selection = result.candidates, best.selection
+    unit, tuned = _unit(best), result.finetuned
+    shown = result.pareto
     if not any(_is(record, best) for record in shown):
         shown = [*shown, best]
     head = (
         "", "reuse", "ms", "uJ", "mm2", "EDAP gain", "loss", "agree %", "top-1 %", "plan",
     )  # fmt: skip
     original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
-                percent(selection["baseline_top1"]), "no reuse")  # fmt: skip
-    front = result["front"]
-    knee = front["knee"]
+                percent(selection.baseline_top1), "no reuse")  # fmt: skip
+    front = result.front
+    knee = front.knee
     marks = [
         "*" * _is(record, best) + "k" * (knee is not None and _is(record, knee))
         for record in shown
@@ -80,42 +90,40 @@ def search_table(result: dict[str, Any]) -> list[str]:
     rows = [_plan_row(record, baseline, mark) for record, mark in zip(shown, marks, strict=True)]
     table = _last_cut(head, [original, *rows])
     return [
-        f"{result['model']} on {result['chip']}, {result['accounting']} accounting, "
-        f"budget {result['budget']}",
-        f"{counts['space']:,} plans, {_feasible(counts)}, "
-        f"{counts['evaluated']} fitted and measured",
+        f"{result.model} on {result.chip}, {result.accounting} accounting, budget {result.budget}",
+        f"{counts.space:,} plans, {_feasible(counts)}, {counts.evaluated} fitted and measured",
         "",
         *aligned(head, table, left=(0, 9)),
         "",
         f"* the best plan found. ms, uJ, mm2 and EDAP gain are estimates "
-        f"({baseline['accounting']} accounting).",
+        f"({baseline.accounting} accounting).",
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
-        f"{selection['n']} {unit}",
+        f"{selection.n} {unit}",
         "  that were not fitted on, without any training.",
         *best_lines(result),
         *_fit_lines(result),
         *(
-            [f"k the knee, where EDAP over loss bends most: {knee['plan'] or 'no reuse'}"]
+            [f"k the knee, where EDAP over loss bends most: {knee.plan or 'no reuse'}"]
             if knee
             else []
         ),
-        f"front of accuracy, latency, energy and area: {count(len(front['points']), 'plan')}, "
-        f"hypervolume {front['hypervolume']:.3f}",
-        *_proof_lines(result["proof"]),
+        f"front of accuracy, latency, energy and area: {count(len(front.points), 'plan')}, "
+        f"hypervolume {front.hypervolume:.3f}",
+        *_proof_lines(result.proof),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
-        *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
+        *(["", *evaluation_lines(best.plan, best.evaluation)] if best.evaluation else []),
         *(["", *_finetuned_lines(tuned)] if tuned else []),
         *_whole_plan_lines(best, table),
         "",
         *_spent_lines(result),
-        f"run folder: {result['run']} (the best plan is in {result['run']}/best)",
-        *([f"fine-tuned: {result['run']}/finetuned"] if tuned else []),
+        f"run folder: {result.run} (the best plan is in {result.run}/best)",
+        *([f"fine-tuned: {result.run}/finetuned"] if tuned else []),
     ]
 
 
-def _spent_lines(result: dict[str, Any]) -> list[str]:
+def _spent_lines(result: Summary) -> list[str]:
     """The share of time that each step took, of this command's."""
-    spent = {step: seconds for step, seconds in result.get("spent", {}).items() if seconds}
+    spent = {step: seconds for step, seconds in result.spent.items() if seconds}
     whole = sum(spent.values())
     if not whole:
         return []
@@ -123,112 +131,109 @@ def _spent_lines(result: dict[str, Any]) -> list[str]:
     return [f"time: {shares} of {whole:.0f} s"]
 
 
-def budgets_table(told: dict[str, Any]) -> list[str]:
+def budgets_table(told: Budgets) -> list[str]:
     """The answer of several searches: the best plan of each, and the cheapest that will do."""
     head = ("", "limit", "ms", "latency", "EDAP gain", "loss", "agree %", "top-1 %", "plan")
     rows = []
-    for result in told["searches"]:
-        best, measured = result["best"], measured_last(result["best"])
+    for result in told.searches:
+        best, measured = result.best, result.best.last
         rows.append(
             (
-                "*" * (result["limit"] == told["chosen"]),
-                result["limit"],
-                *_prices(best["estimate"], result["baseline"]),
-                f"{measured['loss']:.4f}",
-                percent(measured["agreement"]),
-                percent(measured["top1"]),
-                best["plan"] or "no reuse",
+                "*" * (result.limit == told.chosen),
+                result.limit,
+                *_prices(best.estimate, result.baseline),
+                f"{measured.loss:.4f}",
+                percent(measured.agreement),
+                percent(measured.top1),
+                best.plan or "no reuse",
             )
         )
-    first = told["searches"][0]
-    n = measured_last(first["best"])["n"]
+    first = told.searches[0]
     lines = [
-        f"{first['model']} on {first['chip']}, {first['accounting']} accounting, "
-        f"{told['minimized']} limited",
+        f"{first.model} on {first.chip}, {first.accounting} accounting, {told.minimized} limited",
         "",
         *aligned(head, _last_cut(head, rows), left=(0, 1, 8)),
         "",
-        f"ms, latency and EDAP gain are estimates ({first['accounting']} accounting); loss, "
+        f"ms, latency and EDAP gain are estimates ({first.accounting} accounting); loss, "
         "agreement and top-1",
-        f"are measured on {n} images that were not fitted on, without any training.",
+        f"are measured on {first.best.last.n} images that were not fitted on, without any "
+        "training.",
     ]
-    if told["max_drop"] is not None:
+    if told.max_drop is not None:
         lines.append(
-            f"* the cheapest that loses at most {told['max_drop']:g} points on these images."
-            if told["chosen"]
-            else f"None loses at most {told['max_drop']:g} points on these images."
+            f"* the cheapest that loses at most {told.max_drop:g} points on these images."
+            if told.chosen
+            else f"None loses at most {told.max_drop:g} points on these images."
         )
-    for result in told["searches"]:
-        if evaluation := result["best"]["evaluation"]:
-            lines += [
-                "",
-                f"{result['limit']}:",
-                *evaluation_lines(result["best"]["plan"], evaluation),
-            ]
-    return [*lines, "", f"run folders: {', '.join(r['run'] for r in told['searches'])}"]
+    for result in told.searches:
+        if evaluation := result.best.evaluation:
+            lines += ["", f"{result.limit}:", *evaluation_lines(result.best.plan, evaluation)]
+    return [*lines, "", f"run folders: {', '.join(r.run for r in told.searches)}"]
 
 
-def fit_table(result: dict[str, Any]) -> list[str]:
+def fit_table(result: Summary) -> list[str]:
     """The answer of a fit of given plans."""
-    baseline, trimmed = result["baseline"], result["baseline_without_dead_rows"]
-    best = result["best"]
-    selection, plans = best["selection"], result["plans"]
-    unit = (best["evaluation"] or {}).get("unit", "images")
+    baseline, trimmed = result.baseline, result.baseline_without_dead_rows
+    best, plans = result.best, result.plans or []
+    selection, unit = best.selection, _unit(best)
     head = ("", "ms", "latency", "EDAP gain", "loss", "agree %", "top-1 %", "plan")
     rows = [
         ("", *_prices(baseline, baseline), "0", "100.0",
-         percent(selection["baseline_top1"]), "the original")
+         percent(selection.baseline_top1), "the original")
     ]  # fmt: skip
     if trimmed is not None:
         rows.append(("", *_prices(trimmed, baseline), "0", "100.0",
-                     percent(selection["baseline_top1"]), "without dead rows"))  # fmt: skip
+                     percent(selection.baseline_top1), "without dead rows"))  # fmt: skip
     rows += [
         (
             "*" * (len(plans) > 1 and _is(record, best)),
-            *_prices(record["estimate"], baseline),
-            f"{record['selection']['loss']:.4f}",
-            percent(record["selection"]["agreement"]),
-            percent(record["selection"]["top1"]),
-            record["plan"],
+            *_prices(record.estimate, baseline),
+            f"{record.selection.loss:.4f}",
+            percent(record.selection.agreement),
+            percent(record.selection.top1),
+            record.plan,
         )
         for record in plans
     ]
     return [
-        f"{result['model']} on {result['chip']}, {result['accounting']} accounting",
+        f"{result.model} on {result.chip}, {result.accounting} accounting",
         f"{count(len(plans), 'plan')}, fitted and measured",
         "",
         *aligned(head, _last_cut(head, rows), left=(0, 7)),
         "",
-        f"ms, latency and EDAP gain are estimates ({baseline['accounting']} accounting).",
+        f"ms, latency and EDAP gain are estimates ({baseline.accounting} accounting).",
         f"loss (KL from the original, nats), agreement and top-1 are measured on "
-        f"{selection['n']} {unit}",
+        f"{selection.n} {unit}",
         "that were not fitted on, without any training.",
         *_best_given_lines(result),
         *_fit_lines(result),
-        *(["", *evaluation_lines(best["plan"], best["evaluation"])] if best["evaluation"] else []),
+        *(["", *evaluation_lines(best.plan, best.evaluation)] if best.evaluation else []),
         "",
-        f"run folder: {result['run']} ({'the best' if len(plans) > 1 else 'the variant'} is in "
-        f"{result['run']}/best)",
+        f"run folder: {result.run} ({'the best' if len(plans) > 1 else 'the variant'} is in "
+        f"{result.run}/best)",
     ]
 
 
-def best_lines(result: dict[str, Any]) -> list[str]:
+def best_lines(result: Summary) -> list[str]:
     """By what the best plan is chosen, and how near it is to the original."""
-    best, tuned = result["best"], result.get("finetuned")
-    measured = tuned["measured"] if tuned else measured_last(best)
-    when = " after refining" if "refined" in best else ""
-    when = f" after training on {tuned['images']:,} images" if tuned else when
-    near = agreement_lines(
-        Agreement.of(measured), (best["evaluation"] or {}).get("unit", "images")
-    )
-    if result.get("ranked_on") == "loss":
-        return [f"  It has the least loss, {measured['loss']:.4g}{when}.", *near]
-    agreement = percent(measured["soft_agreement"])
+    best, tuned = result.best, result.finetuned
+    measured = tuned.measured if tuned else best.last
+    when = " after refining" if best.refined else ""
+    when = f" after training on {tuned.images:,} images" if tuned else when
+    near = agreement_lines(Agreement.of(measured), _unit(best))
+    if result.ranked_on == "loss":
+        return [f"  It has the least loss, {measured.loss:.4g}{when}.", *near]
+    agreement = percent(measured.soft_agreement)
     return [
         f"  It has the most soft agreement, {agreement} %{when}:",
         "  how surely it gives the original's first guess.",
         *near,
     ]
+
+
+def _unit(best: Short) -> str:
+    """What was measured on."""
+    return best.evaluation.unit if best.evaluation else "images"
 
 
 def agreement_lines(agreement: Agreement, unit: str) -> list[str]:
@@ -237,110 +242,116 @@ def agreement_lines(agreement: Agreement, unit: str) -> list[str]:
     return [*lines, f"  Warning: {FAR}"] if agreement.far else lines
 
 
-def _fit_lines(result: dict[str, Any]) -> list[str]:
+def _fit_lines(result: Summary) -> list[str]:
     """How plans were fitted."""
-    fit = result.get("fit")
-    if fit is None or not result["best"]["n_reuse"]:  # of version 0.1, or nothing to fit
+    fit = result.fit
+    if fit is None or not result.best.n_reuse:  # of version 0.1, or nothing to fit
         return []
-    if fit["shrink"] == 0:
+    if fit.shrink == 0:
         return ["fitted: share 0 of the solved step, since no other share lost less on images"]
     return [
-        f"fitted: share {fit['shrink']:g} of the solved step, drift {fit['drift']:g}, class "
-        f"tokens weighing {fit['class_weight']:g},",
-        f"  penalty {fit['ridge']:g}, producers' share {fit['producers'] or 0:g}",
+        f"fitted: share {fit.shrink:g} of the solved step, drift {fit.drift:g}, class "
+        f"tokens weighing {fit.class_weight:g},",
+        f"  penalty {fit.ridge:g}, producers' share {fit.producers or 0:g}",
     ]
 
 
-def _finetuned_lines(tuned: dict[str, Any]) -> list[str]:
+def _finetuned_lines(tuned: TunedSummary) -> list[str]:
     """The winner after its short training."""
-    measured = tuned["measured"]
+    measured = tuned.measured
     lines = [
-        f"fine-tuned on {tuned['images']:,} images, from the {measured['start']} best plan of the "
-        "selection:",
-        f"  loss {measured['loss']:.4g}, agreement {Agreement.of(measured)}, "
-        f"top-1 {percent(measured['top1'])} % on the same {measured['n']} images",
+        f"fine-tuned on {tuned.images:,} images, from the {measured.start or 'fitted'} best plan "
+        "of the selection:",
+        f"  loss {measured.loss:.4g}, agreement {Agreement.of(measured)}, "
+        f"top-1 {percent(measured.top1)} % on the same {measured.n} images",
     ]
-    if tuned["evaluation"]:
-        lines += evaluation_lines(tuned["plan"], tuned["evaluation"])
+    if tuned.evaluation:
+        lines += evaluation_lines(tuned.plan, tuned.evaluation)
     return lines
 
 
-def _feasible(counts: dict[str, Any]) -> str:
-    if counts["feasible"] is None:
+def _feasible(counts: Counts) -> str:
+    if counts.feasible is None:
         return "too many to list"
-    return f"{counts['feasible']:,} within the budget"
+    return f"{counts.feasible:,} within the budget"
 
 
-def _proof_lines(proof: dict[str, Any] | None) -> list[str]:
+def _proof_lines(proof: Proof | None) -> list[str]:
     """How sure it is that no plan is predicted to lose less."""
     if proof is None:
         return []
-    if proof["proved"]:
-        return [
-            f"no plan within the budget is predicted to lose less (proved by {proof['method']})"
-        ]
+    if proof.proved:
+        return [f"no plan within the budget is predicted to lose less (proved by {proof.method})"]
+    if proof.predicted_loss is None or proof.bound is None:
+        return [f"whether another plan is predicted to lose less is not known ({proof.method})"]
     return [
-        f"least predicted loss {proof['predicted_loss']:.4g}, proved to be at least "
-        f"{proof['bound']:.4g} ({proof['method']})"
+        f"least predicted loss {proof.predicted_loss:.4g}, proved to be at least "
+        f"{proof.bound:.4g} ({proof.method})"
     ]
 
 
-def evaluation_lines(plan: str, measured: dict[str, Any]) -> list[str]:
+def evaluation_lines(plan: str, measured: Evaluation) -> list[str]:
     """A paired measurement in words."""
-    low, high = measured["ci95"]
-    skipped = f", {measured['skipped']} unreadable ones left out" if measured["skipped"] else ""
+    low, high = measured.ci95
+    skipped = f", {measured.skipped} unreadable ones left out" if measured.skipped else ""
     # of two classes, two guesses are always enough
-    two_classes, unit = "matthews" in measured, measured.get("unit", "images")
+    two_classes, unit = measured.matthews is not None, measured.unit
+
+    def row(
+        name: str,
+        top1: float | None,
+        top5: float | None,
+        matthews: float | None,
+        speed: float | None,
+    ) -> Row:
+        second = f"{matthews:.3f}" if matthews is not None else percent(top5)
+        return name, percent(top1), second, "-" if speed is None else f"{speed:.1f}"
+
     rows = [
-        (
-            name,
-            percent(measured[prefix + "top1"]),
-            f"{measured[prefix + 'matthews']:.3f}"
-            if two_classes
-            else percent(measured[prefix + "top5"]),
-            f"{measured[prefix + 'images_per_second']:.1f}",
-        )
-        for name, prefix in (("original", "baseline_"), ("variant", ""))
-    ]
+        row("original", measured.baseline_top1, measured.baseline_top5,
+            measured.baseline_matthews, measured.baseline_images_per_second),
+        row("variant", measured.top1, measured.top5, measured.matthews,
+            measured.images_per_second),
+    ]  # fmt: skip
     second = "Matthews" if two_classes else "top-5 %"
+    p_value = "-" if measured.p_value is None else f"{measured.p_value:.2g}"
     return [
-        f"measured on {measured['n']} {unit} of {measured['data']}{skipped}: {plan or 'no reuse'}",
+        f"measured on {measured.n} {unit} of {measured.data}{skipped}: {plan or 'no reuse'}",
         *aligned(("", "top-1 %", second, f"{unit}/s"), rows),
-        f"difference {points(measured['difference'])} points, 95 % interval {points(low)} to "
-        f"{points(high)} (paired bootstrap), McNemar p = {measured['p_value']:.2g}",
-        *(_non_ideal_lines(measured["non_ideal"]) if "non_ideal" in measured else []),
+        f"difference {points(measured.difference)} points, 95 % interval {points(low)} to "
+        f"{points(high)} (paired bootstrap), McNemar p = {p_value}",
+        *(_non_ideal_lines(measured.non_ideal) if measured.non_ideal else []),
     ]
 
 
-def _non_ideal_lines(noisy: dict[str, Any]) -> list[str]:
+def _non_ideal_lines(noisy: NonIdeal) -> list[str]:
     """Accuracies on a chip that errs."""
-
-    def row(name: str, prefix: str) -> Row:
-        spread = noisy[f"{prefix}top1_std"]
-        return name, percent(noisy[f"{prefix}top1"]), percent(spread)
-
+    rows = [
+        ("original", percent(noisy.baseline_top1), percent(noisy.baseline_top1_std)),
+        ("variant", percent(noisy.top1), percent(noisy.top1_std)),
+    ]
     return [
         "",
-        f"on {noisy['draws']} instances of {noisy['chip']}, {noisy['mode']} mode, errors and all:",
-        *aligned(("", "top-1 %", "spread"), [row("original", "baseline_"), row("variant", "")]),
+        f"on {noisy.draws} instances of {noisy.chip}, {noisy.mode} mode, errors and all:",
+        *aligned(("", "top-1 %", "spread"), rows),
     ]
 
 
-def _is(record: dict[str, Any], other: dict[str, Any]) -> bool:
+def _is(record: Short, other: Short) -> bool:
     """Whether two records are of one plan."""
-    return bool(record["plan"] == other["plan"])
+    return record.plan == other.plan
 
 
-def _plan_row(record: dict[str, Any], baseline: dict[str, Any], mark: str) -> Row:
-    selection = record["selection"]
+def _plan_row(record: Short, baseline: Estimate, mark: str) -> Row:
+    selection = record.selection
     return (
         mark,
-        str(record["n_reuse"]),
-        *_costs(record["estimate"], baseline),
-        f"{selection['loss']:.4f}",
-        percent(selection["agreement"]),
-        percent(selection["top1"]),
-        record["plan"] or "no reuse",
+        str(record.n_reuse),
+        *_costs(record.estimate, baseline),
+        f"{selection.loss:.4f}",
+        percent(selection.agreement),
+        percent(selection.top1),
+        record.plan or "no reuse",
     )
 
 
@@ -354,37 +365,35 @@ def _last_cut(head: Row, rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _whole_plan_lines(best: dict[str, Any], table: Sequence[Row]) -> list[str]:
+def _whole_plan_lines(best: Short, table: Sequence[Row]) -> list[str]:
     """The best plan, where the table cuts it."""
-    if (best["plan"] or "no reuse") in [row[-1] for row in table]:
+    if (best.plan or "no reuse") in [row[-1] for row in table]:
         return []
-    return ["", *textwrap.wrap(f"the best plan: {best['plan']}", _WIDTH, subsequent_indent="  ")]
+    return ["", *textwrap.wrap(f"the best plan: {best.plan}", _WIDTH, subsequent_indent="  ")]
 
 
-def _prices(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str]:
+def _prices(estimate: Estimate, baseline: Estimate) -> tuple[str, str, str]:
     """Latency in ms and as a share of the original's, and the EDAP gain."""
     milliseconds, *_, gain = _costs(estimate, baseline)
-    return milliseconds, f"{estimate['latency_s'] / baseline['latency_s']:.3f}x", gain
+    return milliseconds, f"{estimate.latency_s / baseline.latency_s:.3f}x", gain
 
 
-def _best_given_lines(result: dict[str, Any]) -> list[str]:
+def _best_given_lines(result: Summary) -> list[str]:
     """Which of some given plans is the best, and how near it is to the original."""
-    best = result["best"]
-    measured = measured_last(best)
+    measured = result.best.last
     lines = []
-    if len(result["plans"]) > 1:
+    if len(result.plans or ()) > 1:
         lines = [
             "* the best of them: most soft agreement with the original, "
-            f"{percent(measured['soft_agreement'])} %, whatever it costs."
+            f"{percent(measured.soft_agreement)} %, whatever it costs."
         ]
-    unit = (best["evaluation"] or {}).get("unit", "images")
-    return lines + agreement_lines(Agreement.of(measured), unit)
+    return lines + agreement_lines(Agreement.of(measured), _unit(result.best))
 
 
-def _costs(estimate: dict[str, Any], baseline: dict[str, Any]) -> tuple[str, str, str, str]:
+def _costs(estimate: Estimate, baseline: Estimate) -> tuple[str, str, str, str]:
     return (
-        significant(estimate["latency_s"] * 1e3),
-        significant(estimate["energy_j"] * 1e6),
-        significant(estimate["area_m2"] * 1e6),
-        f"{baseline['edap_mj_ms_mm2'] / estimate['edap_mj_ms_mm2']:.2f}",
+        significant(estimate.latency_s * 1e3),
+        significant(estimate.energy_j * 1e6),
+        significant(estimate.area_m2 * 1e6),
+        f"{baseline.edap_mj_ms_mm2 / estimate.edap_mj_ms_mm2:.2f}",
     )

@@ -15,6 +15,7 @@ from trex.hardware.entries import rows_codes
 from trex.plan import Form, Plan
 from trex.reuse.sizes import ParameterTable
 from trex.search.space import Steps
+from trex.store.record import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -31,18 +32,18 @@ class VariantCosts(PlanCosts):
             **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
         )
 
-    def estimate(self, row: int, chip: Chip, accounting: Accounting) -> dict[str, Any]:
-        """One plan's costs as plain values, for records."""
-        return {
-            "chip": chip.name,
-            "accounting": accounting,
-            "latency_s": float(self.latency_s[row]),
-            "energy_j": float(self.energy_j[row]),
-            "area_m2": float(self.area_m2[row]),
-            "edap_mj_ms_mm2": float(self.edap_mj_ms_mm2[row]),
-            "parameters": int(self.parameters[row]),
-            "macs": int(self.macs[row]),
-        }
+    def estimate(self, row: int, chip: Chip, accounting: Accounting) -> Estimate:
+        """One plan's costs, for records."""
+        return Estimate(
+            chip=chip.name,
+            accounting=accounting,
+            latency_s=float(self.latency_s[row]),
+            energy_j=float(self.energy_j[row]),
+            area_m2=float(self.area_m2[row]),
+            edap_mj_ms_mm2=float(self.edap_mj_ms_mm2[row]),
+            parameters=int(self.parameters[row]),
+            macs=int(self.macs[row]),
+        )
 
 
 #: What adds up over a plan's encoders: the rows of `PlanPricer.encoder`.

@@ -46,7 +46,8 @@ def place(
         [
             "search", "--model", loaded.name, "--weights", str(folder / "original.safetensors"),
             "--hw", "trex_fefet_32nm", "--max-latency", "0.8x", "--evaluations", "2",
-            "--only", "reuse", "--calib", str(image_folder), "--final-views", "0", "--out", str(folder / "run"),
+            "--only", "reuse", "--calib", str(image_folder), "--final-views", "0",
+            "--out", str(folder / "run"),
         ]
     )  # fmt: skip
     assert searched == 0
@@ -173,7 +174,7 @@ def test_a_bundle_that_names_no_chip(
 
 
 def test_a_plan_by_name_and_hard_labels(place: Path, tmp_path: Path) -> None:
-    plan = list(Run.open(place / "run").records())[-1]["plan"]
+    plan = Run.open(place / "run").records()[-1].plan
     (tmp_path / "r.yaml").write_text(RECIPE.replace("{kl: 1.0,", "{ce: 1.0,"))
     command = arguments(place, tmp_path / "out", "--pick", plan, "--labels", "hard")
     command[command.index("--recipe") + 1] = str(tmp_path / "r.yaml")

@@ -22,6 +22,8 @@ from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
 from trex.store.finetuning import FinetuneFolder
+from trex.store.record import Record
+from trex.store.schemas import RecipeTold, Stage, Training
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
@@ -49,8 +51,8 @@ class Job:
     data_config: InputConfig
     #: the variant as it was fitted
     fitted: nn.Module
-    #: of the variant, from the search's record: plan, estimate, ...
-    candidate: dict[str, Any]
+    #: of the variant, from the search
+    candidate: Record
     #: with the model's own preprocessing
     images: ImageSet
     #: more images without labels, none of them held out
@@ -69,7 +71,7 @@ class Job:
     origin: str
 
 
-def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
+def finetune(job: Job, processes: Processes) -> list[Stage]:
     """Train, measure and write; the two records, or none in all processes but the first.
 
     Going on in a folder repeats nothing that is recorded there.
@@ -191,7 +193,7 @@ def _conclude(
     variant: nn.Module,
     training: Outcome,
     taught: dict[str, Any],
-) -> list[dict[str, Any]]:
+) -> list[Stage]:
     """Write the bundle and read it back, measure both, then drop the checkpoints."""
     save_bundle(
         folder.bundle,
@@ -200,25 +202,25 @@ def _conclude(
         arguments=job.original.arguments,
         base_weights_sha256=job.original.weights_sha256,
         data_config=job.data_config,
-        extra={"estimate": job.candidate["estimate"]},
+        extra={"estimate": job.candidate.estimate.as_json()},
     )
     made = load_bundle(folder.bundle)
-    done = {record["stage"] for record in folder.records()}
-    details = {
-        "kept": training.kept,
-        "steps": training.steps,
-        "seconds": round(training.seconds, 1),
-        "images_per_second": training.images / training.seconds if training.seconds else None,
-        "wait_share": training.waited_s / training.seconds if training.seconds else None,
-        "teacher": taught,
-        "held_out": training.history,
-        "recipe": job.recipe.model_dump(),
-        "seed": job.seed,
-    }
+    done = {record.stage for record in folder.records()}
+    details = Training(
+        kept=training.kept,
+        steps=training.steps,
+        seconds=round(training.seconds, 1),
+        images_per_second=training.images / training.seconds if training.seconds else None,
+        wait_share=training.waited_s / training.seconds if training.seconds else None,
+        teacher=taught,
+        held_out=training.history,
+        recipe=RecipeTold(**job.recipe.model_dump()),
+        seed=job.seed,
+    )
     for record in _measured(job, made):
-        if record["stage"] not in done:
-            extra = {"training": details} if record["stage"] == "finetuned" else {}
-            folder.append({**record, **extra})
+        if record.stage not in done:
+            last = record.stage == "finetuned"
+            folder.append(record.model_copy(update={"training": details}) if last else record)
     for file in (folder.path / "checkpoints").glob("step-*.pt"):
         file.unlink()
     return folder.records()
@@ -233,7 +235,7 @@ def on_chip(job: Job, variant: nn.Module) -> nn.Module:
     return make_non_ideal(variant, job.chip, pixels, seed=job.seed)
 
 
-def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
+def _measured(job: Job, made: nn.Module) -> Iterator[Stage]:
     for stage, model in (("fitted", job.fitted), ("finetuned", made)):
         evaluation = non_ideal = None
         if job.evaluation is not None:
@@ -242,14 +244,17 @@ def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
             if job.chip is not None:
                 noisy = on_chip(job, deepcopy(model))
                 non_ideal = measure_pair(noisy, original, job.evaluation, workers=job.workers)
-        yield {
-            "stage": stage,
-            **job.candidate,
-            "weights_sha256": weights_hash(model),
-            "evaluation": evaluation,
-            "non_ideal_chip": None if job.chip is None else job.chip.name,
-            "non_ideal_evaluation": non_ideal,
-        }
+        yield Stage(
+            stage=stage,
+            plan=job.candidate.plan,
+            n_reuse=job.candidate.n_reuse,
+            transform=job.candidate.transform,
+            estimate=job.candidate.estimate,
+            weights_sha256=weights_hash(model),
+            evaluation=evaluation,
+            non_ideal_chip=None if job.chip is None else job.chip.name,
+            non_ideal_evaluation=non_ideal,
+        )
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "model_args": job.original.arguments,
         "weights_sha256": job.original.weights_sha256,
         "fitted_sha256": weights_hash(job.fitted),
-        "plan": job.candidate["plan"],
+        "plan": job.candidate.plan,
         "data": asdict(job.data_config),
         "images_sha256": dataset_fingerprint(job.images),
         "extra_sha256": None if job.extra is None else dataset_fingerprint(job.extra),
