@@ -86,6 +86,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "chip": "a_chip",
         "accounting": "paper",
         "budget": "latency <= 0.8x",
+        "strategy": "exact",
         "baseline": estimate(0.010),
         "best": {**best, "evaluation": None},
         "pareto": [record("1<-0 3<-2", 0.006, 0.4), best],

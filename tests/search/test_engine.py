@@ -264,6 +264,25 @@ def test_workers_end_with_the_records_of_one(
     assert (run.path / surrogate).read_bytes() == (undisturbed.path / surrogate).read_bytes()
 
 
+def test_threads_end_with_the_records_of_one(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path
+) -> None:
+    """Sums of several threads are added up in another order: measurements differ by rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert main(inputs.search(tmp_path / "run")) == 0
+    finally:
+        torch.set_num_threads(before)
+    expected, found = results(undisturbed), results(Run.open(tmp_path / "run"))
+    assert found.keys() == expected.keys()
+    for key, record in expected.items():
+        assert found[key]["estimate"] == record["estimate"]
+        assert found[key]["selection"] == pytest.approx(record["selection"], rel=1e-3, abs=1e-5)
+    best = [run.read_json("best/best.json")["key"] for run in (undisturbed, Run(tmp_path / "run"))]
+    assert best[0] == best[1]
+
+
 def test_the_best_are_refined_before_the_winner_is_chosen(
     inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ class ShownRun(NamedTuple):
     manifest: Manifest
     summary: Summary | None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             **asdict(self.row),
@@ -271,9 +271,9 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Nested settings as `search.seed`."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in data.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Facts], out: Path) -> Written:
     return Written(page, tuple(files))
 
 
-def _rendered(sections: Sequence[dict[str, Any]], compared: ShownFigure | None) -> str:
+def _rendered(sections: Sequence[dict[str, object]], compared: ShownFigure | None) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -80,7 +80,7 @@ def _rendered(sections: Sequence[dict[str, Any]], compared: ShownFigure | None) 
     return environment.get_template("page.html").render(sections=sections, compared=compared)
 
 
-def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, Any]:
+def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, object]:
     """Everything the page says about one run."""
     priced = prices(facts)
     best, baseline = facts.best, facts.baseline

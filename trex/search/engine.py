@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -193,7 +192,11 @@ class Search:
             return stored
         variant, rounds = fit_winner(self.shop, record.parsed)
         self._save(self.run.best, variant, record)
-        best = Winner(**_named(record), refinement=[asdict(done) for done in rounds])
+        best = Winner(
+            key=record.key,
+            **plan_fields(record.parsed),
+            refinement=[asdict(done) for done in rounds],
+        )
         self.run.write(WINNER, best)
         return best
 
@@ -203,7 +206,8 @@ class Search:
         if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
             told = Tuned(
-                **_named(record),
+                key=record.key,
+                **plan_fields(record.parsed),
                 rung=rung.name,
                 images=rung.images(record),
                 measured=record.later[rung.name],
@@ -223,8 +227,3 @@ class Search:
             data_config=self.problem.data_config,
             extra={"estimate": record.estimate.as_json()},
         )
-
-
-def _named(record: Record) -> dict[str, Any]:
-    """Which plan a record is of."""
-    return {"key": record.key, **plan_fields(record.parsed)}

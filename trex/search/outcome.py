@@ -75,7 +75,7 @@ def outcome(
     )
 
 
-def fit_answer(told: Summary) -> dict[str, Any]:
+def fit_answer(told: Summary) -> dict[str, object]:
     """What a fit of given plans tells programs: its best plan, and all of them.
 
     Args:
@@ -115,7 +115,7 @@ def fit_of(run: Run) -> Way:
     return Way(**{name: used[name] for name in CHOSEN if name in used})
 
 
-def relative(estimate: Estimate, baseline: Estimate) -> dict[str, Any]:
+def relative(estimate: Estimate, baseline: Estimate) -> dict[str, object]:
     """An estimate as shares of another's, under their accounting."""
     names = {
         "latency": "latency_s",

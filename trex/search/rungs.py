@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 
 import torch
 from torch import nn
 
 from trex.fit.fitter import Take
+from trex.fit.scratch import TensorFile
 from trex.plan import Plan
 from trex.reuse.precision import forward_precision
 from trex.search.entries import (
@@ -89,8 +91,14 @@ def measure_rung(
 
 def measured_selection(shop: Workshop, variant: nn.Module) -> Measured:
     """How a variant does on all images that are not fitted on."""
-    fit = shop.problem.settings.fit
-    with torch.no_grad(), forward_precision(fit.precision):
-        parts = (batch for part in shop.parts.measured for batch in batches(part, fit.batch_size))
-        logits = torch.cat([variant(batch.images).float() for batch in parts])
-    return shop.selection(logits)
+    fit, done = shop.problem.settings.fit, 0
+    with (
+        closing(TensorFile(shop.scratch)) as logits,
+        torch.no_grad(),
+        forward_precision(fit.precision),
+    ):
+        for part in shop.parts.measured:
+            for batch in batches(part, fit.batch_size):
+                logits.write(done, variant(batch.images))
+                done += len(batch.images)
+        return shop.selection(logits.mapped())

@@ -109,6 +109,7 @@ class Journal(BaseJournalBackend):
                 yield self._entry(line[:-1], len(self._ends) - 1)
 
     def _entry(self, line: bytes, number: int) -> dict[str, Any]:
+        entry: dict[str, Any]
         try:
             entry, _ = unsealed(line)
         except ValueError as error:
@@ -116,8 +117,7 @@ class Journal(BaseJournalBackend):
                 f"{self._path}:{number} is damaged: {error}",
                 hint="remove the file: it is made again from results.jsonl",
             ) from None
-        told: dict[str, Any] = entry
-        return told
+        return entry
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries, each with a hash of itself, which other readers of Optuna's pass over."""

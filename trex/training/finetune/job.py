@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -98,7 +98,9 @@ def finetune(job: Job, processes: Processes) -> list[Stage]:
         return _conclude(job, folder, variant, training, taught)
 
 
-def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
+def _train(
+    job: Job, variant: nn.Module, processes: Processes
+) -> tuple[Outcome, dict[str, object]]:
     recipe, original = job.recipe, job.original.model.to(processes.device).eval()
     check_teacher(job.original, recipe)
     train, held_out = job.images, None
@@ -127,7 +129,7 @@ def _train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome,
     )  # fmt: skip
     started = time.monotonic()
     teacher = _teacher(job, variant, source, order, processes)
-    taught: dict[str, Any] = {"mode": recipe.teacher.mode if teacher else "none"}
+    taught: dict[str, object] = {"mode": recipe.teacher.mode if teacher else "none"}
     if isinstance(teacher, CachedTeacher):
         taught |= {
             "stored_bytes": teacher.stored_bytes,
@@ -192,7 +194,7 @@ def _conclude(
     folder: FinetuneFolder,
     variant: nn.Module,
     training: Outcome,
-    taught: dict[str, Any],
+    taught: dict[str, object],
 ) -> list[Stage]:
     """Write the bundle and read it back, measure both, then drop the checkpoints."""
     save_bundle(
@@ -257,7 +259,7 @@ def _measured(job: Job, made: nn.Module) -> Iterator[Stage]:
         )
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _settings(job: Job) -> dict[str, object]:
     return {
         "model": job.original.name,
         "model_args": job.original.arguments,
@@ -276,7 +278,7 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _manifest(job: Job, processes: Processes) -> dict[str, Any]:
+def _manifest(job: Job, processes: Processes) -> dict[str, object]:
     return {
         "settings": _settings(job),
         "command": ["trex", *sys.argv[1:]],

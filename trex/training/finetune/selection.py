@@ -137,7 +137,7 @@ class Selector:
         """Give a model the kept weights."""
         model.load_state_dict(self._best_state)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything, for a checkpoint."""
         return {
             "recent": self._recent,
