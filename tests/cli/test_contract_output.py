@@ -41,7 +41,17 @@ COST_KEYS = {
     "edap_mj_ms_mm2", "macs", "tops_per_w", "tops_per_mm2", "by_layer", "by_component",
     "not_modelled",
 }  # fmt: skip
-SEARCH_KEYS = {"run", "baseline", "best", "pareto", "candidates", "seconds", "spent"}
+SEARCH_KEYS = {
+    "run",
+    "baseline",
+    "best",
+    "pareto",
+    "candidates",
+    "seconds",
+    "spent",
+    "passes",
+    "producers",
+}
 EVALUATE_KEYS = {
     "plan", "top1", "top5", "baseline_top1", "difference", "ci95", "n", "images_per_second",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trex.errors import DataError, PlanError, StorageError
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
+from trex.fit.loss import mean_kl
 from trex.fit.ridge import RidgeSystem
 from trex.models.registry import adapter_of
 from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
@@ -452,6 +453,35 @@ def test_fitted_producers_make_the_measured_variant(name: str, tmp_path: Path) -
             assert producers == {
                 f"blocks.{i}.attn.proj.{part}" for i in (3, 4, 5) for part in ("weight", "bias")
             }
+
+
+@pytest.mark.parametrize("name", ["vit", "lvvit", "bert"])
+def test_without_a_consumer_producers_are_fitted_where_asked(name: str, tmp_path: Path) -> None:
+    """Those behind the first merge or shared rows, which then lose less."""
+    kind = KINDS[name]
+    model, images = kind.build(), kind.images(N_FIT + N_MEASURE)
+    settings = FitSettings(batch_size=16, producers=1.0)
+    plans = [Plan.parse("1~2"), Plan.parse("1=3 2=@1")]
+    with calibrated(model, images, tmp_path, settings) as calibration:
+        original = calibration.logits[:N_FIT]
+        measured = range(N_FIT)  # what is solved for is nearer where it was solved
+        plain, found = (
+            {
+                fitted.plan.key: fitted
+                for fitted in PlanFitter(
+                    calibration, measure_rows=measured, unconsumed=unconsumed
+                ).fit(plans)
+            }
+            for unconsumed in (False, True)
+        )
+    for plan in plans:
+        before, after = plain[plan.key], found[plan.key]
+        assert before.state == {}
+        variant = apply_fitted(kind.build(), after)
+        assert distance(logits_of(variant, images[:N_FIT]), after.logits) < 1e-4, plan
+        assert mean_kl(after.logits, original) < mean_kl(before.logits, original), plan
+        if name == "vit":
+            assert {key.split(".")[1] for key in after.state} == {"2", "3", "4", "5"}
 
 
 @pytest.mark.parametrize("name", ["vit", "layer scale", "lvvit", "bert"])

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_runs import Inputs, interrupted_search, plain_records, results
 
 import trex
@@ -77,6 +79,28 @@ def test_the_best_are_confirmed_on_images_of_their_own(undisturbed: Run) -> None
     best = undisturbed.read_json("best/best.json")
     assert (best["key"], best["plan"]) == (winner.key, winner.plan)
     assert plan_of(trex.load(undisturbed.best)) == winner.parsed
+
+
+def test_the_best_plan_s_producers_are_solved_where_that_loses_less(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    more = (*JOINT[:6], "--only", "merging", "--max-latency", "0.95x")
+    assert main(inputs.search(out, *more)) == 0
+    run = Run.open(out)
+    best = run.read_json("best/best.json")
+    tried = {float(share): loss for share, loss in best["producers"].items()}
+    assert tried.keys() == {0.0, 0.5, 1.0}
+    record = run.record(best["key"])
+    assert record is not None
+    assert tried[0.0] == pytest.approx(record.selection.loss)
+    kept = load_file(run.best / "model.safetensors")
+    original = load_file(inputs.weights)
+    share = min(tried, key=lambda of: (tried[of], of))
+    first = Plan.parse(best["plan"]).first_changed
+    for index in range(6):
+        name = f"blocks.{index}.attn.proj.weight"
+        assert torch.equal(kept[name], original[name]) == (share == 0 or index <= first), index
 
 
 @pytest.mark.parametrize("recorded", [0, 2, 5, 8])

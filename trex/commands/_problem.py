@@ -200,7 +200,7 @@ def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
             "seed", "select_share", "fresh_share", "surrogate_images", "choice_images", "fit",
         )  # fmt: skip
         return {
-            **{name: of.get(name) for name in names},
+            **{name: of[name] for name in names if name in of},
             "search": {name: of["search"].get(name) for name in search},
         }
 
@@ -230,13 +230,13 @@ def carry_out(
 
     from trex.models.registry import architecture_of
     from trex.search.outcome import outcome
-    from trex.search.problem import time_taken
+    from trex.search.problem import taken
     from trex.store.operations import store_architecture
     from trex.store.run import SUMMARY
 
     started = time.monotonic()
     search, measure = prepare(args)
-    time_taken.clear()
+    taken.clear()
     try:
         best = search.execute()
     finally:
@@ -247,7 +247,8 @@ def carry_out(
     result = outcome(search, best, measure).model_copy(
         update={
             "seconds": round(time.monotonic() - started, 1),
-            "spent": {step: round(seconds, 1) for step, seconds in time_taken.items()},
+            "spent": {step: round(of.seconds, 1) for step, of in taken.items()},
+            "passes": {step: of.passes for step, of in taken.items()},
         }
     )
     search.run.write(SUMMARY, result)

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine-rounds",
         type=int,
         metavar="N",
-        help="of the best plan's closed-form refinement (1; 3 where plans only reuse)",
+        help="of the best plan's refinement (0; where plans only reuse 3, 1 with --quick)",
     )
     work.add_argument(
         "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
@@ -174,7 +174,7 @@ def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
     if args.final_views is None:
         args.final_views = 0 if space.joint or args.quick else 2
     if args.refine_rounds is None:
-        args.refine_rounds = 1 if args.quick or space.joint else 3
+        args.refine_rounds = 0 if space.joint else 1 if args.quick else 3
     effort: dict[str, Any] = {"evaluations": args.evaluations}
     if args.quick:
         effort |= {"surrogate_images": 120, "choice_images": 80}

@@ -162,6 +162,8 @@ class PlanFitter:
             case.
         fit_rows: the images that are fitted on, below `calibration.n_fit`.
         measure_rows: the images whose logits are returned.
+        unconsumed: whether producers are also solved behind the first change of plans that
+            solve for no consumer.
         progress: called with every image that has passed through one encoder.
     """
 
@@ -170,6 +172,7 @@ class PlanFitter:
         calibration: Calibration,
         *,
         settings: FitSettings | None = None,
+        unconsumed: bool = False,
         fit_rows: range | None = None,
         measure_rows: range | None = None,
         progress: Progress = lambda steps: None,
@@ -177,6 +180,7 @@ class PlanFitter:
         self._calibration = calibration
         self._settings = settings or calibration.settings
         self._adapter = calibration.adapter
+        self._unconsumed = unconsumed
         self._fit_rows = fit_rows if fit_rows is not None else range(calibration.n_fit)
         self._measure_rows = (
             measure_rows
@@ -221,15 +225,20 @@ class PlanFitter:
                     passed.live.add(kept)
             fitted = [r.consumer for r in plan.reuses if is_fitted(r)]
             last = max(fitted, default=0)
-            solved = [r.consumer for r in plan.reuses if r.transform != "none"]
-            if solved and self._settings.producers:
+            first = self._first_solved(plan)
+            if first is not None and self._settings.producers:
                 last = len(path) - 1
-                for passed in path[min(solved) + 1 :]:
+                for passed in path[first + 1 :]:
                     passed.behind = True
             for passed in path[:last]:
                 passed.fits = True
             node.plan = plan
         return root
+
+    def _first_solved(self, plan: Plan) -> int | None:
+        """The encoder behind which producers are solved."""
+        solved = [r.consumer for r in plan.reuses if r.transform != "none"]
+        return min(solved, default=plan.first_changed if self._unconsumed else None)
 
     def _visit(
         self, node: _Node, index: int, before: _Stored, state: dict[str, Tensor], aim: _Aim

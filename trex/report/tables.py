@@ -102,6 +102,7 @@ def search_table(result: Summary) -> list[str]:
         "  that were not fitted on, without any training.",
         *best_lines(result),
         *_fit_lines(result),
+        *_producers_lines(result),
         *(
             [f"k the knee, where EDAP over loss bends most: {knee.plan or 'no reuse'}"]
             if knee
@@ -122,13 +123,18 @@ def search_table(result: Summary) -> list[str]:
 
 
 def _spent_lines(result: Summary) -> list[str]:
-    """The share of time that each step took, of this command's."""
+    """The share of time that each step took, of this command's, and what passed encoders."""
     spent = {step: seconds for step, seconds in result.spent.items() if seconds}
     whole = sum(spent.values())
     if not whole:
         return []
     shares = ", ".join(f"{step} {seconds / whole:.0%}" for step, seconds in spent.items())
-    return [f"time: {shares} of {whole:.0f} s"]
+    passes = {step: of for step, of in result.passes.items() if of}
+    passed = ", ".join(f"{step} {of / 1e3:,.0f}" for step, of in passes.items())
+    return [
+        f"time: {shares} of {whole:.0f} s",
+        *([f"images x encoders passed, thousands: {passed}"] if passed else []),
+    ]
 
 
 def budgets_table(told: Budgets) -> list[str]:
@@ -207,6 +213,7 @@ def fit_table(result: Summary) -> list[str]:
         "that were not fitted on, without any training.",
         *_best_given_lines(result),
         *_fit_lines(result),
+        *_producers_lines(result),
         *(["", *evaluation_lines(best.plan, best.evaluation)] if best.evaluation else []),
         "",
         f"run folder: {result.run} ({'the best' if len(plans) > 1 else 'the variant'} is in "
@@ -253,6 +260,20 @@ def _fit_lines(result: Summary) -> list[str]:
         f"fitted: share {fit.shrink:g} of the solved step, drift {fit.drift:g}, class "
         f"tokens weighing {fit.class_weight:g},",
         f"  penalty {fit.ridge:g}, producers' share {fit.producers or 0:g}",
+    ]
+
+
+def _producers_lines(result: Summary) -> list[str]:
+    """What solving for producers brought the best plan."""
+    tried = {float(share): loss for share, loss in result.producers.items()}
+    best = min(tried, key=lambda share: (tried[share], share), default=0.0)
+    if not tried:
+        return []
+    kept = f"share {best:g} of the solved step" if best else "as they are"
+    losses = ", ".join(f"{loss:.4g} at {share:g}" for share, loss in sorted(tried.items()))
+    return [
+        f"the best plan's producers behind its first change: {kept}",
+        f"  (loss {losses})",
     ]
 
 

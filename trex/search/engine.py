@@ -190,12 +190,13 @@ class Search:
         stored = self.run.winner()
         if stored is not None and stored.key == record.key and is_whole(self.run.best):
             return stored
-        variant, rounds = fit_winner(self.shop, record.parsed)
-        self._save(self.run.best, variant, record)
+        winner = fit_winner(self.shop, record.parsed)
+        self._save(self.run.best, winner.variant, record)
         best = Winner(
             key=record.key,
             **plan_fields(record.parsed),
-            refinement=[asdict(done) for done in rounds],
+            producers={str(share): loss for share, loss in winner.producers.items()},
+            refinement=[asdict(done) for done in winner.rounds],
         )
         self.run.write(WINNER, best)
         return best

@@ -57,6 +57,7 @@ def outcome(
         ranked_on=winner.ranked_on,
         baseline=baseline,
         fit=fit_of(run),
+        producers=best.producers,
         agreement=Agreement.of(winner.last).told(),
         best=_short(winner, evaluation=evaluate(run.best) if evaluate else None),
         finetuned=_finetuned(run, evaluate) if problem.settings.finetuning.images else None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from tqdm import tqdm
 
@@ -106,15 +107,21 @@ class Problem:
 
 @contextmanager
 def progress_bar(
-    label: str, total: int, unit: str = "images"
+    label: str, total: int, unit: str = "images", passes: int = 0
 ) -> Iterator[Callable[[int], object]]:
     """A progress bar in a terminal, lines in a log elsewhere; yields what advances it.
 
-    Lines come every few per cent, with the time left, and at the end with the time taken, which
-    `time_taken` adds up by label.
+    Lines come every few per cent, with the time left. What the step took, without what bars inside
+    it took, is added up in `taken`.
+
+    Args:
+        label: of the step.
+        total: of what is advanced by.
+        unit: of that.
+        passes: through encoders that one of it takes, where the work does not count them itself.
     """
     _logger.info("%s: %s%s", label, f"{total:,} ", unit)
-    started = time.monotonic()
+    started, passed, before = time.monotonic(), _passed.value, _sum()
     lines = _Lines(label, total, started)
     with tqdm(
         total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
@@ -122,17 +129,46 @@ def progress_bar(
 
         def advance(steps: int) -> None:
             bar.update(steps)
+            count_passes(passes * steps)
             if bar.disable:
                 lines.advance(steps)
 
         try:
             yield advance
         finally:
-            time_taken[label] = time_taken.get(label, 0.0) + time.monotonic() - started
+            so_far, inside = taken.get(label, Taken(0.0, 0)), _sum()
+            taken[label] = Taken(
+                so_far.seconds + time.monotonic() - started - (inside.seconds - before.seconds),
+                so_far.passes + _passed.value - passed - (inside.passes - before.passes),
+            )
 
 
-#: seconds by label, of all bars of this process
-time_taken: dict[str, float] = {}
+class Taken(NamedTuple):
+    """What a step of a search took.
+
+    Attributes:
+        seconds: of wall time.
+        passes: images that went through one encoder, counted once an encoder.
+    """
+
+    seconds: float
+    passes: int
+
+
+#: by label, of all bars of this process
+taken: dict[str, Taken] = {}
+#: what this process and those forked from it passed
+_passed = multiprocessing.Value("q", 0)
+
+
+def _sum() -> Taken:
+    return Taken(sum(t.seconds for t in taken.values()), sum(t.passes for t in taken.values()))
+
+
+def count_passes(passes: int) -> None:
+    """Count images that went through one encoder, for the step whose bar is shown."""
+    with _passed.get_lock():
+        _passed.value += passes
 
 
 class _Lines:

@@ -22,6 +22,7 @@ from trex.search.entries import (
     selection_notes,
     told_elsewhere,
 )
+from trex.search.problem import count_passes
 from trex.search.records import spent_on
 from trex.search.workers import Result
 from trex.search.workshop import Workshop
@@ -101,4 +102,5 @@ def measured_selection(shop: Workshop, variant: nn.Module) -> Measured:
             for batch in batches(part, fit.batch_size):
                 logits.write(done, variant(batch.images))
                 done += len(batch.images)
+        count_passes(done * shop.problem.space.num_encoders)
         return shop.selection(logits.mapped())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
+from typing import Final, NamedTuple
 
 from torch import Tensor, nn
 
-from trex.fit.calibration import Calibration
+from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter, apply_fitted, is_fitted
 from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
@@ -19,24 +21,44 @@ from trex.search.workshop import Workshop
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
 
+#: shares of the way to the solution that producers may go, beside staying as they are
+_PRODUCERS: Final = (None, 0.5, 1.0)
 
-def fit_winner(shop: Workshop, plan: Plan) -> tuple[nn.Module, list[Round]]:
-    """The running variant of a plan, and what its refinement did; the original stays."""
+
+class Winner(NamedTuple):
+    """A plan fitted on all images.
+
+    Attributes:
+        variant: the running model.
+        producers: what the plan lost on the images it is compared on, in nats, by the share of
+            the way to the solution that producers behind its first change went; empty where
+            none could.
+        rounds: what the refinement did.
+    """
+
+    variant: nn.Module
+    producers: dict[float, float]
+    rounds: list[Round]
+
+
+def fit_winner(shop: Workshop, plan: Plan) -> Winner:
+    """The running variant of a plan; the original stays."""
     problem = shop.problem
     settings, loaded = problem.settings, problem.loaded
     refines = plan.first_changed is not None and settings.refine.rounds > 0
-    fitted = any(map(is_fitted, plan.reuses))
+    way, tried = _way_of(shop, plan)
+    fitted = any(map(is_fitted, plan.reuses)) or bool(tried and way.producers)
     variant = apply_plan(deepcopy(loaded.model), plan)
     if not (refines or fitted):
-        return variant, []
+        return Winner(variant, tried, [])
     if fitted or settings.final_views:
-        parts, logits, variant = _fitted(shop, plan)
+        parts, logits, variant = _fitted(shop, plan, way)
     else:  # what the original answers is known
         parts, logits = [shop.parts.fit, *shop.parts.measured], shop.calibration.logits
     if not refines:
-        return variant, []
+        return Winner(variant, tried, [])
     most = sum(map(len, parts)) * settings.refine.rounds
-    with progress_bar("refinement", most) as advance:
+    with progress_bar("refinement", most, passes=problem.space.num_encoders) as advance:
         rounds = refine(
             variant,
             loaded.adapter,
@@ -46,10 +68,35 @@ def fit_winner(shop: Workshop, plan: Plan) -> tuple[nn.Module, list[Round]]:
             seed=settings.seed,
             progress=advance,
         )
-    return variant, rounds
+    return Winner(variant, tried, rounds)
 
 
-def _fitted(shop: Workshop, plan: Plan) -> tuple[list[ImageSet | ViewSet], Tensor, nn.Module]:
+def _way_of(shop: Workshop, plan: Plan) -> tuple[FitSettings, dict[float, float]]:
+    """How a plan is fitted, and what it lost by its producers' share.
+
+    The search's fits have one share for all plans; how far to go differs from plan to plan.
+    """
+    way, first = shop.fit_settings, plan.first_changed
+    if shop.goes_on_from_v0_1 or first is None or first + 1 == shop.problem.space.num_encoders:
+        return way, {}
+    fitters = [
+        shop.fitter(settings=replace(way, producers=share), unconsumed=True)
+        for share in _PRODUCERS
+    ]
+    tried: dict[float, float] = {}
+    steps = sum(fitter.steps([plan]) for fitter in fitters)
+    with progress_bar("producers' share", steps, "encoder steps") as advance:
+        for share, fitter in zip(_PRODUCERS, fitters, strict=True):
+            (fitted,) = fitter.fit([plan])
+            tried[share or 0.0] = shop.selection(fitted.logits).loss
+            advance(fitter.steps([plan]))
+    best = min(tried, key=lambda share: (tried[share], share))
+    return replace(way, producers=best or None), tried
+
+
+def _fitted(
+    shop: Workshop, plan: Plan, way: FitSettings
+) -> tuple[list[ImageSet | ViewSet], Tensor, nn.Module]:
     """All images with their views, what the original answers, and the plan fitted on them."""
     problem = shop.problem
     settings, loaded = problem.settings, problem.loaded
@@ -59,20 +106,21 @@ def _fitted(shop: Workshop, plan: Plan) -> tuple[list[ImageSet | ViewSet], Tenso
         parts.append(problem.images.with_views(views))
     total = sum(map(len, parts))
     pixels = (batch.images for part in parts for batch in batches(part, settings.fit.batch_size))
-    with progress_bar("final fit: original", total) as advance:
+    passes = problem.space.num_encoders
+    with progress_bar("final fit: original", total, passes=passes) as advance:
         calibration = Calibration(
             loaded.model,
             loaded.adapter,
             pixels,
-            settings=shop.fit_settings,
+            settings=way,
             scratch=shop.scratch,
             maps=averaged([plan]),
             progress=advance,
         )
     try:
-        steps = PlanFitter(calibration).steps([plan])
-        with progress_bar("final fit", steps, "encoder steps") as advance:
-            (fitted,) = PlanFitter(calibration, progress=advance).fit([plan])
+        fitter = partial(PlanFitter, calibration, unconsumed=not shop.goes_on_from_v0_1)
+        with progress_bar("final fit", fitter().steps([plan]), "encoder steps", 1) as advance:
+            (fitted,) = fitter(progress=advance).fit([plan])
     finally:
         calibration.close()
     return parts, calibration.logits, apply_fitted(deepcopy(loaded.model), fitted)

@@ -26,7 +26,7 @@ from trex.reuse.transforms import AVERAGED, averaged
 from trex.search.entries import Options, plan_of_trial
 from trex.search.feasible import PricedSpace
 from trex.search.predict import reference_form
-from trex.search.problem import Problem, progress_bar
+from trex.search.problem import Problem, count_passes, progress_bar
 from trex.search.records import selection_metrics
 from trex.search.storage import open_storage
 from trex.search.strategies import STRATEGIES
@@ -127,7 +127,8 @@ class Workshop:
             return calibration
         settings, images = self.problem.settings, self.problem.images
         labels: list[Tensor] = []
-        with progress_bar("original", len(images)) as advance:
+        encoders = self.problem.space.num_encoders
+        with progress_bar("original", len(images), passes=encoders) as advance:
             calibration = Calibration(
                 self.problem.loaded.model,
                 self.problem.loaded.adapter,
@@ -141,6 +142,11 @@ class Workshop:
         self._labels = torch.cat(labels)
         return calibration
 
+    @property
+    def goes_on_from_v0_1(self) -> bool:
+        """Whether version 0.1 began the run."""
+        return self.run.begun and self.run.of_v0_1
+
     @cached_property
     def fit_settings(self) -> FitSettings:
         """How plans are fitted: chosen once for the model, on the images that are fitted on.
@@ -148,7 +154,7 @@ class Workshop:
         A run that version 0.1 began goes on as it began.
         """
         base = self.problem.settings.fit
-        if self.run.begun and self.run.of_v0_1:
+        if self.goes_on_from_v0_1:
             return base
         with file_lock(self.run.path / LOCKS / "fit"):
             stored = self.run.fitting()
@@ -170,7 +176,7 @@ class Workshop:
         calibration, plan = self.calibration, self._reference_plan()
         most = self.problem.settings.choice_images
         steps = steps_to_choose(calibration, most)
-        with progress_bar("choosing how to fit", steps, "encoder steps") as advance:
+        with progress_bar("choosing how to fit", steps, "encoder steps", 1) as advance:
             trials = choose_settings(calibration, plan, most=most, progress=advance)
         return Fit(
             fitted=str(plan),
@@ -188,15 +194,21 @@ class Workshop:
         return "loss" if self.problem.space.joint else STRATEGIES[strategy].ranks_on
 
     def fitter(
-        self, fit_rows: range | None = None, measure_rows: range | None = None
+        self,
+        fit_rows: range | None = None,
+        measure_rows: range | None = None,
+        settings: FitSettings | None = None,
+        unconsumed: bool = False,
     ) -> PlanFitter:
         """Fits plans over the search's images, those left out that only confirm."""
         first = self.calibration.n_fit
         return PlanFitter(
             self.calibration,
-            settings=self.fit_settings,
+            settings=settings or self.fit_settings,
+            unconsumed=unconsumed,
             fit_rows=fit_rows,
             measure_rows=measure_rows or range(first, first + self._selected),
+            progress=count_passes,
         )
 
     def _measured_batches(self, size: int) -> Iterator[Batch]:

@@ -74,10 +74,16 @@ class Manifest(Fields):
 
 
 class Winner(Fields):
-    """`best.json`."""
+    """`best.json`.
+
+    Attributes:
+        producers: what the plan lost on the images it is compared on, in nats, by the share of the
+            way to the solution that producers behind its first change went.
+    """
 
     key: Text
     plan: Text
+    producers: dict[str, float] = Field(default_factory=dict)
 
 
 class Tuned(Winner):
@@ -259,12 +265,14 @@ class Summary(Fields):
         ranked_by: the last rung that candidates came to.
         ranked_on: what of the measured ranks them.
         fit: how plans were fitted; None of version 0.1.
+        producers: the best plan's, as `Winner` has them.
         pareto: the front of EDAP and loss, the cheapest first.
         plans: all of them, the best first, where they were given.
         baseline_without_dead_rows: what the original costs without rows that its head does not
             read; None where it reads all, or where plans were searched for.
         seconds: that the command took.
         spent: seconds of its steps, by name.
+        passes: images that went through one encoder in these, counted once an encoder.
     """
 
     run: Text = ""
@@ -277,6 +285,7 @@ class Summary(Fields):
     ranked_on: Text | None = None
     baseline: Estimate
     fit: Way | None = None
+    producers: dict[str, float] = Field(default_factory=dict)
     agreement: Agreed | None = None
     best: Short
     finetuned: TunedSummary | None = None
@@ -288,6 +297,7 @@ class Summary(Fields):
     candidates: Counts
     seconds: Amount = 0.0
     spent: dict[str, Amount] = Field(default_factory=dict)
+    passes: dict[str, Count] = Field(default_factory=dict)
 
 
 class Limited(Summary):
