@@ -228,8 +228,8 @@ def _row(path: Path) -> RunRow:
             plan=best.plan,
             edap_gain=summary.baseline.edap_mj_ms_mm2 / best.estimate.edap_mj_ms_mm2,
             loss=best.selection.loss,
-            top1=measured and measured.top1,
-            top1_change=measured and measured.difference,
+            top1=None if measured is None else measured.top1,
+            top1_change=None if measured is None else measured.difference,
             state="finished",
         )
     except RunError as error:
@@ -245,8 +245,8 @@ def _finetuning(row: RunRow, path: Path) -> RunRow:
         model=tuned.model,
         plan=tuned.plan,
         state="fine-tuned" if tuned.kept else "fine-tuning",
-        top1=measured and measured.top1,
-        top1_change=measured and measured.difference,
+        top1=None if measured is None else measured.top1,
+        top1_change=None if measured is None else measured.difference,
     )
 
 

@@ -157,7 +157,7 @@ def _finetuned(run: Run, evaluate: Callable[[Path], Evaluation] | None) -> Tuned
 def _short(record: Record, **evaluation: Evaluation | None) -> Short:
     """A record as summaries tell it; with `evaluation`, where there could be one."""
     untrained = {name: record.later[name] for name in UNTRAINED if name in record.later}
-    return Short(
+    short = Short(
         key=record.key,
         plan=record.plan,
         n_reuse=record.n_reuse,
@@ -166,6 +166,5 @@ def _short(record: Record, **evaluation: Evaluation | None) -> Short:
         predicted_loss=record.predicted_loss,
         selection=record.selection,
         rungs=record.rungs,
-        **untrained,
-        **evaluation,
     )
+    return short.model_copy(update={**untrained, **evaluation})

@@ -79,11 +79,13 @@ class Winner(Fields):
     Attributes:
         producers: what the plan lost on the images it is compared on, in nats, by the share of the
             way to the solution that producers behind its first change went.
+        refinement: what each of its rounds did.
     """
 
     key: Text
     plan: Text
     producers: dict[str, float] = Field(default_factory=dict)
+    refinement: list[Any] = Field(default_factory=list)
 
 
 class Tuned(Winner):

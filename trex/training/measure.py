@@ -41,7 +41,7 @@ def measure_pair(
         for name, of in (("", answers), ("baseline_", of_original))
         if of.logits.shape[1] == 2
     }
-    return Evaluation(
+    found = Evaluation(
         data=images.origin,
         unit="texts" if isinstance(images.source, Texts) else "images",
         data_sha256=dataset_fingerprint(images),
@@ -58,8 +58,8 @@ def measure_pair(
         images_per_second=speed.images_per_second,
         baseline_images_per_second=speed.baseline_images_per_second,
         speedup=speed.speedup,
-        **correlations,
     )
+    return found.model_copy(update=correlations)
 
 
 def measure_non_ideal(
