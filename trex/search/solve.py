@@ -7,8 +7,9 @@ on the limits: with prices added to the losses, every way on is the cheapest one
 bound is not below the best plans' loss are dropped. Where too many are left, those of the least
 bound go on, and the least bound among the others is what the answer is proved to.
 
-EDAP is a product, no sum. Its limit is a union of boxes: within a range of latencies and areas it
-is a limit on the energy. The ranges are solved one after another.
+EDAP is a product, no sum. Within a range of latencies and one of areas its limit is not above two
+planes, which are limits on sums; the narrower the ranges, the nearer. Ranges are divided where the
+bound is lowest.
 """
 
 from __future__ import annotations
@@ -51,8 +52,6 @@ _HIGHEST: Final = 1e3
 _RANGES: Final = 4
 _SPLITS: Final = 64
 _NARROW: Final = 1.02
-#: no plan costs so many times what the original does
-_TOO_MUCH: Final = 4.0
 #: losses that differ by less, as a share, count as equal; a smaller gap counts as none
 _EQUAL: Final = 1e-9
 _PROVED: Final = 1e-6
@@ -256,37 +255,114 @@ class _Problem(NamedTuple):
     Attributes:
         weights: (limits, 6).
         most: (limits,), what each sum may come to.
-        box: of an EDAP limit, the range of latencies and the range of areas that this is about.
-        edap: that limit.
+        edap: a limit on a product besides; None where there is none.
     """
 
     weights: Floats
     most: Floats
-    box: tuple[float, float, float, float] | None = None
-    edap: float = np.inf
+    edap: _Box | None = None
+
+    @classmethod
+    def of(cls, weights: Floats, most: Floats, edap: _Box | None) -> _Problem:
+        """Limits on sums, and on a product in a box."""
+        if edap is not None:
+            weights = np.concatenate([weights, edap.weights])
+            most = np.concatenate([most, edap.most])
+        return cls(weights, most, edap)
 
     def halves(self) -> list[_Problem]:
         """The same in two parts, of an EDAP limit whose ranges are wide."""
-        if self.box is None:
+        if self.edap is None:
             return []
-        low, high, small, large = self.box
-        if high / low > _NARROW:
-            middle = float((low * high) ** 0.5)
-            boxes = [(low, middle, small, large), (middle, high, small, large)]
-        elif large / small > _NARROW:
-            middle = float((small * large) ** 0.5)
-            boxes = [(low, high, small, middle), (low, high, middle, large)]
-        else:
-            return []
-        return [self.within(box) for box in boxes]
+        alone = len(self.most) - len(self.edap.most)
+        return [
+            _Problem.of(self.weights[:alone], self.most[:alone], half)
+            for half in self.edap.halves()
+        ]
 
-    def within(self, box: tuple[float, float, float, float]) -> _Problem:
-        """The same within ranges: the last three limits are those of latency, area and energy."""
-        low, high, small, large = box
-        most = self.most.copy()
-        most[-3:] = high, large, self.edap / (low * small)
-        most[-3:] *= 1.0 + 2 * TOLERANCE
-        return self._replace(most=most, box=box)
+
+class _Box(NamedTuple):
+    """The plans of a range of latencies and one of areas whose EDAP is within a limit.
+
+    Attributes:
+        edap: the limit.
+        latency: its range.
+        area: its range.
+        leakage: the least power there is.
+    """
+
+    edap: float
+    latency: tuple[float, float]
+    area: tuple[float, float]
+    leakage: float
+
+    @property
+    def weights(self) -> Floats:
+        """(4, 6), of latency, of area, and of two planes."""
+        energy, _ = _energy(self.latency[0], self.leakage)
+        planes = [energy + one * _unit(LATENCY) + two * _unit(AREA) for one, two in self._slopes()]
+        return np.stack([_unit(LATENCY), _unit(AREA), *planes])
+
+    @property
+    def most(self) -> Floats:
+        """(4,), what these sums may come to.
+
+        Energy may come to the limit over latency times area. That is convex in each of both and
+        supermodular, so over the box it is not above two planes through three corners each.
+        """
+        (low, high), (small, large) = self.latency, self.area
+        _, less = _energy(low, self.leakage)
+        corner = self.edap / (low * small) + less
+        planes = [corner + one * low + two * small for one, two in self._slopes()]
+        most: Floats = np.array([high, large, *planes]) * (1.0 + 2 * TOLERANCE)
+        return most
+
+    def _slopes(self) -> list[tuple[float, float]]:
+        """What energy must give for latency and for area, on each plane."""
+        (low, high), (small, large) = self.latency, self.area
+        long, wide = max(high - low, 1e-12 * low), max(large - small, 1e-12 * small)
+
+        def energy(latency: float, area: float) -> float:
+            return self.edap / (latency * area)
+
+        return [
+            (
+                (energy(low, small) - energy(high, small)) / long,
+                (energy(high, small) - energy(high, large)) / wide,
+            ),
+            (
+                (energy(low, large) - energy(high, large)) / long,
+                (energy(low, small) - energy(low, large)) / wide,
+            ),
+        ]
+
+    def halves(self) -> list[_Box]:
+        """The wider range in two; none where both are narrow."""
+        (low, high), (small, large) = self.latency, self.area
+        if max(high / low, large / small) <= _NARROW:
+            return []
+        if high / low >= large / small:
+            middle = float((low * high) ** 0.5)
+            return [self._replace(latency=of) for of in ((low, middle), (middle, high))]
+        middle = float((small * large) ** 0.5)
+        return [self._replace(area=of) for of in ((small, middle), (middle, large))]
+
+
+def _energy(latency: float, leakage: float) -> tuple[Floats, float]:
+    """Weights of a sum, and what is taken off it, that energy is not below.
+
+    Energy has leakage times latency in it, which is no sum, but of two factors that are not below
+    `leakage` and `latency` the product is not below `leakage` · the one + `latency` · the other
+    - `leakage` · `latency`.
+    """
+    weights = _unit(ENERGY) + leakage * _unit(LATENCY) + latency * _unit(LEAKAGE)
+    return weights, leakage * latency
+
+
+def _unit(row: int) -> Floats:
+    weights = np.zeros(6)
+    weights[row] = 1.0
+    return weights
 
 
 class _Support(NamedTuple):
@@ -390,6 +466,11 @@ class _Graph:
         self.least = self._to_go(
             [layer.costs for layer in self.layers], self.outside
         )  # of every cost by itself
+
+    def greatest(self, row: int) -> float:
+        """The most that a cost can come to."""
+        costs = [-layer.costs[row : row + 1] for layer in self.layers]
+        return -float(self._to_go(costs, -self.outside[row : row + 1])[0][0, 0])
 
     def _to_go(self, of: Sequence[Floats], end: Floats) -> list[Floats]:
         """(kinds, states) for every encoder: the least that is still to come."""
@@ -618,39 +699,31 @@ def _problems(priced: PricedSpace, budget: Budget, graph: _Graph) -> list[_Probl
     """A budget as limits on sums, one set of them or more: each plan within it is within a set."""
     baseline = priced.baseline
     least = [float(of[0]) for of in graph.least[0][:, :1]]
-
-    def unit(row: int) -> Floats:
-        weights = np.zeros(6)
-        weights[row] = 1.0
-        return weights
-
-    # Leakage times latency is no sum: with the least leakage there is, it is one.
-    energy = unit(ENERGY) + least[LEAKAGE] * unit(LATENCY)
-    weights: list[Floats] = []
-    most: list[float] = []
-    edap = np.inf
+    energy, less = _energy(least[LATENCY], least[LEAKAGE])
+    weights, most, edap = np.zeros((0, 6)), np.zeros(0), np.inf
     for limit in budget.limits:
         value = limit.allowed(baseline)
         if limit.quantity == "edap":
             edap = min(edap, value)
-        else:
-            weights.append(energy if limit.quantity == "energy" else unit(_ROW[limit.quantity]))
-            most.append(value * (1.0 + 2 * TOLERANCE))
+            continue
+        energetic = limit.quantity == "energy"
+        of = energy if energetic else _unit(_ROW[limit.quantity])
+        weights = np.concatenate([weights, of[None]])
+        most = np.append(most, (value + energetic * less) * (1.0 + 2 * TOLERANCE))
     if edap == np.inf:
-        return [_Problem(np.array(weights).reshape(-1, 6), np.array(most))]
-    whole = _Problem(
-        np.array([*weights, unit(LATENCY), unit(AREA), energy]),
-        np.array([*most, 0.0, 0.0, 0.0]),
-        edap=edap,
-    )
+        return [_Problem.of(weights, most, None)]
     least_energy = least[ENERGY] + least[LEAKAGE] * least[LATENCY]
-    latency = min(edap / (least_energy * least[AREA]), _TOO_MUCH * float(baseline.latency_s[0]))
-    area = min(edap / (least_energy * least[LATENCY]), _TOO_MUCH * float(baseline.area_m2[0]))
+    latency = min(edap / (least_energy * least[AREA]), graph.greatest(LATENCY))
+    area = min(edap / (least_energy * least[LATENCY]), graph.greatest(AREA))
     if latency < least[LATENCY] or area < least[AREA]:
         return []
     ends = np.geomspace(least[LATENCY], latency, _RANGES + 1)
     return [
-        whole.within((float(low), float(high), least[AREA], area))
+        _Problem.of(
+            weights,
+            most,
+            _Box(edap, (float(low), float(high)), (least[AREA], area), least[LEAKAGE]),
+        )
         for low, high in itertools.pairwise(ends)
     ]
 
