@@ -28,6 +28,7 @@ ROWS: Final = (
     # images and measurements; fine-tuning writes bundles, which hold how images are prepared
     ("training",),
     ("exporters",),
+    ("runtime",),
     ("bench", "training.finetune"),
     ("search",),
     ("report",),

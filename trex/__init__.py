@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trex.exporters.bundle import load_bundle as load
     from trex.plan import Plan
     from trex.plan import Plan as ReusePlan
     from trex.reuse import apply_plan, apply_reuse, remove_plan, remove_reuse
+    from trex.runtime import load
 
 __version__ = "0.2.0"
 __all__ = [
@@ -29,7 +29,7 @@ _PUBLIC = {
     "ReusePlan": ("trex.plan", "Plan"),
     "apply_plan": ("trex.reuse", "apply_plan"),
     "apply_reuse": ("trex.reuse", "apply_reuse"),
-    "load": ("trex.exporters.bundle", "load_bundle"),
+    "load": ("trex.runtime", "load"),
     "remove_plan": ("trex.reuse", "remove_plan"),
     "remove_reuse": ("trex.reuse", "remove_reuse"),
 }

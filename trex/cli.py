@@ -26,6 +26,7 @@ VERBS: Final = {
     "finetune": "win back what a found variant lost",
     "evaluate": "measure a found variant against its original",
     "export": "write files that run anywhere: bundle, ONNX, torch.export, timm, UniForm",
+    "dynamic": "one bundle of several plans, switched as it runs, and what chooses among them",
     "bench": "time variants, their original and other models side by side on this machine",
     "profile": "make a device of this machine, for budgets in real milliseconds",
     "report": "one page, figures and tables of what runs found",

@@ -21,14 +21,21 @@ from trex.architecture import Architecture
 from trex.config import parse_document
 from trex.datafiles import data_folder
 from trex.errors import RunError, TrexError
-from trex.exporters.bundle import CONFIG, _fingerprint, load_bundle
+from trex.exporters.bundle import CONFIG, DYNAMIC, _fingerprint, load_bundle
 from trex.hardware import load_chip
 from trex.models.registry import architecture, create
-from trex.models.weights import load_weights
+from trex.models.weights import load_weights, weights_hash
 from trex.plan import Plan
 from trex.report.facts import read_facts
 from trex.report.finetunings import read_finetuning
 from trex.report.folders import diff_runs, list_runs, show_lines, show_run
+from trex.report.machines import read_bench
+from trex.runtime import Point, load_adaptive, load_dynamic, save_dynamic
+from trex.runtime.bundle import Contents
+from trex.runtime.bundle import _fingerprint as dynamic_fingerprint
+from trex.runtime.choose import Chosen
+from trex.runtime.dynamic import variant_of
+from trex.runtime.ways import save_ways
 from trex.search.front import measured_front
 from trex.search.pick import pick_record
 from trex.search.space import SearchSpace
@@ -43,6 +50,7 @@ from trex.training.data import batches, open_dataset
 from trex.training.finetune.checkpoint import CheckpointFolder
 from trex.training.finetune.recipe import Checkpoints, load_recipe
 from trex.training.labels import head_classes
+from trex.training.transforms import DataConfig
 
 V0_1 = Path(__file__).parents[1] / "data" / "v0_1"
 MODEL = "test_vit"
@@ -68,7 +76,9 @@ class Loader:
 def loaders(folder: Path) -> dict[str, Loader]:
     """All of them, in a folder."""
     found: dict[str, Loader] = {}
-    for make in (_data_files, _runs, _finetunings, _weights, _images, _texts, _journals):
+    for make in (
+        _data_files, _benches, _runs, _finetunings, _weights, _dynamic, _images, _texts, _journals,
+    ):  # fmt: skip
         found |= make(folder)
     return found
 
@@ -106,6 +116,23 @@ def _data_files(folder: Path) -> dict[str, Loader]:
     return found
 
 
+def _benches(folder: Path) -> dict[str, Loader]:
+    file = folder / "bench.json"
+    interval = {"median": 0.01, "low": 0.009, "high": 0.011}
+    row = {
+        "variant": "it", "runtime": "eager", "dtype": "fp32", "batch": 8, "latency_s": interval,
+        "images_per_second": 800.0, "speedup": interval,
+    }  # fmt: skip
+    file.write_text(
+        json.dumps({
+            "basis": "measured", "machine": {"processor": "any"}, "device": "cpu", "threads": 1,
+            "clock": "cpu", "rounds": 5, "plans": {"it": "3~1"}, "models": {"it": MODEL},
+            "rows": [row],
+        })
+    )  # fmt: skip
+    return {"bench": Loader(file=file, load=lambda: read_bench(file))}
+
+
 def _runs(folder: Path) -> dict[str, Loader]:
     made_up = write_run(folder / "runs" / "made_up")
     best = json.loads((made_up / "results.jsonl").read_text().splitlines()[1])
@@ -119,6 +146,17 @@ def _runs(folder: Path) -> dict[str, Loader]:
             "schema": 3, "fitted": best["plan"], "chosen": way, "tried": [{**way, "loss": 0.5}]
         })
     )  # fmt: skip
+    interval = {"median": 0.01, "low": 0.009, "high": 0.011}
+    timed = {
+        "key": best["key"], "plan": best["plan"], "predicted_s": 0.01, "predicted_ratio": 0.8,
+        "latency_s": interval, "original_s": interval, "ratio": interval, "holds": True,
+    }  # fmt: skip
+    (made_up / "timings.json").write_text(
+        json.dumps({
+            "schema": 3, "device": "my_cpu", "runtime": "ort", "threads": 1, "dtype": "fp32",
+            "batch": 8, "clock": "cpu", "rounds": 5, "spread": 0.02, "rows": [timed],
+        })
+    )  # fmt: skip
     old = folder / "runs" / "old"
     shutil.copytree(V0_1 / "run", old)
     found = {}
@@ -126,6 +164,7 @@ def _runs(folder: Path) -> dict[str, Loader]:
         names = (
             "manifest.json", "results.jsonl", "summary.json", "best/best.json", "fit.json",
             "surrogate.json", "proof.json", "evaluations.jsonl", "architecture.json",
+            "timings.json",
         )  # fmt: skip
         for name in names:
             if (run / name).exists():
@@ -142,6 +181,7 @@ def _read_run(path: Path) -> None:
     first: Exception | None = None
     for read in (
         run.records, run.layout, run.fitting, run.summary, lambda: pick_record(run, "best"),
+        run.timings,
         lambda: run.records() and measured_front(run.records(), run.manifest().baseline),
         lambda: read_facts(path),
         lambda: stored_evaluations(run), lambda: stored_architecture(run),
@@ -224,6 +264,62 @@ def _weights(folder: Path) -> dict[str, Loader]:
         ),
         "bundle weights": Loader(
             file=bundle / "model.safetensors", load=lambda: load_bundle(bundle)
+        ),
+    }
+
+
+def _dynamic(folder: Path) -> dict[str, Loader]:
+    """A dynamic bundle of two plans, and a cascade of these."""
+    bundle, original = folder / "dynamic", create(MODEL, num_classes=4, img_size=32)
+    costs = {"latency_s": 1.0, "energy_j": 1.0}
+    parts = {name: [0.125] * 8 for name in costs}
+    save_dynamic(
+        bundle,
+        Contents(
+            name=MODEL,
+            arguments={"num_classes": 4, "img_size": 32},
+            base=original,
+            base_weights_sha256=weights_hash(original),
+            data_config=DataConfig.of_model(original),
+            baseline=costs,
+            variants=[
+                (
+                    Point(name=plan, plan=plan, estimate=costs, parts=parts),
+                    variant_of(original, plan),
+                )
+                for plan in ("3~1", "2<-1")
+            ],
+        ),
+    )
+    way = Chosen(
+        kind="cascade", plans=("3~1", "2<-1"), cost=1.0, shares=(0.5, 0.5), loss=0.1,
+        agreement=0.9, images=4,
+    )  # fmt: skip
+    told = {
+        "quantity": "latency",
+        "limit": 1.0,
+        "calibration": "x",
+        "exit_cost": {"latency": 0.0, "energy": 0.0},
+    }
+    save_ways(bundle, {"cascade": way}, {}, told=told)
+
+    def fingerprinted(data: bytes) -> bytes:
+        try:
+            config = json.loads(data)
+            config["fingerprint"] = dynamic_fingerprint(config)
+            return json.dumps(config).encode()
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return data
+
+    return {
+        "dynamic config": Loader(
+            file=bundle / DYNAMIC, load=lambda: load_dynamic(bundle), repair=fingerprinted
+        ),
+        "dynamic weights": Loader(
+            file=bundle / "model.safetensors", load=lambda: load_dynamic(bundle)
+        ),
+        "adaptive": Loader(
+            file=bundle / "adaptive.json", load=lambda: load_adaptive(bundle, "cascade")
         ),
     }
 

@@ -204,6 +204,46 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
         ET.fromstring(file.read_text())
 
 
+def test_the_resilience_curve_joins_what_saves_most_and_loses_least(run: Path) -> None:
+    found = charts.resilience([read_facts(run)])
+    assert found is not None
+    assert found.y_label.startswith("top-1 lost")
+    energy, latency = found.panels
+    for panel in (energy, latency):
+        (curve,) = panel.curves
+        # 0.8 less a tenth of the loss, and every consumer spares five percent
+        assert curve.x == pytest.approx((0, 15, 20, 30))
+        assert curve.y == pytest.approx((0, 1, 4, 9))
+        assert curve.hover[0] == "original"
+    assert [of[:2] for of in energy.published] == [(28.0, 1.4), (53.0, 3.3)]
+    assert all("published" in of[2] for of in energy.published)
+    assert latency.published == ()
+
+
+def test_without_labels_resilience_is_of_first_guesses(tmp_path: Path) -> None:
+    records = [record([3, 5], 0.1, labelled=False), record([3, 5, 7], 0.2, labelled=False)]
+    found = charts.resilience([read_facts(write_run(tmp_path / "run", records))])
+    assert found is not None
+    assert found.y_label.startswith("first guesses changed")
+    assert found.panels[0].published == ()
+    assert found.panels[0].curves[0].y == pytest.approx((0, 10))
+
+
+def test_runs_of_one_model_make_one_curve(report: Path, tmp_path: Path) -> None:
+    assert "Sreedhar" in (report / "index.html").read_text()
+    assert (report / "figures" / "first-resilience.svg").is_file()
+    paths = [
+        write_run(tmp_path / "a", RECORDS[:1]),
+        write_run(tmp_path / "b", RECORDS[1:]),
+        write_run(tmp_path / "c", chip="isaac_32nm", accounting="full"),
+    ]
+    found = charts.resilience(read_all(paths))
+    assert found is not None
+    assert [len(curve.x) for curve in found.panels[0].curves] == [4, 4]
+    assert main(["report", *map(str, paths), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "figures" / "resilience.png").stat().st_size > 1000
+
+
 def test_a_plan_that_is_no_plan_is_a_damaged_run(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", [{**RECORDS[0], "plan": EVIL}])
     assert main(["report", str(path)]) == 2

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from trex.architecture import Architecture, vit_encoder
-from trex.hardware import Chip, load_chip
+from trex.hardware import Chip, MeasuredDevice, load_chip
+from trex.hardware.measured import FEATURES, OUTSIDE, Profile
 from trex.plan import Form, Layout
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget
@@ -19,6 +20,25 @@ from trex.search.predict import Losses, measured_pairs
 from trex.search.space import SearchSpace
 
 CHIP = load_chip("trex_fefet_32nm")
+_INTERVAL = {"median": 1e-3, "low": 0.99e-3, "high": 1.01e-3}
+#: a machine as `trex profile` might measure it; of whatever model a test has
+MACHINE = MeasuredDevice(
+    name="mine",
+    forced=True,
+    profile=Profile.model_validate({
+        "model": "tiny", "architecture_sha256": "0" * 16, "runtime": "eager", "device": "cpu",
+        "threads": 1, "dtype": "fp32", "batch": 8, "clock": "cpu", "rounds": 5,
+        "coefficients": {
+            OUTSIDE: 1e-5,
+            **dict(zip(
+                FEATURES, (1e-10, 8e-10, 6e-10, 1e-9, 1e-9, 2e-6, 3e-6, 2e-5), strict=True,
+            )),
+        },
+        "original_s": 1e-3, "spread": 0.02, "machine": {}, "versions": {},
+        "runs": [{"plan": "", "fitted": True, "latency_s": _INTERVAL, "ratio": _INTERVAL,
+                  "predicted_s": 1e-3}],
+    }),
+)  # fmt: skip
 FORMS: tuple[Form, ...] = (("output", "linear"), ("map", "mixed"), ("map", "average"))
 
 
@@ -63,7 +83,7 @@ def priced_space(
     keep_tokens: bool = False,
     only: Any = None,
     accounting: Any = "full",
-    chip: Chip = CHIP,
+    chip: Chip | MeasuredDevice = CHIP,
     seed: int | None = None,
 ) -> PricedSpace:
     """A space of equal encoders; with a seed their MLPs differ."""

@@ -45,8 +45,8 @@ def test_records_are_complete(undisturbed: Run) -> None:
         assert plan.n_reuse == record["n_reuse"] > 0
         assert record["transform"] == "linear"
         assert record["estimate"].keys() == {
-            "chip", "accounting", "latency_s", "energy_j", "area_m2", "edap_mj_ms_mm2",
-            "parameters", "macs",
+            "chip", "accounting", "basis", "latency_s", "energy_j", "area_m2",
+            "edap_mj_ms_mm2", "parameters", "macs",
         }  # fmt: skip
         selection = record["selection"]
         assert selection.keys() == {

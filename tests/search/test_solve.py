@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from priced_spaces import drawn_spaces, priced_space, random_losses
+from priced_spaces import MACHINE, drawn_spaces, priced_space, random_losses
 
 from trex.errors import InfeasibleError
 from trex.hardware import load_chip
@@ -104,6 +104,38 @@ def test_a_front_is_best_at_every_level() -> None:
     assert (np.diff(front.losses) < 0).all()
     for at, loss in zip(front.costs.edap_j_s_m2, front.losses, strict=True):
         assert loss == pytest.approx(expected[edap <= at * (1 + 1e-12)].min())
+
+
+@pytest.mark.parametrize(
+    "budget", [{"latency": "0.8x"}, {"latency": "0.9x", "params": "0.95x"}, {"macs": "0.85x"}],
+    ids=lambda b: ",".join(b),
+)  # fmt: skip
+@pytest.mark.parametrize("name", SPACES)
+def test_a_measured_machine_is_solved_like_a_chip(
+    name: str, budget: dict[Any, str | None]
+) -> None:
+    encoders, kind = SPACES[name]
+    priced = priced_space(encoders, budget, chip=MACHINE, accounting="measured", seed=1, **kind)
+    losses = random_losses(priced, 0)
+    agrees(priced, losses, 5)
+
+
+def test_a_front_on_a_measured_machine_is_one_of_latencies() -> None:
+    priced = priced_space(
+        4, {"latency": "0.9x"}, space="joint", overrides=COARSE, chip=MACHINE,
+        accounting="measured", seed=2,
+    )  # fmt: skip
+    losses = random_losses(priced, 1)
+    front = Solver(priced, losses).front(priced.budget, 4)
+    rows, expected = best_of_all(priced, losses)
+    latency = priced.price(rows).latency_s
+    assert len(front.rows) > 1
+    assert (np.diff(front.costs.latency_s) > 0).all()
+    assert (np.diff(front.losses) < 0).all()
+    for at, loss in zip(front.costs.latency_s, front.losses, strict=True):
+        assert loss == pytest.approx(expected[latency <= at * (1 + 1e-12)].min())
+    price = front.costs.estimate(0, MACHINE, "measured")
+    assert (price["basis"], price["energy_j"], price["edap_mj_ms_mm2"]) == ("measured", None, None)
 
 
 def test_no_losses_are_needed_to_know_what_fits() -> None:

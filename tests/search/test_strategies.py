@@ -136,7 +136,8 @@ class Sampled:
     def __init__(self, priced: PricedSpace, folder: Path, **settings: str) -> None:
         self.priced = priced
         self.losses: Losses = random_losses(priced, 0)
-        self.sampler = sampler_of(SearchSettings(evaluations=24, **settings))  # type: ignore[arg-type]
+        asked = SearchSettings(evaluations=24, **settings)  # type: ignore[arg-type]
+        self.sampler = sampler_of(asked, "edap")
         self.open = lambda: Study(
             open_storage(None, folder, "sampled"),
             "sampled",

@@ -48,6 +48,7 @@ def bench(
         "clock": clock,
         "rounds": rounds,
         "plans": {name: str(variant.plan) for name, variant in subjects.items()},
+        "models": {name: variant.name for name, variant in subjects.items()},
         "rows": rows,
         "versions": versions(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from trex.exporters.variant import Variant
 from trex.hardware.measured import (
     FEATURES,
     OUTSIDE,
+    MeasuredDevice,
     Profile,
     architecture_hash,
     features_of,
@@ -37,6 +39,8 @@ _logger = logging.getLogger(__name__)
 
 #: plans that are in memory and timed together, the original among them
 _TOGETHER: Final = 9
+#: the libraries whose versions change latencies most
+_TIMED: Final = frozenset({"torch", "onnxruntime"})
 
 
 def profile_model(
@@ -101,6 +105,53 @@ def profile_model(
             "versions": {**versions(), **_runtime_version(setting)},
         }
     )
+
+
+def setting_of(profile: Profile) -> Setting:
+    """How a profile's models ran."""
+    return Setting(
+        runtime=profile.runtime,
+        device=profile.device,
+        threads=profile.threads,
+        dtype=profile.dtype,
+    )
+
+
+def check_here(device: MeasuredDevice) -> None:
+    """See that a device is this very machine, and that it can run as it was measured.
+
+    Raises:
+        BenchError: it is another machine, or has fewer processors than it was measured with.
+        ExportError: its runtime is not installed; it names the extra.
+    """
+    profile, hint = device.profile, "profile this machine with trex profile; --force goes on"
+    setting = setting_of(profile)
+    setting.check()
+    here = machine(setting)
+    if here != profile.machine:
+        was, now = (", ".join(map(str, of.values())) for of in (profile.machine, here))
+        raise BenchError(f"{device.name} was measured on {was}; this is {now}", hint=hint)
+    processors = processors_here()
+    if profile.device == "cpu" and profile.threads > processors:
+        raise BenchError(
+            f"{device.name} was measured with {profile.threads} threads; here are {processors} "
+            "processors",
+            hint=hint,
+        )
+    current = {**versions(), **_runtime_version(setting)}
+    for name in _TIMED & profile.versions.keys():
+        if current.get(name) != profile.versions[name]:
+            _logger.warning(
+                "%s was measured with %s %s; here it is %s",
+                device.name, name, profile.versions[name], current.get(name),
+            )  # fmt: skip
+
+
+def processors_here() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def spread_of(runs: Sequence[dict[str, Any]]) -> float:

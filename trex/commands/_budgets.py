@@ -137,14 +137,20 @@ def _cheapest(most: float, search: Callable[[str], Summary]) -> str | None:
     """
     from trex.errors import InfeasibleError
 
+    near = _NEAR
+
     def loses_little(share: float) -> bool:
+        nonlocal near
         try:
-            drop = drop_of(search(f"{share:.3g}x"))
+            result = search(f"{share:.3g}x")
         except InfeasibleError as error:
             if share == _FIRST[-1]:
                 raise
             _logger.info("%s", error)
             return False
+        # latencies of a measured machine are not told apart when they are closer than its spread
+        near = max(_NEAR, 1.0 + (result.baseline.spread or 0.0))
+        drop = drop_of(result)
         _logger.info("%.3gx loses %.2f points on images not fitted on", share, drop)
         return drop <= most
 
@@ -154,7 +160,7 @@ def _cheapest(most: float, search: Callable[[str], Summary]) -> str | None:
             works = share
             break
         fails = share
-    while works is not None and works / fails > _NEAR:
+    while works is not None and works / fails > near:
         share = float(f"{(works * max(fails, 0.5 * works)) ** 0.5:.3g}")
         if not fails < share < works:
             break

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from trex.hardware import Chip, Cost
+    from trex.hardware import Chip, Cost, MeasuredDevice
     from trex.models.registry import LoadedModel
     from trex.training.data import Batches, ImageSet
 
@@ -129,7 +129,7 @@ def of_arguments(args: argparse.Namespace, chip: Chip) -> MeasuredDensities | No
     return measure(loaded, chip, images, args.calib_images)
 
 
-def settings(chip: Chip) -> dict[str, object] | None:
+def settings(chip: Chip | MeasuredDevice) -> dict[str, object] | None:
     """What decides a search's densities, beside model and images; None where it needs none."""
     if not chip.depends_on_density:
         return None
@@ -139,7 +139,11 @@ def settings(chip: Chip) -> dict[str, object] | None:
 
 
 def of_search(
-    loaded: LoadedModel, chip: Chip, images: ImageSet, out: Path, asked: Mapping[str, Any]
+    loaded: LoadedModel,
+    chip: Chip | MeasuredDevice,
+    images: ImageSet,
+    out: Path,
+    asked: Mapping[str, Any],
 ) -> MeasuredDensities | None:
     """A search's densities: those in `out` if its run has these settings, else measured now.
 
@@ -149,10 +153,11 @@ def of_search(
     Raises:
         DataError: no image can be read, or the model's activations are not finite.
     """
+    from trex.hardware import MeasuredDevice
     from trex.settings import difference
     from trex.store.run import Run
 
-    if not chip.depends_on_density:
+    if isinstance(chip, MeasuredDevice) or not chip.depends_on_density:
         return None
     if (out / "manifest.json").exists():
         manifest = Run.open(out).manifest()

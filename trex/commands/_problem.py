@@ -145,15 +145,15 @@ def search_of(
     from trex.search.workshop import Sharing, Workshop
     from trex.store.run import Run
 
-    loaded, chip = problem.loaded, problem.chip
+    loaded, device = problem.loaded, problem.device
     settings = _settings(problem, budget)
-    densities = _densities.of_search(loaded, chip, problem.images, args.out, settings)
+    densities = _densities.of_search(loaded, device, problem.images, args.out, settings)
     priced = (
         like.priced.with_budget(budget)
         if like
         else PricedSpace.of(
             architecture_of(loaded.model, loaded.name),
-            chip,
+            device,
             problem.accounting,
             problem.space,
             budget,
@@ -167,7 +167,7 @@ def search_of(
     sharing = Sharing(
         workers=args.workers,
         storage=args.storage,
-        study=args.study or f"{loaded.name} on {chip.name}, {budget}",
+        study=args.study or f"{loaded.name} on {device.name}, {budget}",
     )
     scratch = args.scratch or args.out
     known = like.run if like else _run_like(getattr(args, "like", None), settings)
@@ -253,6 +253,7 @@ def carry_out(
     )
     search.run.write(SUMMARY, result)
     _warn_if_far(result)
+    _warn_if_passed_over(result)
     return result
 
 
@@ -267,6 +268,15 @@ def _warn_if_far(result: Summary) -> None:
         _logger.warning(
             "the best plan found, %s, gives the original's first guess for %s: %s",
             best.plan or "no reuse", near, FAR,
+        )  # fmt: skip
+
+
+def _warn_if_passed_over(result: Summary) -> None:
+    """Say so where plans that lose less took longer on the machine than predicted."""
+    for row in result.timings.passed_over if result.timings else ():
+        _logger.warning(
+            "%s is beyond the limit when timed whole (%.3fx of the original, predicted %.3fx) and "
+            "is passed over", row.plan, row.ratio.median, row.predicted_ratio,
         )  # fmt: skip
 
 
@@ -292,8 +302,8 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "model": loaded.name,
         "model_args": loaded.arguments,
         "weights_sha256": loaded.weights_sha256,
-        "chip": problem.chip.name,
-        "chip_sha256": problem.chip.fingerprint,
+        "chip": problem.device.name,
+        "chip_sha256": problem.device.fingerprint,
         "accounting": problem.accounting,
         "space": problem.space.settings(),
         **given,
@@ -302,7 +312,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
         "search": problem.settings.told(),
-        "densities": _densities.settings(problem.chip),
+        "densities": _densities.settings(problem.device),
     }
 
 
@@ -340,7 +350,7 @@ def _manifest(
         layout=LayoutFields.model_validate(as_stored(asdict(loaded.adapter.layout(loaded.model)))),
         space_size=size,
         feasible=feasible,
-        baseline=priced.baseline.estimate(0, problem.chip, problem.accounting),
+        baseline=priced.baseline.estimate(0, problem.device, problem.accounting),
         densities=Densities(**densities.as_json()) if densities else None,
     )
 

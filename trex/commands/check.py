@@ -43,6 +43,8 @@ def _check(thing: str, model: str | None) -> tuple[str, list[str], bool]:
         return "run folder", _run_folder(path), True
     if (path / "device.json").is_file():
         return "measured device", _machine(path), True
+    if (path / "dynamic.json").is_file():
+        return "dynamic bundle", _dynamic(path), True
     if (path / "config.json").is_file():
         return "bundle", _bundle(path), True
     if _is_space(thing):
@@ -114,6 +116,15 @@ def _run_folder(path: Path) -> list[str]:
     finished = run.winner() is not None
     lines = [f"{len(records)} candidates, {'finished' if finished else 'not finished'}"]
     return [*lines, *(_bundle(run.best) if finished else [])]
+
+
+def _dynamic(path: Path) -> list[str]:
+    from trex.runtime.bundle import load_dynamic, load_dynamic_config
+
+    model = load_dynamic(path)
+    name = load_dynamic_config(path)["model"]
+    plans = ", ".join(f"{of.name} ({of.plan or 'as it is'})" for of in model.points)
+    return [f"{name}, {len(model.points)} plans: {plans}"]
 
 
 def _bundle(path: Path) -> list[str]:

@@ -7,20 +7,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments
+from trex.commands import _arguments, _devices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trex.compare.question import Question, Row
+    from trex.compare.subject import Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     _arguments.add_model(parser)
     _arguments.add_data(parser)
-    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
-    parser.add_argument("--accounting", default="full", choices=_arguments.ACCOUNTINGS)
+    _devices.add_device(parser, "full")
     parser.add_argument(
         "--max-latency", default="0.6x", metavar="LIMIT",
         help="every method gets the setting that comes closest from below (0.6x)",
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     subject = question.subject
     result = {
         "model": subject.model.model,
-        "chip": subject.chip.name,
+        "chip": subject.device.name,
+        "basis": subject.device.basis,
         "accounting": subject.accounting,
         "max_latency_s": question.limit_s,
         "data": args.data,
@@ -80,10 +81,18 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**result, "files": files}))
         return 0
     print(
-        f"{subject.model.model} on {subject.chip.name}, {subject.accounting} accounting, "
+        f"{subject.model.model} on {subject.device.name}, {_of(subject)}, "
         f"latency <= {question.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
     )
-    print("\n".join([*text_table(rows), "", *legend(rows, subject.accounting, _data(args))]))
+    print(
+        "\n".join(
+            [
+                *text_table(rows),
+                "",
+                *legend(rows, subject.accounting, _data(args), _spread(subject)),
+            ]
+        )
+    )
     if files:
         print(f"\ntables: {args.out}")
     return 0
@@ -102,7 +111,6 @@ def prepare(args: argparse.Namespace) -> Question:
     from trex.compare.subject import subject
     from trex.compare.variants import has_class_token
     from trex.errors import DataError
-    from trex.hardware import load_chip
     from trex.models.registry import architecture_of, create, load
     from trex.plan import Plan
     from trex.search.budget import Limit
@@ -110,7 +118,8 @@ def prepare(args: argparse.Namespace) -> Question:
     methods = check_names(args.methods or NAMES)
     limit = Limit.parse("latency", args.max_latency)
     plans = tuple(dict.fromkeys(map(Plan.parse, args.plans)))
-    chip = load_chip(args.hw)
+    device = _devices.device_of(args)
+    accounting = _devices.accounting_of(args, device, "full")
     loaded = images = calibration = fitting = None
     sizes = {name: getattr(args, name) for name in ("num_classes", "img_size", "tokens")}
     if args.data is None:
@@ -136,8 +145,8 @@ def prepare(args: argparse.Namespace) -> Question:
     compared = subject(
         architecture_of(model, args.model),
         sum(parameter.numel() for parameter in model.parameters()),
-        chip,
-        args.accounting,
+        device,
+        accounting,
     )
     for plan in plans:
         plan.validate(compared.model.layout)
@@ -162,6 +171,19 @@ def prepare(args: argparse.Namespace) -> Question:
         amp=args.amp,
         kept=Kept(args.out / "measured.jsonl" if args.out else None),
     )
+
+
+def _spread(subject: Subject) -> float | None:
+    from trex.hardware import MeasuredDevice
+
+    return subject.device.spread if isinstance(subject.device, MeasuredDevice) else None
+
+
+def _of(subject: Subject) -> str:
+    """What prices are of, in words."""
+    if _spread(subject) is None:
+        return f"{subject.accounting} accounting"
+    return "a measured machine"
 
 
 def _data(args: argparse.Namespace) -> str:

@@ -6,8 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from trex.commands import _arguments, _densities
-from trex.commands._arguments import ACCOUNTINGS
+from trex.commands import _arguments, _densities, _devices
 from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
@@ -25,21 +24,13 @@ _SET_EXAMPLE: Final = "softmax.units=12"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     _arguments.add_model(parser)
-    parser.add_argument(
-        "--hw", required=True, metavar="DEVICE",
-        help="a shipped chip, a path, or what trex profile wrote",
-    )  # fmt: skip
+    _devices.add_device(parser, "paper")
     parser.add_argument("--plan", default="", help='"5<-4 7<-6:map/linear 3~40 11=class"')
     parser.add_argument(
         "--transform",
         default="linear",
         choices=_arguments.TRANSFORMS_LEFT_OUT,
         help="of the consumers whose transform the plan leaves out",
-    )
-    parser.add_argument(
-        "--accounting",
-        choices=ACCOUNTINGS,
-        help="of a chip; paper (default): the published equations; full: everything it must do",
     )
     parser.add_argument("--schedule", choices=SCHEDULES, help="of full accounting")
     parser.add_argument(
@@ -61,9 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Price the plan, and beside it the original, as loaded and without dead rows."""
     from trex.hardware import (
+        MeasuredDevice,
         compare_schedules,
-        is_measured,
-        load_device,
         price,
         without_dead_rows,
         workload,
@@ -77,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
             hint="add --accounting full and leave out --schedule",
         )
     plan = Plan.parse(args.plan, args.transform)
-    chip = load_device(args.hw, _arguments.set_values(args.set, _SET_EXAMPLE, ChipError))
-    if is_measured(chip):
+    overrides = _arguments.set_values(args.set, _SET_EXAMPLE, ChipError)
+    chip = _devices.device_of(args, overrides)
+    if isinstance(chip, MeasuredDevice):
         return _on_machine(args, chip, plan)
     args.accounting = args.accounting or "paper"
     model = architecture(
@@ -121,13 +112,7 @@ def _on_machine(args: argparse.Namespace, device: MeasuredDevice, plan: Plan) ->
     from trex.commands._measured_lines import lines, priced
     from trex.models.registry import architecture
 
-    of_chips = ("accounting", "schedule", "schedules", "calib")
-    asked = [f"--{name}" for name in of_chips if getattr(args, name)]
-    if asked:
-        raise ChipError(
-            f"{device.name} is a measured machine, which has no {asked[0]}",
-            hint="leave it out, or give a chip with --hw",
-        )
+    _devices.refuse_flags(args, device, ("accounting", "schedule", "schedules", "calib"))
     model = architecture(
         args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
     )

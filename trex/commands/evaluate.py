@@ -82,10 +82,17 @@ class _Measured:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from trex.errors import BundleError
     from trex.exporters.bundle import CONFIG
     from trex.report.tables import evaluation_lines
+    from trex.runtime.bundle import is_dynamic
     from trex.training.measure import measure_pair
 
+    if is_dynamic(args.folder):
+        raise BundleError(
+            f"{args.folder} is a dynamic bundle, of several plans",
+            hint=f"measure all of them: trex dynamic {args.folder} --data {args.data}",
+        )
     _arguments.check_sources(args.data, args.calib)
     of = (_of_bundle if (args.folder / CONFIG).is_file() else _of_run)(args)
     images = _arguments.open_labelled(

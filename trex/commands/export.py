@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="RUN_OR_BUNDLE",
-        help="what `trex search`, `trex fit`, `trex finetune` or `trex export` wrote",
+        help="what `trex search`, `trex fit`, `trex finetune`, `trex dynamic` or `trex export` "
+        "wrote; of a dynamic bundle all plans, or those that --pick or --plans name",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -104,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = exporter(args.format)
     check_folder(args.out, chosen)
     variants, images = _variants(args)
+    if args.int8 and len(variants) > 1:
+        raise ExportError("--int8 is of one plan", hint="name it with --pick")
     chosen.check(variants)
     probe = None if args.no_verify else _probe(args, variants[0], images)
     more = _int8(args, variants[0], probe) if args.int8 else None
@@ -215,8 +218,12 @@ def _variants(args: argparse.Namespace) -> tuple[list[Variant], str | None]:
     """What is exported, and the images it was fitted on, where that is known."""
     from trex.exporters.bundle import CONFIG
     from trex.exporters.card import classes_of
+    from trex.runtime.bundle import is_dynamic
 
     classes = _class_names(args.classes)
+    if is_dynamic(args.source):
+        found = _of_dynamic(args)
+        return [_with_classes(v, classes or classes_of(v.model)) for v in found], None
     for folder in (args.source, args.source / "bundle"):
         if (folder / CONFIG).is_file():
             found = [_of_bundle(args, folder)]
@@ -249,6 +256,30 @@ def _of_bundle(args: argparse.Namespace, folder: Path) -> Variant:
         estimate=stored.get("estimate"),
         measured=stored.get("measured"),
     )
+
+
+def _of_dynamic(args: argparse.Namespace) -> list[Variant]:
+    """Plans of a dynamic bundle, by their names."""
+    from trex.exporters.variant import Variant
+    from trex.runtime.bundle import load_dynamic, load_dynamic_config
+    from trex.training.transforms import input_config_from_json
+
+    stored, model = load_dynamic_config(args.source), load_dynamic(args.source)
+    names = args.plans or (model.plans if args.pick == "best" else [args.pick])
+    points = [model.point(name) for name in names]
+    return [
+        Variant(
+            name=stored["model"],
+            arguments=stored["model_args"],
+            model=model.variant(point.name),
+            data_config=input_config_from_json(stored["data"]),
+            base_weights_sha256=stored["base_weights_sha256"],
+            estimate=dict(point.estimate),
+            measured=None if point.measured is None else dict(point.measured),
+            label=point.name,
+        )
+        for point in points
+    ]
 
 
 def _of_run(args: argparse.Namespace) -> tuple[list[Variant], str | None]:

@@ -11,7 +11,7 @@ from trex.commands import _arguments
 
 if TYPE_CHECKING:
     from trex.training.data import ImageSet
-    from trex.training.finetune import Job
+    from trex.training.finetune import Job, Recipe
 
 _SET_EXAMPLE: Final = "epochs=48"
 #: what is taken over from the search's record
@@ -20,7 +20,10 @@ _SET_EXAMPLE: Final = "epochs=48"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument(
-        "run_folder", type=Path, metavar="DIR", help="what `trex search` or `trex fit` wrote"
+        "run_folder",
+        type=Path,
+        metavar="DIR",
+        help="what `trex search` or `trex fit` wrote; with --dynamic, what `trex dynamic` wrote",
     )
     parser.add_argument(
         "--pick",
@@ -48,6 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
     )
+    together = parser.add_argument_group("of a dynamic bundle")
+    together.add_argument(
+        "--dynamic", action="store_true", help="train all plans of a dynamic bundle together"
+    )
+    together.add_argument(
+        "--between",
+        type=int,
+        default=1,
+        metavar="N",
+        help="plans that a step trains beside the cheapest and the dearest (1)",
+    )
+    together.add_argument(
+        "--twins", action="store_true", help="also train every plan alone, to compare"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="load images")
     parser.add_argument("--device", help="cpu, cuda, ...; else the accelerator if there is one")
@@ -61,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
     from trex.training.finetune import finetune
     from trex.training.finetune.processes import start_processes
 
+    if args.dynamic:
+        from trex.commands import _shared_training
+
+        return _shared_training.run(args)
     job = prepare(args)
     with start_processes(args.device) as processes:
         records = finetune(job, processes)
@@ -81,6 +102,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe with the user's own values and labels.
+
+    Raises:
+        RecipeError: it is not valid, or does not fit the data that are given.
+    """
+    from trex.training.finetune import RecipeError, load_recipe
+
+    changes = _arguments.set_values(args.set, _SET_EXAMPLE, RecipeError)
+    recipe = load_recipe(args.recipe, changes).with_labels(args.labels)
+    recipe.check_extra(args.extra is not None)
+    return recipe
+
+
 def prepare(args: argparse.Namespace) -> Job:
     """Check everything a fine-tuning needs, before any work.
 
@@ -89,15 +124,20 @@ def prepare(args: argparse.Namespace) -> Job:
     """
     from trex.errors import RunError
     from trex.hardware import load_chip
+    from trex.runtime.bundle import is_dynamic
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.store.run import Run
+    from trex.store.schemas import Stage
     from trex.training.data import open_dataset
-    from trex.training.finetune import Job, RecipeError, load_recipe
+    from trex.training.finetune import Job
     from trex.training.transforms import eval_transform
 
-    changes = _arguments.set_values(args.set, _SET_EXAMPLE, RecipeError)
-    recipe = load_recipe(args.recipe, changes).with_labels(args.labels)
-    recipe.check_extra(args.extra is not None)
+    if is_dynamic(args.run_folder):
+        raise RunError(
+            f"{args.run_folder} is a dynamic bundle, of several plans",
+            hint="train them together with --dynamic, or give a run's folder",
+        )
+    recipe = recipe_of(args)
     folder = Run.open(args.run_folder)
     if args.pick == "finetuned":
         raise RunError(
@@ -125,7 +165,13 @@ def prepare(args: argparse.Namespace) -> Job:
         data_config=config,
         fitted=fitted,
         fitted_on=folder.manifest().calibration_images_sha256,
-        candidate=record,
+        candidate=Stage(
+            stage="fitted",
+            plan=record.plan,
+            n_reuse=record.n_reuse,
+            transform=record.transform,
+            estimate=record.estimate,
+        ),
         images=images,
         extra=unlabelled(args.extra) if args.extra else None,
         evaluation=evaluation,

@@ -98,7 +98,7 @@ def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
     precision = _problem.precision_of(args)
     problem = Problem(
         loaded=loaded,
-        chip=chip,
+        device=chip,
         accounting=args.accounting,
         space=SearchSpace.without_choice(plans, model),
         images=_arguments.open_calibration(args.calib, args, config, classes),

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trex.commands import _arguments
+from trex.commands import _arguments, _devices
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"
     )
+    parser.add_argument(
+        "--hw", metavar="DEVICE", help="a measured machine: price the best plans on it too"
+    )
+    _devices.add_force(parser)
+    parser.add_argument(
+        "--bench", nargs="+", default=[], type=Path, metavar="FILE",
+        help="what trex bench --out wrote of the runs: shown beside accuracy",
+    )  # fmt: skip
     _arguments.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the runs, write the page and say where it is."""
-    from trex.errors import RunError
+    from trex.errors import ChipError, RunError
+    from trex.hardware import MeasuredDevice
     from trex.report.facts import read_all
     from trex.report.page import write_report
 
@@ -35,7 +44,15 @@ def run(args: argparse.Namespace) -> int:
         raise RunError(
             f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
         )
-    written = write_report(runs, args.out or runs[0].path / "report")
+    device = _devices.device_of(args) if args.hw else None
+    if device is not None and not isinstance(device, MeasuredDevice):
+        raise ChipError(
+            f"{device.name} is a chip: a run's page tells what its own chip costs",
+            hint="give a machine that trex profile measured, or leave --hw out",
+        )
+    written = write_report(
+        runs, args.out or runs[0].path / "report", device=device, benches=args.bench
+    )
     if args.json:
         files = [str(file) for file in written.files]
         result = {

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.action == "list":
         found = folders.list_runs(args.folder)
-        result, lines = {"runs": list(map(asdict, found))}, folders.list_table(found)
+        result: dict[str, object] = {"runs": list(map(asdict, found))}
+        lines = folders.list_table(found)
     elif args.action == "show":
         shown = folders.show_run(args.run_folder)
         result, lines = shown.as_json(), folders.show_lines(shown)

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments, _budgets, _problem, _rungs, _space
+from trex.commands import _arguments, _budgets, _devices, _problem, _rungs, _space
 
 if TYPE_CHECKING:
+    from trex.hardware import Chip, MeasuredDevice
     from trex.search.budget import Budget
     from trex.search.engine import Search
     from trex.search.space import SearchSpace
@@ -31,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     _arguments.add_model(parser)
     _arguments.add_data(parser)
-    parser.add_argument("--hw", required=True, metavar="CHIP", help="a shipped chip, or a path")
-    parser.add_argument("--accounting", default="paper", choices=_arguments.ACCOUNTINGS)
+    _devices.add_device(parser, "paper")
     _space.add_space(parser)
     budget = parser.add_argument_group("budget (all given limits must hold)")
     budget.add_argument("--max-latency", metavar="LIMIT", help="9ms, or 0.6x of the original")
@@ -127,13 +127,13 @@ def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Searc
     """
     from trex.fit.calibration import FitSettings
     from trex.fit.refine import RefineSettings
-    from trex.hardware import load_chip
     from trex.models.registry import architecture_of
     from trex.search.problem import Problem, SearchSettings
 
     _problem.check_least(args, _LEAST)
-    budget = _budget(args)
-    chip = load_chip(args.hw)
+    device = _devices.device_of(args) if like is None else like.problem.device
+    budget = _budget(args, device)
+    accounting = _devices.accounting_of(args, device, "paper")
     _arguments.check_sources(args.calib, args.eval)
     loaded = _problem.load_model(args) if like is None else like.problem.loaded
     model = architecture_of(loaded.model, loaded.name)
@@ -145,8 +145,8 @@ def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Searc
     precision = _problem.precision_of(args)
     problem = Problem(
         loaded=loaded,
-        chip=chip,
-        accounting=args.accounting,
+        device=device,
+        accounting=accounting,
         space=space,
         images=images,
         data_config=config,
@@ -186,15 +186,19 @@ def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
     return effort
 
 
-def _budget(args: argparse.Namespace) -> Budget:
+def _budget(args: argparse.Namespace, device: Chip | MeasuredDevice) -> Budget:
     """The limits that were given.
 
     Raises:
-        BudgetError: none was, or one is malformed.
+        BudgetError: none was, one is malformed, or of what nobody measured on the device.
     """
+    from trex.hardware import MeasuredDevice
     from trex.search.budget import QUANTITIES, Budget
 
     limits = {quantity: getattr(args, f"max_{quantity}") for quantity in QUANTITIES}
     if args.pareto and not any(limits.values()):
-        limits["edap"] = "1x"
-    return Budget.parse(limits)
+        limits["latency" if isinstance(device, MeasuredDevice) else "edap"] = "1x"
+    budget = Budget.parse(limits)
+    if isinstance(device, MeasuredDevice):
+        device.refuse([limit.quantity for limit in budget.limits])
+    return budget

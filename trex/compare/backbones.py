@@ -7,7 +7,7 @@ from dataclasses import replace
 from trex.compare.published import Backbone
 from trex.compare.subject import Price, Subject, alike
 from trex.errors import ChipError
-from trex.hardware import workload
+from trex.hardware import MeasuredDevice, workload
 from trex.models.registry import architecture_of, create
 
 
@@ -15,9 +15,15 @@ def price_backbone(subject: Subject, backbone: Backbone) -> Price:
     """A whole other model on the subject's chip, under its accounting.
 
     Raises:
-        ChipError: the accounting has no terms for what the model is made of.
+        ChipError: the accounting has no terms for what the model is made of, or the device is a
+            machine, which was measured with another model.
         ModelError: the installed timm does not have the model.
     """
+    if isinstance(subject.device, MeasuredDevice):
+        raise ChipError(
+            f"{subject.device.name} was measured with {subject.model.model} alone",
+            hint="time other models beside it with trex bench",
+        )
     model = create(backbone.model, device="meta")
     other = replace(
         subject,

@@ -11,14 +11,14 @@ from typing import Any, Final
 from trex.compare.backbones import price_backbone
 from trex.compare.given import Given
 from trex.compare.measure import Measured
-from trex.compare.methods import Encoders, FittedReuse, Method, closest_from_below
+from trex.compare.methods import Encoders, FittedReuse, Method, Reuse, closest_from_below
 from trex.compare.planned import Planned
 from trex.compare.published import BACKBONES, published_of, trained_of
 from trex.compare.question import BEYOND_LIMIT, Group, Question, Row
 from trex.compare.registry import BACKBONES_NAME, METHODS
 from trex.compare.trials import Trials, has_fit
 from trex.errors import TrexError
-from trex.hardware import workload
+from trex.hardware import MeasuredDevice, workload
 from trex.plan import Plan
 
 _BY_HAND: Final = "TReX plan"
@@ -131,6 +131,9 @@ class Comparison:
     def _refusal(self, method: Method) -> str:
         """Why a method cannot be priced, or nothing."""
         model, accounting = self._subject.model, self._subject.accounting
+        device = self._subject.device
+        if isinstance(device, MeasuredDevice) and not isinstance(method, Reuse | Planned):
+            return f"{device.name} was measured with plans, and this is none"
         if method.full_only and accounting != "full":
             return f"{accounting} accounting has no term for it"
         if method.one_class_token and not self._question.class_token:
@@ -173,7 +176,7 @@ class Comparison:
         rows = []
         for point in trained_of(self._subject.model.model):
             method = METHODS[point.method]
-            if method in chosen:
+            if method in chosen and not self._refusal(method):
                 price = self._subject.price(method, point.setting)
                 rows.append(self._row(
                     method, "trained", setting=method.label(point.setting), price=price,

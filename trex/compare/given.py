@@ -83,7 +83,7 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     elsewhere = [
         f"{name} {there}"
         for name, there, here in (
-            ("chip", settings.chip, subject.chip.name),
+            ("chip", settings.chip, subject.device.name),
             ("accounting", settings.accounting, subject.accounting),
         )
         if there != here

@@ -7,24 +7,44 @@ from dataclasses import dataclass
 from trex.architecture import Architecture
 from trex.compare.methods import Method, parameters
 from trex.errors import ModelError
-from trex.hardware import Accounting, Chip, Cost, Workload, price, without_dead_rows, workload
+from trex.hardware import (
+    Chip,
+    Cost,
+    DeviceAccounting,
+    MeasuredDevice,
+    Workload,
+    price,
+    without_dead_rows,
+    workload,
+)
 from trex.units import EDAP_MJ_MS_MM2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Price:
-    """An estimate of one image; `macs` and `parameters` are of the whole model, exactly."""
+    """An estimate of one image; `macs` and `parameters` are of the whole model, exactly.
+
+    On a measured machine: its predicted latency of a batch; energy and area are None.
+    """
 
     latency_s: float
-    energy_j: float
-    area_m2: float
+    energy_j: float | None
+    area_m2: float | None
     macs: int
     parameters: int
 
     @property
-    def edap_mj_ms_mm2(self) -> float:
-        """Energy × latency × area, in the TReX paper's unit."""
+    def edap_mj_ms_mm2(self) -> float | None:
+        """Energy × latency × area, in the TReX paper's unit; None where they are not known."""
+        if self.energy_j is None or self.area_m2 is None:
+            return None
         return self.latency_s * self.energy_j * self.area_m2 * EDAP_MJ_MS_MM2
+
+    @property
+    def overall(self) -> float:
+        """What stands for all costs: EDAP, or latency (s) on a measured machine."""
+        edap = self.edap_mj_ms_mm2
+        return self.latency_s if edap is None else edap
 
     def within(self, limit_s: float) -> bool:
         """Whether it takes no longer; equal work differs in the last digits."""
@@ -33,7 +53,7 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A model on a chip under an accounting.
+    """A model on a chip under an accounting, or on a measured machine.
 
     Attributes:
         parameters: of the original.
@@ -41,8 +61,8 @@ class Subject:
 
     model: Architecture
     parameters: int
-    chip: Chip
-    accounting: Accounting
+    device: Chip | MeasuredDevice
+    accounting: DeviceAccounting
 
     def original(self) -> Price:
         """The original's price."""
@@ -56,37 +76,67 @@ class Subject:
     def price(self, method: Method, setting: float) -> Price:
         """What a method costs at a setting."""
         work = method.work(self.model, setting)
-        cost = price(work, method.chip(self.chip), self.accounting)
         shared = method.shared_parameters(self.model, setting)
+        if isinstance(self.device, MeasuredDevice):
+            return self._timed(self.device, work, shared)
+        assert self.accounting != "measured"
+        cost = price(work, method.chip(self.device), self.accounting)
         return self._price(method.adjusted(cost, work, setting), work, shared)
 
     def price_work(self, work: Workload) -> Price:
-        """What a workload costs on the chip as it is."""
-        return self._price(price(work, self.chip, self.accounting), work, 0)
+        """What a workload costs on the device as it is.
+
+        Raises:
+            ChipError: the device was measured with another model.
+        """
+        if isinstance(self.device, MeasuredDevice):
+            return self._timed(self.device, work, 0)
+        assert self.accounting != "measured"
+        return self._price(price(work, self.device, self.accounting), work, 0)
 
     def _price(self, cost: Cost, work: Workload, shared: int) -> Price:
-        spared = parameters(self.model.operations) - parameters(tuple(work))
         return Price(
             latency_s=cost.latency_s,
             energy_j=cost.energy_j,
             area_m2=cost.area_m2,
             macs=work.macs,
-            parameters=self.parameters - spared - shared,
+            parameters=self._parameters(work, shared),
         )
 
+    def _timed(self, device: MeasuredDevice, work: Workload, shared: int) -> Price:
+        return Price(
+            latency_s=device.latency_s(work),
+            energy_j=None,
+            area_m2=None,
+            macs=work.macs,
+            parameters=self._parameters(work, shared),
+        )
 
-def subject(model: Architecture, parameters: int, chip: Chip, accounting: Accounting) -> Subject:
+    def _parameters(self, work: Workload, shared: int) -> int:
+        spared = parameters(self.model.operations) - parameters(tuple(work))
+        return self.parameters - spared - shared
+
+
+def subject(
+    model: Architecture,
+    parameters: int,
+    device: Chip | MeasuredDevice,
+    accounting: DeviceAccounting,
+) -> Subject:
     """A subject whose encoders are all alike, as the methods need them.
 
     Raises:
         ModelError: the model has no encoders, or they differ.
+        ChipError: the device was measured with another model.
     """
+    if isinstance(device, MeasuredDevice):
+        device.check(model)
     if not alike(model):
         raise ModelError(
             f"{model.model} is not made of like encoders, which the compared methods need",
             hint="compare a ViT, DeiT or LV-ViT; others stand in its table as other models",
         )
-    return Subject(model=model, parameters=parameters, chip=chip, accounting=accounting)
+    return Subject(model=model, parameters=parameters, device=device, accounting=accounting)
 
 
 def alike(model: Architecture) -> bool:

@@ -31,11 +31,13 @@ _LEAST_NAME: Final = 16
 def best_row(rows: Sequence[Row]) -> Row | None:
     """The measured method within the limit with the highest top-1; of equals the lower EDAP.
 
+    On a measured machine the lower latency.
+
     Fine-tuned variants do not compete with those that are not trained.
     """
     found = [(r.measured, r.price, r) for r in rows if r.group == "within" and not r.finetuned]
     ranked = [
-        (-measured.top1, price.edap_mj_ms_mm2, number, row)
+        (-measured.top1, price.overall, number, row)
         for number, (measured, price, row) in enumerate(found)
         if measured is not None and price is not None
     ]
@@ -61,22 +63,29 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
 def _estimate(price: Price, rows: Sequence[Row]) -> dict[str, object]:
     original = _original(rows)
     gain, gain_trimmed = _gains(price, rows)
+    of_chip = price.edap_mj_ms_mm2 is not None
     return {
         **asdict(price),
+        "basis": "estimate" if of_chip else "measured",
         "edap_mj_ms_mm2": price.edap_mj_ms_mm2,
         "latency_ratio": price.latency_s / original.latency_s,
-        "energy_ratio": price.energy_j / original.energy_j,
-        "area_ratio": price.area_m2 / original.area_m2,
-        "edap_gain": gain,
-        "edap_gain_without_dead_rows": gain_trimmed,
+        "energy_ratio": _ratio(price.energy_j, original.energy_j),
+        "area_ratio": _ratio(price.area_m2, original.area_m2),
+        "edap_gain": gain if of_chip else None,
+        "edap_gain_without_dead_rows": gain_trimmed if of_chip else None,
+        **({} if of_chip else {"speedup": gain, "speedup_without_dead_rows": gain_trimmed}),
     }
+
+
+def _ratio(value: float | None, original: float | None) -> float | None:
+    return None if value is None or original is None else value / original
 
 
 def text_table(rows: Sequence[Row]) -> list[str]:
     """At most 100 columns; `*` marks what keeps most, `e` the lowest EDAP within the limit."""
     best, cheapest = best_row(rows), _cheapest(rows)
-    head: Cells = ("method", "lat.", "energy", "area", "EDAP", "live", "Mpar", "GMAC", "top-1",
-                   "change", "publ.")  # fmt: skip
+    costs = ("energy", "area", "EDAP") if _of_chip(rows) else ("faster",)
+    head: Cells = ("method", "lat.", *costs, "live", "Mpar", "GMAC", "top-1", "change", "publ.")
     body: list[Cells] = []
     headings: dict[int, str] = {}
     group: Group = "original"
@@ -107,13 +116,33 @@ def _aligned(head: Cells, body: Sequence[Cells]) -> list[str]:
     return aligned(head, [(_cut(row[0], room), *row[1:]) for row in body])
 
 
-def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
-    """What the columns are, who wins, and what each row's encoders and plans are."""
+def legend(
+    rows: Sequence[Row], accounting: str, data: str, spread: float | None = None
+) -> list[str]:
+    """What the columns are, who wins, and what each row's encoders and plans are.
+
+    Args:
+        rows: of the table.
+        accounting: of their prices.
+        data: what was measured on.
+        spread: of a measured machine; None on a chip.
+    """
     measured = next((row.measured for row in rows if row.measured), None)
     lines = [
         f"Estimates, {accounting} accounting: lat., energy, area as shares of the original's, "
         "EDAP how",
         "many times lower; live: EDAP against the original without dead rows, where it has any.",
+    ]
+    if spread is not None:
+        lines = [
+            "Predicted by the measured machine: lat. as a share of the original's, and how many "
+            "times",
+            "faster; live: than the original without dead rows, where it has any. Latencies "
+            "closer than",
+            f"its spread, {100 * spread:.1f} %, are not ranked. Energy and area: nobody measured "
+            "them.",
+        ]
+    lines += [
         "Mpar, GMAC: millions of parameters, billions of multiply-accumulates.",
         "publ.: top-1 % on all of ImageNet as published, after training; never measured here.",
     ]
@@ -123,7 +152,7 @@ def legend(rows: Sequence[Row], accounting: str, data: str) -> list[str]:
             "with the original; ±: half of the 95 % interval. same: as the original, exactly.",
             f"{measured.n} images of {data}",
         ]
-    lines += ["", *verdict(rows)]
+    lines += ["", *verdict(rows, spread)]
     details = [
         f"{_name(row)}: {row.encoders or row.plan}"
         for row in rows
@@ -142,8 +171,8 @@ def _wrapped(text: str) -> list[str]:
     )  # fmt: skip
 
 
-def verdict(rows: Sequence[Row]) -> list[str]:
-    """Who wins, in words."""
+def verdict(rows: Sequence[Row], spread: float | None = None) -> list[str]:
+    """Who wins, in words; `spread`: of a measured machine."""
     best, cheapest = best_row(rows), _cheapest(rows)
     if cheapest is None:
         return ["no method is within the limit"]
@@ -156,29 +185,50 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     assert cheapest.price is not None
     gain, _ = _gains(cheapest.price, rows)
     mark = "*" if cheapest is best else "e"
-    lines.append(f"{mark} lowest EDAP within the limit: {_name(cheapest)}, {gain:.2f}x lower.")
+    if spread is None:
+        lines.append(f"{mark} lowest EDAP within the limit: {_name(cheapest)}, {gain:.2f}x lower.")
+        return lines
+    lines.append(f"{mark} fastest within the limit: {_name(cheapest)}, {gain:.2f}x faster.")
+    alike = [
+        _name(row)
+        for row in rows
+        if row.group == "within" and row.price is not None and row is not cheapest
+        and row.price.latency_s <= cheapest.price.latency_s * (1 + spread)
+    ]  # fmt: skip
+    if alike:
+        lines += _wrapped(f"not told apart from it: {', '.join(alike)}")
     return lines
 
 
 def table_rows(rows: Sequence[Row], accounting: str) -> tuple[Cells, list[Cells]]:
     """Head and rows for CSV, Markdown and LaTeX; every price in full."""
-    original, by = _original(rows), f"(estimate, {accounting})"
+    original, of_chip = _original(rows), _of_chip(rows)
+    by = f"(estimate, {accounting})" if of_chip else "(predicted by a measured machine)"
+    gain_name = "EDAP gain" if of_chip else "speed-up"
+    others = ("energy uJ", "area mm2", "EDAP mJ*ms*mm2") if of_chip else ()
+    names = (
+        "latency ms", "latency ratio", *others, gain_name,
+        f"{gain_name} over the original without dead rows",
+    )  # fmt: skip
     head = (
-        "group", "method", "setting", "encoders or plan", f"latency ms {by}",
-        f"latency ratio {by}", f"energy uJ {by}", f"area mm2 {by}", f"EDAP mJ*ms*mm2 {by}",
-        f"EDAP gain {by}", f"EDAP gain over the original without dead rows {by}",
+        "group", "method", "setting", "encoders or plan", *(f"{name} {by}" for name in names),
         "parameters M", "GMAC", "measured top-1 %", "measured change, points", "95 % low",
         "95 % high", "images", "published top-1 %", "source",
     )  # fmt: skip
     body: list[Cells] = []
     for row in rows:
         price, measured = row.price, row.measured
-        prices: Cells = ("-",) * 9
+        prices: Cells = ("-",) * (len(names) + 2)
         if price is not None:
             prices = (
                 significant(price.latency_s * 1e3), f"{price.latency_s / original.latency_s:.3f}",
-                significant(price.energy_j * 1e6), significant(price.area_m2 * 1e6),
-                significant(price.edap_mj_ms_mm2),
+                *(
+                    significant(value * scale)
+                    for value, scale in (
+                        (price.energy_j, 1e6), (price.area_m2, 1e6), (price.edap_mj_ms_mm2, 1.0),
+                    )
+                    if value is not None
+                ),
                 *("-" if gain is None else f"{gain:.3f}" for gain in _gains(price, rows)),
                 f"{price.parameters / 1e6:.2f}", f"{price.macs / 1e9:.3f}",
             )  # fmt: skip
@@ -198,11 +248,14 @@ def table_rows(rows: Sequence[Row], accounting: str) -> tuple[Cells, list[Cells]
 
 
 def _cheapest(rows: Sequence[Row]) -> Row | None:
-    """Of lowest EDAP within the limit; the first of equals."""
+    """Of lowest EDAP, or latency, within the limit; the first of equals."""
     within = [row for row in rows if row.group == "within" and row.price is not None]
-    return min(
-        within, key=lambda row: row.price.edap_mj_ms_mm2 if row.price else 0.0, default=None
-    )
+    return min(within, key=lambda row: row.price.overall if row.price else 0.0, default=None)
+
+
+def _of_chip(rows: Sequence[Row]) -> bool:
+    """Whether prices are a chip's; a measured machine's are latencies alone."""
+    return _original(rows).edap_mj_ms_mm2 is not None
 
 
 def _original(rows: Sequence[Row]) -> Price:
@@ -213,11 +266,13 @@ def _original(rows: Sequence[Row]) -> Price:
 
 
 def _gains(price: Price, rows: Sequence[Row]) -> tuple[float, float | None]:
-    """How many times lower an EDAP is than the original's, and than that without dead rows."""
+    """How many times lower an EDAP is than the original's, and than that without dead rows.
+
+    On a measured machine: a latency.
+    """
     trimmed = next((row.without_dead_rows for row in rows if row.without_dead_rows), None)
-    edap = price.edap_mj_ms_mm2
-    gain = _original(rows).edap_mj_ms_mm2 / edap
-    return gain, None if trimmed is None else trimmed.edap_mj_ms_mm2 / edap
+    gain = _original(rows).overall / price.overall
+    return gain, None if trimmed is None else trimmed.overall / price.overall
 
 
 def _name(row: Row) -> str:
@@ -227,12 +282,16 @@ def _name(row: Row) -> str:
 
 def _ratios(row: Row, rows: Sequence[Row]) -> Cells:
     original, price = _original(rows), row.price
+    others = (
+        ((price.energy_j, original.energy_j), (price.area_m2, original.area_m2))
+        if price is not None and _of_chip(rows)
+        else ()
+    )
     if price is None:
-        return ("-",) * 7
+        return ("-",) * (7 if _of_chip(rows) else 5)
     return (
         f"{price.latency_s / original.latency_s:.2f}",
-        f"{price.energy_j / original.energy_j:.2f}",
-        f"{price.area_m2 / original.area_m2:.2f}",
+        *(f"{value / of:.2f}" for value, of in others if value is not None and of),
         *("-" if gain is None else f"{gain:.2f}" for gain in _gains(price, rows)),
         f"{price.parameters / 1e6:.1f}",
         f"{price.macs / 1e9:.2f}",

@@ -42,6 +42,8 @@ SCHEMA: Final = 2
 V0_1: Final = 1
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
+#: what a dynamic bundle (`trex.runtime.bundle`) has in the place of `CONFIG`
+DYNAMIC: Final = "dynamic.json"
 
 #: what decides how a bundle of each schema runs; its `fingerprint` changes with any of it
 _RUNNING: Final = {
@@ -152,6 +154,11 @@ def load_config(folder: Path) -> dict[str, Any]:
     try:
         config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / DYNAMIC).is_file():
+            raise BundleError(
+                f"{folder} is a dynamic bundle, of several plans",
+                hint="load it with trex.load; `trex export --plans NAME` takes plans out of it",
+            ) from None
         raise BundleError(
             f"{folder} is not a bundle: it has no {CONFIG}",
             hint="give a folder that `trex export` wrote, or a run's best/ folder",

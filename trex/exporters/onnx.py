@@ -7,6 +7,7 @@ tokenizer.json    of a text model
 
 Several plans of one model are several graphs, named by the plans' keys, over one file of weights,
 each kept once; `plans.json` says which is which, and `sessions` also keeps them once in memory.
+Where all of them have a price, `switch.py` is a loop that takes a plan by budget.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from trex.text.tokenizer import FILE as TOKENIZER
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "weights.bin"
 PLANS: Final = "plans.json"
+SWITCH: Final = "switch.py"
 OUTPUT: Final = "logits"
 OPSET: Final = 20
 
@@ -57,6 +59,47 @@ logits = session.run(None, {{"{name}": {value}}})[0]
 print({answer})"""
 
 
+_SWITCHING: Final = """\
+\"\"\"Switch between the plans of this folder as the budget changes: NumPy and ONNX Runtime alone.
+
+    python switch.py BUDGET_IN_SECONDS ...
+\"\"\"
+
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+
+folder = pathlib.Path(__file__).resolve().parent
+listed = json.loads((folder / "plans.json").read_text())
+files = sorted(listed, key=lambda file: listed[file]["estimate"]["latency_s"])
+sessions = {{file: onnxruntime.InferenceSession(str(folder / file)) for file in files}}
+
+
+def within(budget_s):
+    \"\"\"The dearest plan within a budget; the cheapest where none is.\"\"\"
+    fitting = [file for file in files if listed[file]["estimate"]["latency_s"] <= budget_s]
+    return (fitting or files[:1])[-1]
+
+
+given = np.zeros({shape}, "{dtype}")  # one of yours, prepared as README.md says
+costs = [listed[file]["estimate"]["latency_s"] for file in files]
+for budget_s in map(float, sys.argv[1:] or reversed(costs)):
+    file = within(budget_s)
+    started = time.perf_counter()
+    (logits,) = sessions[file].run(None, {{"{name}": given}})
+    taken = time.perf_counter() - started
+    plan = listed[file]
+    print(
+        f"{{budget_s:.4g}} s: {{plan.get('name') or file}}, {{plan['plan'] or 'as it is'}}; first "
+        f"guess {{logits[0].argmax()}}, {{1e3 * taken:.1f}} ms on this machine"
+    )
+"""
+
+
 class OnnxExporter:
     """ONNX, by torch's own exporter."""
 
@@ -74,7 +117,7 @@ class OnnxExporter:
 
     def owns(self, file: str) -> bool:
         """Graphs, weights, cards."""
-        return file in (WEIGHTS, PLANS, CARD, TOKENIZER) or bool(_GRAPH.fullmatch(file))
+        return file in (WEIGHTS, PLANS, SWITCH, CARD, TOKENIZER) or bool(_GRAPH.fullmatch(file))
 
     def write(self, folder: Path, variants: Sequence[Variant]) -> None:
         """Trace every variant; graphs are written last.
@@ -91,10 +134,17 @@ class OnnxExporter:
         write_atomic(folder / CARD, self._card(variants))
         if len(variants) > 1:
             listed = {
-                file: {"plan": str(v.plan), "estimate": v.estimate, "measured": v.measured}
+                file: {
+                    **({"name": v.label} if v.label else {}),
+                    "plan": str(v.plan),
+                    "estimate": v.estimate,
+                    "measured": v.measured,
+                }
                 for file, v in zip(graphs, variants, strict=True)
             }
             write_atomic(folder / PLANS, json.dumps(listed, indent=2) + "\n")
+            if all(v.estimate is not None for v in variants):
+                write_atomic(folder / SWITCH, _switching(first))
         for file, graph in graphs.items():
             write_atomic(folder / file, graph.SerializeToString())
 
@@ -290,6 +340,16 @@ def sessions(folder: Path, *, threads: int | None = None) -> Sessions:
             settings.add_initializer(constant.name, shared[start, length])
         opened[about["plan"]] = _open(folder / file, settings)
     return Sessions(by_plan=opened, weights=shared)
+
+
+def _switching(variant: Variant) -> str:
+    """The example loop for inputs like a variant's."""
+    example = variant.example(1)
+    return _SWITCHING.format(
+        shape=tuple(example.shape),
+        dtype=str(example.dtype).removeprefix("torch."),
+        name=variant.input_name,
+    )
 
 
 def loading(variant: Variant, file: str) -> str:

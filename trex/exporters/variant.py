@@ -35,6 +35,7 @@ class Variant:
         measured: what it loses, as a record's `selection` or an evaluation has it; None where
             nobody measured it.
         classes: names of the head's classes in order; empty where unknown.
+        label: what its plan is called among several; empty where it has no other name.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     estimate: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     classes: tuple[str, ...] = field(default=())
+    label: str = ""
 
     @property
     def plan(self) -> Plan:

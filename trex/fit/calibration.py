@@ -195,7 +195,7 @@ def check_outputs(logits: Tensor) -> None:
         ModelError: they are not finite, or larger than any classifier's.
         DataError: they are the same for all images.
     """
-    parts = logits.split(ROWS)
+    parts = torch.split(logits, ROWS)
     unsound = sum(int((~part.isfinite().all(dim=1)).sum()) for part in parts)
     if unsound:
         raise ModelError(

@@ -28,7 +28,7 @@ def answers(logits: Tensor, original: Tensor) -> Tensor:
 def mean_kl(logits: Tensor, original: Tensor) -> float:
     """KL divergence of a variant's probabilities from the original's, in nats an image."""
     total = 0.0
-    for own, wanted in zip(logits.split(ROWS), original.split(ROWS), strict=True):
+    for own, wanted in zip(torch.split(logits, ROWS), torch.split(original, ROWS), strict=True):
         total += float(
             F.kl_div(
                 own.double().log_softmax(-1),

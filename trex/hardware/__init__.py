@@ -7,7 +7,7 @@ from trex.hardware.device import Basis, Device, is_measured, load_device
 from trex.hardware.layers import LayerCosts, price_layers
 from trex.hardware.load import load_chip
 from trex.hardware.measured import MeasuredDevice
-from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities
+from trex.hardware.prices import ACCOUNTINGS, Accounting, Densities, DeviceAccounting
 from trex.hardware.published import ChipReport, Comparison, check_chip
 from trex.hardware.table import CostTable, PlanArrays, PlanCosts
 from trex.hardware.workload import EncoderWork, Workload, encoder_work, without_dead_rows, workload
@@ -24,6 +24,7 @@ __all__ = [
     "CostTable",
     "Densities",
     "Device",
+    "DeviceAccounting",
     "EncoderWork",
     "LayerCosts",
     "MeasuredDevice",

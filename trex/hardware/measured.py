@@ -116,10 +116,12 @@ class MeasuredDevice:
     Attributes:
         name: of its folder, and the batch size where it holds several.
         profile: what was measured.
+        forced: price models that it was not measured with too.
     """
 
     name: str
     profile: Profile
+    forced: bool = False
 
     @property
     def basis(self) -> Literal["measured"]:
@@ -132,6 +134,11 @@ class MeasuredDevice:
         return hashlib.sha256(self.profile.model_dump_json().encode()).hexdigest()[:16]
 
     @property
+    def depends_on_density(self) -> Literal[False]:
+        """Whether input-bit densities change any price: a machine's latency knows none."""
+        return False
+
+    @property
     def spread(self) -> float:
         """How much closer, relatively, latencies cannot be told apart."""
         return self.profile.spread
@@ -140,13 +147,13 @@ class MeasuredDevice:
         """See that the device was measured with this very model.
 
         Raises:
-            ChipError: it was not.
+            ChipError: it was not, and is not `forced`.
         """
-        if architecture_hash(model) != self.profile.architecture_sha256:
+        if not self.forced and architecture_hash(model) != self.profile.architecture_sha256:
             raise ChipError(
                 f"{self.name} was measured with {self.profile.model}, not with {model.model} as "
                 "it is here (model, image size, classes)",
-                hint=f"profile it: trex profile --model {model.model}",
+                hint=f"profile it: trex profile --model {model.model}; --force goes on",
             )
 
     def refuse(self, quantities: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ from trex.hardware.chip import Chip
 #: crossbars. `full`: everything the chip must do.
 Accounting = Literal["paper", "paper_transform", "full"]
 ACCOUNTINGS: Final[tuple[Accounting, ...]] = get_args(Accounting)
+#: what a price can be of: a chip's accounting, or a measured machine, which has one way alone
+DeviceAccounting = Accounting | Literal["measured"]
 
 #: Operation name -> density of ones in each input bit-plane, least significant first.
 Densities = Mapping[str, Sequence[float]]

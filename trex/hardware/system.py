@@ -13,7 +13,13 @@ from trex.architecture import Encoder, Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Options, Schedule
 from trex.hardware.measured import MeasuredDevice, MeasuredPricer
-from trex.hardware.prices import Accounting, Densities, OperationPrice, ReusedMap
+from trex.hardware.prices import (
+    Accounting,
+    Densities,
+    DeviceAccounting,
+    OperationPrice,
+    ReusedMap,
+)
 from trex.hardware.pricing import is_known, is_priced, price_operation
 from trex.hardware.workload import EncoderWork, Workload
 
@@ -109,7 +115,7 @@ class Pricer:
 
 def pricer_of(
     device: Chip | MeasuredDevice,
-    accounting: Accounting,
+    accounting: DeviceAccounting,
     schedule: Schedule | None = None,
     densities: Densities | None = None,
 ) -> Pricer | MeasuredPricer:
@@ -120,6 +126,7 @@ def pricer_of(
     """
     if isinstance(device, MeasuredDevice):
         return device.pricer()
+    assert accounting != "measured"
     return Pricer.of(device, accounting, schedule, densities)
 
 

@@ -30,7 +30,7 @@ from trex.hardware.entries import (
     rows_codes,
 )
 from trex.hardware.measured import MeasuredDevice
-from trex.hardware.prices import Accounting, Densities
+from trex.hardware.prices import Densities, DeviceAccounting
 from trex.hardware.system import pricer_of, streams_on
 from trex.hardware.workload import EncoderWork, encoder_work
 from trex.plan import Form, Plan
@@ -139,7 +139,7 @@ class CostTable:
         self,
         architecture: Architecture,
         chip: Chip | MeasuredDevice,
-        accounting: Accounting = "paper",
+        accounting: DeviceAccounting = "paper",
         forms: Sequence[Form] = (("output", "none"),),
         *,
         schedule: Schedule | None = None,

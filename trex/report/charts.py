@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -12,7 +13,8 @@ from trex.hardware import Cost
 from trex.plan import Plan
 from trex.report.costs import Priced
 from trex.report.facts import Facts, Pairs
-from trex.report.published import PaperPoint
+from trex.report.published import RESILIENCE, PaperPoint
+from trex.search.pareto import pareto_front
 from trex.store.record import Record
 from trex.units import format_quantity
 
@@ -88,14 +90,51 @@ class HeatMap(NamedTuple):
     chosen: tuple[int, ...]
 
 
+class Curve(NamedTuple):
+    """A model's plans by what they save, the least first.
+
+    Attributes:
+        x: saved, percent of the original's.
+        y: lost, points.
+        hover: what a pointer is told, a text a point.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    hover: tuple[str, ...]
+
+
+class Panel(NamedTuple):
+    """Curves over one quantity's savings.
+
+    Attributes:
+        published: (saved, lost, what it is) of published results of other models.
+    """
+
+    x_label: str
+    curves: tuple[Curve, ...]
+    published: tuple[tuple[float, float, str], ...] = ()
+
+
+class Resilience(NamedTuple):
+    """What untrained plans of growing savings lose: a panel for energy, one for latency."""
+
+    title: str
+    y_label: str
+    panels: tuple[Panel, ...]
+
+
 def loss_front(facts: Facts) -> Points:
-    """Loss against EDAP gain."""
-    found = facts.candidates
-    edap = dict(facts.limits).get("edap")
-    own = facts.baseline.latency_s * facts.baseline.energy_j * facts.baseline.area_m2
+    """Loss against EDAP gain, or against how much faster on a measured machine."""
+    found, original = facts.candidates, facts.baseline
+    limit = dict(facts.limits).get("latency" if facts.on_machine else "edap")
+    own = original.latency_s
+    if original.energy_j is not None and original.area_m2 is not None:
+        own *= original.energy_j * original.area_m2
     return Points(
         title=facts.subject,
-        x_label=f"EDAP gain over the original (estimate, {facts.accounting} accounting)",
+        x_label=f"{facts.gain_name} over the original ({facts.basis})",
         y_label="loss, nats an image (measured)",
         x=tuple(map(facts.gain, found)),
         y=tuple(c.selection.loss for c in found),
@@ -103,7 +142,7 @@ def loss_front(facts: Facts) -> Points:
         front=facts.front,
         best=facts.winner,
         log=True,
-        limit=own / edap if edap else None,
+        limit=own / limit if limit else None,
     )
 
 
@@ -128,6 +167,71 @@ def top1_front(facts: Facts, paper: tuple[PaperPoint, ...] = ()) -> Points | Non
     )  # fmt: skip
 
 
+def resilience(runs: Sequence[Facts]) -> Resilience | None:
+    """Accuracy lost against energy and latency saved, without training, a curve a model.
+
+    Runs of one model, device and accounting make one curve: of all their candidates those that
+    none beats in both. None where no candidate saves anything.
+
+    Args:
+        runs: one at least; labelled ones, or else all are compared by agreement.
+    """
+    labelled = all(
+        c.selection.top1 is not None and c.selection.baseline_top1 is not None
+        for facts in runs
+        for c in facts.candidates
+    )
+    groups: dict[str, list[Facts]] = {}
+    for facts in runs:
+        groups.setdefault(facts.subject, []).append(facts)
+    panels = []
+    for field, quantity in (("energy_j", "energy"), ("latency_s", "latency")):
+        curves = [_curve(name, of, field, labelled) for name, of in groups.items()]
+        known = tuple(
+            (of.energy_saved, of.top1_lost, f"{of.name}: {of.source} (published)")
+            for of in RESILIENCE
+        )
+        panels.append(
+            Panel(
+                x_label=f"{quantity} saved, % (estimate)",
+                curves=tuple(curve for curve in curves if len(curve.x) > 1),
+                published=known if labelled and quantity == "energy" else (),
+            )
+        )
+    if not any(panel.curves for panel in panels):
+        return None
+    return Resilience(
+        title=runs[0].subject if len(groups) == 1 else "models by what they save, untrained",
+        y_label="top-1 lost, points (measured, untrained)"
+        if labelled
+        else "first guesses changed, points (measured, untrained)",
+        panels=tuple(panels),
+    )
+
+
+def _curve(name: str, runs: Sequence[Facts], field: str, labelled: bool) -> Curve:
+    """The original, and the plans that none beats in what they save and lose."""
+    points = [(0.0, 0.0, "original")]
+    for facts in runs:
+        for c in facts.candidates:
+            saved = 100 * (1 - getattr(c.estimate, field) / getattr(facts.baseline, field))
+            lost = _lost(c, labelled)
+            points.append((saved, lost, _hover(facts, c)))
+    objectives = np.array([[-saved, lost] for saved, lost, _ in points])
+    kept = [points[i] for i in reversed(pareto_front(objectives)) if points[i][0] >= 0]
+    if kept and kept[0][0] > 0:
+        kept = [points[0], *kept]
+    x, y, hover = zip(*kept, strict=True)
+    return Curve(name, x, y, hover)
+
+
+def _lost(c: Record, labelled: bool) -> float:
+    measured = c.selection
+    if labelled and measured.top1 is not None and measured.baseline_top1 is not None:
+        return 100 * (measured.baseline_top1 - measured.top1)
+    return 100 * (1 - measured.agreement)
+
+
 def limit_fronts(facts: Facts) -> list[Points]:
     """Loss against every limited quantity but EDAP, with the budget's line."""
     drawn = []
@@ -140,7 +244,7 @@ def limit_fronts(facts: Facts) -> list[Points]:
         drawn.append(
             points._replace(
                 x=tuple(getattr(c.estimate, field) * scale for c in facts.candidates),
-                x_label=f"{quantity}, {unit} (estimate, {facts.accounting} accounting)",
+                x_label=f"{quantity}, {unit} ({facts.basis})",
                 limit=limit * scale,
             )
         )
@@ -214,12 +318,14 @@ def heat_map(facts: Facts, pairs: Pairs) -> HeatMap:
 
 
 def _hover(facts: Facts, c: Record) -> str:
-    top1 = c.selection.top1
+    top1, cost = c.selection.top1, c.estimate
+    costs = [format_quantity(cost.latency_s, "s")]
+    if cost.energy_j is not None and cost.area_m2 is not None:
+        costs += [format_quantity(cost.energy_j, "J"), format_quantity(cost.area_m2, "m2")]
+    lower = "latency" if facts.on_machine else "EDAP"
     return (
         f"{c.plan or 'no reuse'}\n"
-        f"EDAP {facts.gain(c):.2f}x lower, {format_quantity(c.estimate.latency_s, 's')}, "
-        f"{format_quantity(c.estimate.energy_j, 'J')}, "
-        f"{format_quantity(c.estimate.area_m2, 'm2')} ({facts.accounting} estimate)\n"
+        f"{lower} {facts.gain(c):.2f}x lower, {', '.join(costs)} ({facts.by})\n"
         f"measured: loss {c.selection.loss:.4f}"
         + (f", top-1 {100 * top1:.1f} %" if top1 is not None else "")
     )

@@ -51,6 +51,11 @@ def prices(facts: Facts) -> Prices:
     """
     settings = facts.manifest.settings
     try:
+        if facts.on_machine:
+            return Prices(
+                missing=f"{facts.chip} is a measured machine, whose whole models were timed, not "
+                "their parts"
+            )
         chip = _chip(facts)
         if chip.fingerprint != settings.chip_sha256:
             return Prices(missing=f"the files of {facts.chip} have changed since the search")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from trex.report.charts import HeatMap, Points, Predictions, Stacks
+from trex.report.charts import HeatMap, Points, Predictions, Resilience, Stacks
 from trex.report.svg import ACCENT, INK, PALE, PAPER, for_page, with_titles
 from trex.report.tables import shortened
 from trex.units import format_quantity
@@ -81,7 +81,7 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
         if not many:
             hover["others"] = [points.hover[i] for i in others]
     axes.plot([points.x[i] for i in points.front], [points.y[i] for i in points.front], color=INK)
-    marks("front", points.front, "front (EDAP, loss)", c=INK, s=34, marker="s", zorder=3)
+    marks("front", points.front, "front", c=INK, s=34, marker="s", zorder=3)
     marks("best", [points.best], "best plan", c=ACCENT, s=170, marker="*", zorder=4)
     if points.paper:
         x, y, texts = zip(*points.paper, strict=True)
@@ -94,6 +94,34 @@ def draw_points(figure: Figure, points: Points) -> dict[str, Sequence[str]]:
         _log(axes, points.y)
     _labels(axes, points.title, points.x_label, points.y_label)
     axes.legend(frameon=False, fontsize=9)
+    return hover
+
+
+def draw_resilience(figure: Figure, numbers: Resilience) -> dict[str, Sequence[str]]:
+    """A panel a quantity, a line a model; published results of other models hollow."""
+    hover: dict[str, Sequence[str]] = {}
+    for column, panel in enumerate(numbers.panels):
+        axes = figure.add_axes((0.09 + 0.49 * column, 0.15, 0.4, 0.72))
+        for number, curve in enumerate(panel.curves):
+            gid = f"curve{column}-{number}"
+            axes.plot(curve.x, curve.y, color=INK, linewidth=1.1)
+            axes.scatter(
+                curve.x, curve.y, gid=gid, marker=_MARKERS[number % len(_MARKERS)], s=30,
+                c=INK if number % 2 == 0 else PAPER, edgecolors=INK, linewidths=1,
+                label=textwrap.shorten(curve.name, 44),
+            )  # fmt: skip
+            hover[gid] = list(curve.hover)
+        for number, (x, y, text) in enumerate(panel.published):
+            gid = f"published{column}-{number}"
+            axes.scatter([x], [y], gid=gid, marker="D", s=38, facecolors=PAPER,
+                         edgecolors=ACCENT, linewidths=1.4,
+                         label=f"{text.partition(':')[0]} (published)")  # fmt: skip
+            hover[gid] = [text]
+        axes.axhline(0.0, color=PALE, linewidth=0.8)
+        _labels(axes, "", panel.x_label, numbers.y_label if column == 0 else "")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    title, style = _title(numbers.title)
+    figure.text(0.02, 0.99, title, va="top", **style)
     return hover
 
 

@@ -36,10 +36,10 @@ class CostRows(NamedTuple):
 
 def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Row]]:
     """Head and rows: the original, no measurement of which is needed, is not among them."""
-    by = f"{facts.accounting} estimate"
+    others = () if facts.on_machine else ("energy uJ", "area mm2", "EDAP mJ*ms*mm2")
     head = (
-        "plan", "transform", "reusing encoders", f"latency ms ({by})", f"energy uJ ({by})",
-        f"area mm2 ({by})", f"EDAP mJ*ms*mm2 ({by})", f"EDAP gain ({by})",
+        "plan", "transform", "reusing encoders",
+        *(f"{name} ({facts.by})" for name in ("latency ms", *others, facts.gain_name)),
         "predicted loss (nats)", "measured loss (nats)", "measured agreement %",
         "measured top-1 %", "original top-1 %", facts.unit, "best",
     )  # fmt: skip
@@ -58,14 +58,20 @@ def candidate_rows(facts: Facts, positions: Iterable[int]) -> tuple[Row, list[Ro
     return head, rows
 
 
-def costs(estimate: Estimate | Cost) -> tuple[str, str, str, str]:
-    """Latency in ms, energy in µJ, area in mm², EDAP in mJ·ms·mm²."""
-    return (
-        significant(estimate.latency_s * 1e3),
-        significant(estimate.energy_j * 1e6),
-        significant(estimate.area_m2 * 1e6),
-        significant(estimate.edap_mj_ms_mm2),
+def shown_columns(facts: Facts) -> tuple[int, ...]:
+    """Those of `candidate_rows` that a page has room for."""
+    return (0, 2, 3, 4, 6, 7, 8) if facts.on_machine else (0, 2, 3, 4, 5, 7, 9, 10, 11)
+
+
+def costs(estimate: Estimate | Cost) -> tuple[str, ...]:
+    """Latency in ms, energy in µJ, area in mm², EDAP in mJ·ms·mm²; of these what is known."""
+    scaled = (
+        (estimate.latency_s, 1e3),
+        (estimate.energy_j, 1e6),
+        (estimate.area_m2, 1e6),
+        (estimate.edap_mj_ms_mm2, 1.0),
     )
+    return tuple(significant(value * by) for value, by in scaled if value is not None)
 
 
 def cost_rows(pair: Priced) -> CostRows:

@@ -24,7 +24,14 @@ from trex.store.finetuning import is_finetuning
 from trex.store.ranking import best_record
 from trex.store.record import Estimate, Record
 from trex.store.run import Run
-from trex.store.schemas import Evaluation, EvaluationLine, Fit, Manifest, TunedSummary
+from trex.store.schemas import (
+    ChosenTimings,
+    Evaluation,
+    EvaluationLine,
+    Fit,
+    Manifest,
+    TunedSummary,
+)
 
 #: Two such names and an accounting are two lines of a figure.
 _NAME_WIDTH: Final = 36
@@ -56,6 +63,7 @@ class Facts:
         tuned: the winner after the search's short training, as the summary has it, or None.
         later: what `trex evaluate` measured since.
         finetunings: of the run's variants, where their folders were given too.
+        timings: what a measured machine took for the best plans, as the summary has it, or None.
         fits: how plans were fitted; None where nothing was, and in runs of version 0.1.
     """
 
@@ -81,6 +89,7 @@ class Facts:
     tuned: TunedSummary | None = None
     later: tuple[EvaluationLine, ...] = ()
     finetunings: tuple[Finetuning, ...] = ()
+    timings: ChosenTimings | None = None
     fits: Fit | None = None
 
     @property
@@ -107,7 +116,29 @@ class Facts:
     def subject(self) -> str:
         """What every figure and table names; very long names are shortened to fit there."""
         model, chip = shortened(self.model, _NAME_WIDTH), shortened(self.chip, _NAME_WIDTH)
-        return f"{model} on {chip}, {self.accounting} accounting"
+        return f"{model} on {chip}, {self.accounting}{' accounting' * (not self.on_machine)}"
+
+    @property
+    def on_machine(self) -> bool:
+        """Whether prices are latencies predicted by a measured machine, not a chip's estimates."""
+        return self.baseline.on_machine
+
+    @property
+    def by(self) -> str:
+        """Where prices come from, for the heads of columns."""
+        return f"predicted, {self.chip}" if self.on_machine else f"{self.accounting} estimate"
+
+    @property
+    def basis(self) -> str:
+        """The same in a sentence."""
+        if self.on_machine:
+            return f"predicted by {self.chip}, a measured machine"
+        return f"estimate, {self.accounting} accounting"
+
+    @property
+    def gain_name(self) -> str:
+        """What `gain` is."""
+        return "speed-up" if self.on_machine else "EDAP gain"
 
     @property
     def slug(self) -> str:
@@ -115,8 +146,11 @@ class Facts:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "run"
 
     def gain(self, candidate: Record) -> float:
-        """How many times lower a candidate's EDAP is than the original's."""
-        return self.baseline.edap_mj_ms_mm2 / candidate.estimate.edap_mj_ms_mm2
+        """How many times lower a candidate's EDAP is than the original's.
+
+        On a measured machine its latency, which is all that is known there.
+        """
+        return self.baseline.overall / candidate.estimate.overall
 
 
 def read_facts(path: Path) -> Facts:
@@ -212,6 +246,7 @@ def _facts(run: Run, manifest: Manifest, records: list[Record]) -> Facts:
         chosen=" ".join(map(str.strip, best_lines(summary))) if summary and ended else "",
         rungs=rung_results(records),
         tuned=summary.finetuned if summary and ended else None,
+        timings=summary.timings if summary and ended else None,
         later=stored_evaluations(run),
         fits=run.fitting(),
     )
@@ -267,12 +302,15 @@ def _limits(budget: str, baseline: Estimate) -> tuple[tuple[Quantity, float], ..
         parsed = Budget.parse(texts)
     except (TrexError, KeyError):
         return ()
-    originals: dict[Quantity, float] = {
-        "latency": baseline.latency_s,
-        "energy": baseline.energy_j,
-        "area": baseline.area_m2,
-        "edap": baseline.energy_j * baseline.latency_s * baseline.area_m2,
-    }
+    originals: dict[Quantity, float] = {"latency": baseline.latency_s}
+    if baseline.energy_j is not None and baseline.area_m2 is not None:
+        originals |= {
+            "energy": baseline.energy_j,
+            "area": baseline.area_m2,
+            "edap": baseline.energy_j * baseline.latency_s * baseline.area_m2,
+        }
     return tuple(
-        (limit.quantity, limit.absolute(originals[limit.quantity])) for limit in parsed.limits
+        (limit.quantity, limit.absolute(originals[limit.quantity]))
+        for limit in parsed.limits
+        if limit.quantity in originals
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from trex.errors import RunError
 from trex.report.finetunings import read_finetuning
-from trex.report.tables import aligned, fit_table, points, search_table, shortened
+from trex.report.tables import aligned, fit_table, points, search_table, shortened, where
 from trex.search.front import front_of
 from trex.store.finetuning import is_finetuning
 from trex.store.run import Run
@@ -26,7 +27,8 @@ class RunRow:
         run: the folder.
         candidates: that were fitted and measured.
         plan: the best, in text; None before the end.
-        edap_gain: how many times lower its EDAP is than the original's.
+        edap_gain: how many times lower its EDAP is than the original's; None of a machine.
+        speedup: how many times lower its latency is on a measured machine; None of a chip.
         loss: its, measured.
         top1: its, on labelled images.
         top1_change: from the original's.
@@ -43,6 +45,7 @@ class RunRow:
     candidates: int = 0
     plan: str | None = None
     edap_gain: float | None = None
+    speedup: float | None = None
     loss: float | None = None
     top1: float | None = None
     top1_change: float | None = None
@@ -147,22 +150,33 @@ def list_table(rows: Sequence[RunRow]) -> list[str]:
     """`list_runs` for people."""
     if not rows:
         return ["no runs here"]
-    head = ("run", "model", "chip", "accounting", "plans", "gain", "top-1", "MB", "state")
+    faster = any(row.speedup for row in rows)  # a column that most folders do without
+    head = (
+        "run", "model", "device", "accounting", "plans", "gain", *(["faster"] if faster else []),
+        "top-1", "MB", "state",
+    )  # fmt: skip
     cells = [
         (
-            shortened(Path(row.run).name, 16), shortened(row.model, 22), shortened(row.chip, 16),
+            shortened(Path(row.run).name, 16), shortened(row.model, 15 if faster else 22),
+            shortened(row.chip, 16),
             row.accounting, str(row.candidates), _number(row.edap_gain, "x"),
+            *([_number(row.speedup, "x")] if faster else []),
             "-" if row.top1_change is None else points(row.top1_change),
             f"{row.bytes / 1e6:.0f}", row.state,
         )
         for row in rows
     ]  # fmt: skip
+    explained = "gain: the best plan's in EDAP, an estimate; "
+    if faster:
+        explained += "faster: its latency on a measured machine, predicted; "
     return [
-        *aligned(head, cells, left=(0, 1, 2, 3, 8)),
+        *aligned(head, cells, left=(0, 1, 2, 3, len(head) - 1)),
         "",
-        "gain: the best plan's in EDAP, an estimate; top-1: points gained, measured, "
-        "without training",
-        "but for what is fine-tuned.",
+        *textwrap.wrap(
+            f"{explained}top-1: points gained, measured, without training but for what is "
+            "fine-tuned.",
+            99,
+        ),
         *(f"{row.run}: {row.problem}" for row in rows if row.problem),
     ]
 
@@ -176,7 +190,7 @@ def show_lines(shown: ShownRun) -> list[str]:
     settings = shown.manifest.settings
     budget = f", budget {settings.budget}" if settings.budget else ""
     return [
-        f"{settings.model} on {settings.chip}, {settings.accounting} accounting{budget}",
+        f"{where(settings.model, settings.chip, shown.manifest.baseline)}{budget}",
         f"{shown.row.candidates} plans fitted and measured; not finished",
         "go on with: " + " ".join(shown.manifest.command),
     ]
@@ -205,7 +219,9 @@ def prune_lines(pruned: Sequence[Pruned], deleted: bool) -> list[str]:
     return lines if deleted else [*lines, "nothing was deleted; --yes deletes them"]
 
 
-_RESULTS: Final = ("state", "candidates", "plan", "edap_gain", "loss", "top1", "top1_change")
+_RESULTS: Final = (
+    "state", "candidates", "plan", "edap_gain", "speedup", "loss", "top1", "top1_change",
+)  # fmt: skip
 
 
 def _row(path: Path) -> RunRow:
@@ -223,10 +239,13 @@ def _row(path: Path) -> RunRow:
         if (summary := run.summary()) is None:
             return row
         best, measured = summary.best, summary.best.evaluation
+        gain = summary.baseline.overall / best.estimate.overall
+        on_machine = summary.baseline.on_machine
         return replace(
             row,
             plan=best.plan,
-            edap_gain=summary.baseline.edap_mj_ms_mm2 / best.estimate.edap_mj_ms_mm2,
+            edap_gain=None if on_machine else gain,
+            speedup=gain if on_machine else None,
             loss=best.selection.loss,
             top1=None if measured is None else measured.top1,
             top1_change=None if measured is None else measured.difference,

@@ -10,12 +10,20 @@ from typing import Any, NamedTuple
 
 from trex.errors import StorageError
 from trex.files import make_folder, write_atomic
+from trex.hardware import MeasuredDevice
 from trex.report import charts, drawing, measured_charts, measured_drawing
 from trex.report.costs import Prices, prices
-from trex.report.exports import candidate_rows, cost_rows, part_rows, write_table
+from trex.report.exports import (
+    candidate_rows,
+    cost_rows,
+    part_rows,
+    shown_columns,
+    write_table,
+)
 from trex.report.facts import Facts
 from trex.report.figures import draw_plan, plan_span
 from trex.report.fits import HEAD, cells, fits_in_words
+from trex.report.machines import Table, bench_tables, priced_table, timed_table
 from trex.report.plans import PlanPicture, plan_in_words, plan_numbers, tokens_in_words
 from trex.report.published import paper_points
 from trex.report.tables import percent, points
@@ -25,7 +33,6 @@ PAGE = "index.html"
 
 #: The page lists this many of the front's plans; the CSV file holds all candidates.
 _MOST_ROWS = 24
-_SHOWN_COLUMNS = (0, 2, 3, 4, 5, 7, 9, 10, 11)
 
 
 class ShownFigure(NamedTuple):
@@ -43,18 +50,34 @@ class Written(NamedTuple):
     files: tuple[Path, ...]
 
 
-def write_report(runs: Sequence[Facts], out: Path) -> Written:
+def write_report(
+    runs: Sequence[Facts],
+    out: Path,
+    *,
+    device: MeasuredDevice | None = None,
+    benches: Sequence[Path] = (),
+) -> Written:
     """Write the page, its figures and its tables.
 
+    Args:
+        runs: what it tells of.
+        out: where to.
+        device: a measured machine, on which the best plans are priced too.
+        benches: what `trex bench` wrote of these runs' best plans and whatever else.
+
     Raises:
+        RunError: a bench is damaged, or of none of the runs.
+        ChipError: the machine was measured with another model.
         StorageError: the folder cannot be written.
     """
+    timed = bench_tables(runs, benches)
+    tables = {facts.name: [*_machine_tables(facts, device), *timed[facts.name]] for facts in runs}
     for folder in (out, out / "figures", out / "tables"):
         make_folder(folder)
     try:
         files: list[Path] = []
-        sections = [_section(facts, out, files) for facts in runs]
-        compared = _compared(runs, out, files) if len(runs) > 1 else None
+        sections = [_section(facts, tables[facts.name], out, files) for facts in runs]
+        compared = _compared(runs, out, files) if len(runs) > 1 else []
     except OSError as error:
         raise StorageError(
             f"{out} cannot be written: {error.strerror or error}", hint="choose another --out"
@@ -64,7 +87,7 @@ def write_report(runs: Sequence[Facts], out: Path) -> Written:
     return Written(page, tuple(files))
 
 
-def _rendered(sections: Sequence[dict[str, object]], compared: ShownFigure | None) -> str:
+def _rendered(sections: Sequence[dict[str, object]], compared: Sequence[ShownFigure]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -80,7 +103,16 @@ def _rendered(sections: Sequence[dict[str, object]], compared: ShownFigure | Non
     return environment.get_template("page.html").render(sections=sections, compared=compared)
 
 
-def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, object]:
+def _machine_tables(facts: Facts, device: MeasuredDevice | None) -> list[Table]:
+    """What real machines took, or are predicted to."""
+    timed = timed_table(facts)
+    tables = [] if timed is None else [timed]
+    return tables if device is None else [*tables, priced_table(facts, device)]
+
+
+def _section(
+    facts: Facts, machines: Sequence[Table], out: Path, files: list[Path]
+) -> dict[str, object]:
     """Everything the page says about one run."""
     priced = prices(facts)
     best, baseline = facts.best, facts.baseline
@@ -97,6 +129,17 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, object]:
     ):
         files += write_table(out / "tables" / f"{facts.slug}-{name}", kinds,
                              *candidate_rows(facts, rows_of))  # fmt: skip
+    for number, told in enumerate(machines, start=1):
+        stem = out / "tables" / f"{facts.slug}-machine{number}"
+        files += write_table(stem, ("csv", "md", "tex"), told.head, [row for _, row in told.rows])
+    columns = shown_columns(facts)
+    saved = {"latency": best.estimate.latency_s / baseline.latency_s - 1}
+    for name, own, original in (
+        ("energy", best.estimate.energy_j, baseline.energy_j),
+        ("area", best.estimate.area_m2, baseline.area_m2),
+    ):
+        if own is not None and original is not None:
+            saved[name] = own / original - 1
     for pair in priced.pairs:
         name = f"{facts.slug}-costs-{pair.accounting}"
         files += write_table(out / "tables" / name, ("csv", "md", "tex"), *part_rows(pair))
@@ -107,24 +150,22 @@ def _section(facts: Facts, out: Path, files: list[Path]) -> dict[str, object]:
         "tokens": tokens_in_words(best.plan, facts.layout),
         "plans": _plans_in_words(facts),
         "gain": facts.gain(best),
-        "saved": {
-            "latency": best.estimate.latency_s / baseline.latency_s - 1,
-            "energy": best.estimate.energy_j / baseline.energy_j - 1,
-            "area": best.estimate.area_m2 / baseline.area_m2 - 1,
-        },
+        "saved": saved,
+        "lower": "latency" if facts.on_machine else "EDAP",
+        "machines": machines,
         "full": next((p for p in priced.pairs if p.accounting == "full"), None),
         "priced": priced,
         "costs": [cost_rows(pair) for pair in priced.pairs],
         "figures": _figures(facts, priced, out, files),
-        "head": [head[i] for i in _SHOWN_COLUMNS],
-        "rows": [(row[-1] == "yes", [row[i] for i in _SHOWN_COLUMNS]) for row in shown],
+        "head": [head[i] for i in columns],
+        "rows": [(row[-1] == "yes", [row[i] for i in columns]) for row in shown],
         "left_out": len(rows) - len(shown),
         "off_front": off_front,
         "command": shlex.join(map(str, facts.manifest.command)),
         "versions": facts.manifest.versions,
         "hashes": {
             "weights": settings.weights_sha256,
-            "chip": settings.chip_sha256,
+            "device" if facts.on_machine else "chip": settings.chip_sha256,
             f"calibration {facts.unit}": settings.calibration_sha256,
             f"evaluation {facts.unit}": facts.evaluation.data_sha256 if facts.evaluation else None,
         },
@@ -165,8 +206,8 @@ def _figures(
     fronts = [
         pointed("front", charts.loss_front(facts),
                 f"Every candidate: KL from the original on {n} {facts.unit} that were not "
-                "fitted on, against its estimated EDAP gain. The front holds those that none "
-                "beats in both.")
+                f"fitted on, against its {facts.gain_name} ({facts.basis}). The front holds those "
+                "that none beats in both.")
     ]  # fmt: skip
     top1 = charts.top1_front(facts, paper_points(facts))
     if top1 is not None:
@@ -177,6 +218,8 @@ def _figures(
         if top1.paper:
             text += " The paper's variants are trained ones, measured on all of ImageNet."
         fronts.append(pointed("top1", top1, text))
+    if (curve := charts.resilience([facts])) is not None:
+        fronts.append(_resilience(curve, f"{facts.slug}-resilience", out, files))
     for number, limited in enumerate(charts.limit_fronts(facts)):
         caption = f"The budget ({facts.budget}) and the candidates within it."
         fronts.append(pointed(f"budget{number + 1}", limited, caption))
@@ -262,14 +305,44 @@ def _draw_plan(figure: Any, picture: PlanPicture) -> dict[str, Sequence[str]]:
     return {}
 
 
-def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> ShownFigure:
-    named = [(facts.name, charts.loss_front(facts)) for facts in runs]
-    draw = partial(drawing.draw_runs, runs=named)
-    drawn = drawing.save(out / "figures" / "runs", draw, (6.4, 5.0))
+def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> list[ShownFigure]:
+    """The runs' fronts: chips' estimates in one figure, measured machines in another."""
+    shown = []
+    for on_machine, name in ((False, "runs"), (True, "runs-measured")):
+        named = [(f.name, charts.loss_front(f)) for f in runs if f.on_machine == on_machine]
+        if not named:
+            continue
+        draw = partial(drawing.draw_runs, runs=named)
+        drawn = drawing.save(out / "figures" / name, draw, (6.4, 5.0))
+        files.extend(drawn.files)
+        gains = (
+            "Speed-ups are predicted by each run's own machine"
+            if on_machine
+            else ("Gains are over each run's own original, under its own accounting")
+        )
+        caption = f"The runs' fronts. {gains}; losses are measured on each run's own images."
+        shown.append(ShownFigure(drawn.svg, caption, name))
+    chips = [facts for facts in runs if not facts.on_machine]
+    if chips and (curve := charts.resilience(chips)) is not None:
+        shown.append(_resilience(curve, "resilience", out, files))
+    return shown
+
+
+def _resilience(
+    numbers: charts.Resilience, name: str, out: Path, files: list[Path]
+) -> ShownFigure:
+    """The curve of plans of growing savings, untrained."""
+    draw = partial(drawing.draw_resilience, numbers=numbers)
+    drawn = drawing.save(out / "figures" / name, draw, (7.6, 3.6))
     files.extend(drawn.files)
-    return ShownFigure(
-        drawn.svg,
-        "The runs' fronts. Gains are over each run's own original, under its own accounting; "
-        "losses are measured on each run's own images.",
-        "runs",
+    caption = (
+        "Resilience: what plans of growing savings lose, each only fitted, none trained. Savings "
+        "are estimates of the whole model under the run's accounting; losses are measured on the "
+        "images that plans were compared on."
     )
+    if any(panel.published for panel in numbers.panels):
+        caption += (
+            " Diamonds: published results of other models on other devices (Sreedhar et al., "
+            "arXiv 2212.02687), for scale alone."
+        )
+    return ShownFigure(drawn.svg, caption, name)

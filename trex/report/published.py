@@ -38,6 +38,23 @@ TABLE_V: Final[tuple[tuple[str, int, float, float], ...]] = (
 )
 
 
+class PublishedResilience(NamedTuple):
+    """What switching among execution paths of one pretrained model saved and lost elsewhere."""
+
+    name: str
+    source: str
+    energy_saved: float
+    top1_lost: float
+
+
+#: Sreedhar et al., Vision Transformer Computation and Resilience for Dynamic Inference
+#: (arXiv 2212.02687): other models, devices and data than any run's; SegFormer's loss is in mIoU
+RESILIENCE: Final[tuple[PublishedResilience, ...]] = (
+    PublishedResilience("SegFormer", "no training, points of mIoU, arXiv 2212.02687", 28.0, 1.4),
+    PublishedResilience("OFA ResNet-50", "trained paths, arXiv 2212.02687", 53.0, 3.3),
+)
+
+
 def paper_points(facts: Facts) -> tuple[PaperPoint, ...]:
     """The paper's variants, where the run is of its model, chip and accounting; else none."""
     if facts.chip != _CHIP or facts.accounting != "paper":

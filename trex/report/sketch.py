@@ -13,11 +13,15 @@ _HEIGHT: Final = 10
 
 
 def front_sketch(result: Summary) -> list[str]:
-    """A search's front, loss against EDAP gain; nothing where fewer than three points differ."""
-    baseline = result.baseline.edap_mj_ms_mm2
+    """A search's front, loss against EDAP gain, or speed-up on a measured machine.
+
+    Nothing where fewer than three points differ.
+    """
+    baseline = result.baseline.overall
+    name = "times faster" if result.baseline.on_machine else "EDAP gain"
 
     def point(record: Short) -> tuple[float, float]:
-        return baseline / record.estimate.edap_mj_ms_mm2, record.selection.loss
+        return baseline / record.estimate.overall, record.selection.loss
 
     points = [point(record) for record in result.pareto]
     best = point(result.best)
@@ -34,7 +38,7 @@ def front_sketch(result: Summary) -> list[str]:
     labels = ["loss", significant(high, 3), *[""] * (_HEIGHT - 2), significant(low, 3)]
     width = max(map(len, labels))
     first, last = f"{min(gains):.2f}x", f"{max(gains):.2f}x"
-    ruler = f"{first}{'EDAP gain':^{_WIDTH - len(first) - len(last)}}{last}"
+    ruler = f"{first}{name:^{_WIDTH - len(first) - len(last)}}{last}"
     return [
         labels[0].rjust(width),
         *(

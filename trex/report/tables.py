@@ -11,12 +11,14 @@ from trex.search.agreement import Agreement
 from trex.store.record import Estimate
 from trex.store.schemas import (
     Budgets,
+    ChosenTimings,
     Counts,
     Evaluation,
     NonIdeal,
     Proof,
     Short,
     Summary,
+    Timings,
     TunedSummary,
 )
 from trex.units import significant
@@ -76,9 +78,7 @@ def search_table(result: Summary) -> list[str]:
     shown = result.pareto
     if not any(_is(record, best) for record in shown):
         shown = [*shown, best]
-    head = (
-        "", "reuse", "ms", "uJ", "mm2", "EDAP gain", "loss", "agree %", "top-1 %", "plan",
-    )  # fmt: skip
+    head = ("", "reuse", *_cost_head(baseline), "loss", "agree %", "top-1 %", "plan")
     original = ("", "0", *_costs(baseline, baseline), "0", "100.0",
                 percent(selection.baseline_top1), "no reuse")  # fmt: skip
     front = result.front
@@ -90,13 +90,12 @@ def search_table(result: Summary) -> list[str]:
     rows = [_plan_row(record, baseline, mark) for record, mark in zip(shown, marks, strict=True)]
     table = _last_cut(head, [original, *rows])
     return [
-        f"{result.model} on {result.chip}, {result.accounting} accounting, budget {result.budget}",
+        f"{_where(result)}, budget {result.budget}",
         f"{counts.space:,} plans, {_feasible(counts)}, {counts.evaluated} fitted and measured",
         "",
-        *aligned(head, table, left=(0, 9)),
+        *aligned(head, table, left=(0, len(head) - 1)),
         "",
-        f"* the best plan found. ms, uJ, mm2 and EDAP gain are estimates "
-        f"({baseline.accounting} accounting).",
+        *_cost_lines(baseline, "* the best plan found. ", "ms, uJ, mm2 and EDAP gain"),
         f"  loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection.n} {unit}",
         "  that were not fitted on, without any training.",
@@ -104,13 +103,17 @@ def search_table(result: Summary) -> list[str]:
         *_fit_lines(result),
         *_producers_lines(result),
         *(
-            [f"k the knee, where EDAP over loss bends most: {knee.plan or 'no reuse'}"]
+            [
+                f"k the knee, where {'latency' if baseline.on_machine else 'EDAP'} over loss "
+                f"bends most: {knee.plan or 'no reuse'}"
+            ]
             if knee
             else []
         ),
-        f"front of accuracy, latency, energy and area: {count(len(front.points), 'plan')}, "
-        f"hypervolume {front.hypervolume:.3f}",
+        f"front of accuracy, latency{'' if baseline.on_machine else ', energy and area'}: "
+        f"{count(len(front.points), 'plan')}, hypervolume {front.hypervolume:.3f}",
         *_proof_lines(result.proof),
+        *(["", *timing_lines(result.timings)] if result.timings else []),
         *(["", *sketch] if (sketch := front_sketch(result)) else []),
         *(["", *evaluation_lines(best.plan, best.evaluation)] if best.evaluation else []),
         *(["", *_finetuned_lines(tuned)] if tuned else []),
@@ -139,7 +142,9 @@ def _spent_lines(result: Summary) -> list[str]:
 
 def budgets_table(told: Budgets) -> list[str]:
     """The answer of several searches: the best plan of each, and the cheapest that will do."""
-    head = ("", "limit", "ms", "latency", "EDAP gain", "loss", "agree %", "top-1 %", "plan")
+    first = told.searches[0]
+    baseline = first.baseline
+    head = ("", "limit", *_price_head(baseline), "loss", "agree %", "top-1 %", "plan")
     rows = []
     for result in told.searches:
         best, measured = result.best, result.best.last
@@ -154,16 +159,14 @@ def budgets_table(told: Budgets) -> list[str]:
                 best.plan or "no reuse",
             )
         )
-    first = told.searches[0]
     lines = [
-        f"{first.model} on {first.chip}, {first.accounting} accounting, {told.minimized} limited",
+        f"{_where(first)}, {told.minimized} limited",
         "",
-        *aligned(head, _last_cut(head, rows), left=(0, 1, 8)),
+        *aligned(head, _last_cut(head, rows), left=(0, 1, len(head) - 1)),
         "",
-        f"ms, latency and EDAP gain are estimates ({first.accounting} accounting); loss, "
-        "agreement and top-1",
-        f"are measured on {first.best.last.n} images that were not fitted on, without any "
-        "training.",
+        *_cost_lines(baseline, "", "ms, latency and EDAP gain"),
+        f"loss, agreement and top-1 are measured on {first.best.last.n} images that were not "
+        "fitted on, without any training.",
     ]
     if told.max_drop is not None:
         lines.append(
@@ -172,6 +175,8 @@ def budgets_table(told: Budgets) -> list[str]:
             else f"None loses at most {told.max_drop:g} points on these images."
         )
     for result in told.searches:
+        if result.timings:
+            lines += ["", f"{result.limit}:", *timing_lines(result.timings)]
         if evaluation := result.best.evaluation:
             lines += ["", f"{result.limit}:", *evaluation_lines(result.best.plan, evaluation)]
     return [*lines, "", f"run folders: {', '.join(r.run for r in told.searches)}"]
@@ -202,12 +207,12 @@ def fit_table(result: Summary) -> list[str]:
         for record in plans
     ]
     return [
-        f"{result.model} on {result.chip}, {result.accounting} accounting",
+        _where(result),
         f"{count(len(plans), 'plan')}, fitted and measured",
         "",
         *aligned(head, _last_cut(head, rows), left=(0, 7)),
         "",
-        f"ms, latency and EDAP gain are estimates ({baseline.accounting} accounting).",
+        *_cost_lines(baseline, "", "ms, latency and EDAP gain"),
         f"loss (KL from the original, nats), agreement and top-1 are measured on "
         f"{selection.n} {unit}",
         "that were not fitted on, without any training.",
@@ -228,11 +233,13 @@ def best_lines(result: Summary) -> list[str]:
     when = " after refining" if best.refined else ""
     when = f" after training on {tuned.images:,} images" if tuned else when
     near = agreement_lines(Agreement.of(measured), _unit(best))
+    timings = result.timings
+    among = ", of those that hold the limit" if timings and timings.passed_over else ""
     if result.ranked_on == "loss":
-        return [f"  It has the least loss, {measured.loss:.4g}{when}.", *near]
+        return [f"  It has the least loss, {measured.loss:.4g}{when}{among}.", *near]
     agreement = percent(measured.soft_agreement)
     return [
-        f"  It has the most soft agreement, {agreement} %{when}:",
+        f"  It has the most soft agreement, {agreement} %{when}{among}:",
         "  how surely it gives the original's first guess.",
         *near,
     ]
@@ -393,8 +400,77 @@ def _whole_plan_lines(best: Short, table: Sequence[Row]) -> list[str]:
     return ["", *textwrap.wrap(f"the best plan: {best.plan}", _WIDTH, subsequent_indent="  ")]
 
 
+def where(model: str, device: str, price: Estimate) -> str:
+    """The model, the device and what its prices are of."""
+    if price.on_machine:
+        return f"{model} on {device}, a measured machine"
+    return f"{model} on {device}, {price.accounting} accounting"
+
+
+def _where(result: Summary) -> str:
+    return where(result.model, result.chip, result.baseline)
+
+
+def timing_lines(timings: ChosenTimings) -> list[str]:
+    """Finalists timed whole on a measured machine: predicted against measured."""
+    head = ("", "predicted", "measured", "95 % interval", "ms", "limit", "plan")
+    rows = [
+        (
+            "*" * (row.key == timings.chosen),
+            f"{row.predicted_ratio:.3f}x",
+            f"{row.ratio.median:.3f}x",
+            f"{row.ratio.low:.3f}-{row.ratio.high:.3f}",
+            significant(row.latency_s.median * 1e3),
+            "holds" if row.holds else "over",
+            row.plan or "no reuse",
+        )
+        for row in timings.rows
+    ]
+    over = timings.passed_over
+    return [
+        "timed whole on this machine, in turns with the original:",
+        f"  {setting_words(timings)}",
+        *aligned(head, _last_cut(head, rows), left=(0, 5, 6)),
+        *(
+            [f"* the best of those that hold the limit; passed over: {count(len(over), 'plan')} "
+             "that would lose less."]
+            if over else []
+        ),
+    ]  # fmt: skip
+
+
+def setting_words(timings: Timings) -> str:
+    """How a machine ran."""
+    return (
+        f"{timings.runtime}, {timings.dtype}, batch {timings.batch}, "
+        f"{count(timings.threads, 'thread')}, {timings.rounds} rounds, {timings.clock} time"
+    )
+
+
+def _cost_head(price: Estimate) -> Row:
+    """Of `_costs`."""
+    if price.on_machine:
+        return "ms", "faster"
+    return "ms", "uJ", "mm2", "EDAP gain"
+
+
+def _cost_lines(price: Estimate, before: str, names: str) -> list[str]:
+    """What columns of costs are; `names`: of a chip's."""
+    if price.spread is None:
+        return [f"{before}{names} are estimates ({price.accounting} accounting)."]
+    return [
+        f"{before}Latencies are predicted by the measured machine; plans closer than",
+        f"  its spread, {100 * price.spread:.1f} %, are not ranked by latency.",
+    ]
+
+
+def _price_head(price: Estimate) -> Row:
+    """Of `_prices`."""
+    return "ms", "latency", "faster" if price.on_machine else "EDAP gain"
+
+
 def _prices(estimate: Estimate, baseline: Estimate) -> tuple[str, str, str]:
-    """Latency in ms and as a share of the original's, and the EDAP gain."""
+    """Latency in ms and as a share of the original's, and the EDAP gain or how much faster."""
     milliseconds, *_, gain = _costs(estimate, baseline)
     return milliseconds, f"{estimate.latency_s / baseline.latency_s:.3f}x", gain
 
@@ -411,10 +487,13 @@ def _best_given_lines(result: Summary) -> list[str]:
     return lines + agreement_lines(Agreement.of(measured), _unit(result.best))
 
 
-def _costs(estimate: Estimate, baseline: Estimate) -> tuple[str, str, str, str]:
+def _costs(estimate: Estimate, baseline: Estimate) -> tuple[str, ...]:
+    gain = f"{baseline.overall / estimate.overall:.2f}"
+    if estimate.energy_j is None or estimate.area_m2 is None:
+        return significant(estimate.latency_s * 1e3), gain
     return (
         significant(estimate.latency_s * 1e3),
         significant(estimate.energy_j * 1e6),
         significant(estimate.area_m2 * 1e6),
-        f"{baseline.edap_mj_ms_mm2 / estimate.edap_mj_ms_mm2:.2f}",
+        gain,
     )

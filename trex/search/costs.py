@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trex.architecture import Architecture
-from trex.hardware import Accounting, Chip, CostTable, Densities, PlanArrays, PlanCosts
+from trex.hardware import (
+    Chip,
+    CostTable,
+    Densities,
+    DeviceAccounting,
+    MeasuredDevice,
+    PlanArrays,
+    PlanCosts,
+    is_measured,
+)
 from trex.hardware.entries import rows_codes
 from trex.plan import Form, Plan
 from trex.reuse.sizes import ParameterTable
@@ -32,15 +41,26 @@ class VariantCosts(PlanCosts):
             **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
         )
 
-    def estimate(self, row: int, chip: Chip, accounting: Accounting) -> Estimate:
-        """One plan's costs, for records."""
+    @property
+    def overall(self) -> Floats:
+        """What stands for all costs: EDAP (J·s·m²), or latency (s) on a measured machine."""
+        return np.where(np.isnan(self.energy_j), self.latency_s, self.edap_j_s_m2)
+
+    def estimate(
+        self, row: int, device: Chip | MeasuredDevice, accounting: DeviceAccounting
+    ) -> Estimate:
+        """One plan's costs, for records; None where nobody measured them."""
+        known = not isinstance(device, MeasuredDevice)
+        spread = {"spread": device.spread} if isinstance(device, MeasuredDevice) else {}
         return Estimate(
-            chip=chip.name,
+            chip=device.name,
             accounting=accounting,
+            basis=device.basis,
             latency_s=float(self.latency_s[row]),
-            energy_j=float(self.energy_j[row]),
-            area_m2=float(self.area_m2[row]),
-            edap_mj_ms_mm2=float(self.edap_mj_ms_mm2[row]),
+            energy_j=float(self.energy_j[row]) if known else None,
+            area_m2=float(self.area_m2[row]) if known else None,
+            edap_mj_ms_mm2=float(self.edap_mj_ms_mm2[row]) if known else None,
+            **spread,
             parameters=int(self.parameters[row]),
             macs=int(self.macs[row]),
         )
@@ -51,17 +71,18 @@ ENERGY, AREA, LEAKAGE, LATENCY, MACS, PARAMETERS = range(6)
 
 
 class PlanPricer:
-    """Prices plans of one model on one chip.
+    """Prices plans of one model on one device.
 
     Args:
         architecture: the model.
-        chip: the chip.
-        accounting: as in `trex.hardware.price`.
+        device: a chip, or a measured machine.
+        accounting: as in `trex.hardware.price`, of a chip.
         forms: what consumers may be, beside producers.
         parameters: of the model, for the same forms.
         densities: as in `trex.hardware.price`.
 
     Attributes:
+        overall: which cost stands for all, as a budget calls it.
         whole_latency: whether what `encoder` and `outside` say of the latency is all of it; else
             it is a lower bound.
         baseline: what the original costs; one entry.
@@ -70,16 +91,17 @@ class PlanPricer:
     def __init__(
         self,
         architecture: Architecture,
-        chip: Chip,
-        accounting: Accounting,
+        device: Chip | MeasuredDevice,
+        accounting: DeviceAccounting,
         forms: Sequence[Form],
         parameters: ParameterTable,
         densities: Densities | None = None,
     ) -> None:
         if parameters.by_form.shape != (len(architecture.encoders), 1 + len(forms)):
             raise ValueError("parameters of another model, or of other forms")
-        self._table = CostTable(architecture, chip, accounting, forms, densities=densities)
+        self._table = CostTable(architecture, device, accounting, forms, densities=densities)
         self._parameters = parameters
+        self.overall: Literal["edap", "latency"] = "latency" if is_measured(device) else "edap"
         self.whole_latency = self._table.whole_latency
         self.baseline = self.price_plans([Plan()])
 
@@ -87,7 +109,8 @@ class PlanPricer:
         """What an encoder costs in plans that do this there: (6, plans).
 
         Energy without leakage (J), area (m²), leakage (W), latency (s), multiply-accumulates,
-        parameters; a plan's energy is the first's sum plus leakage × latency.
+        parameters; a plan's energy is the first's sum plus leakage × latency. What a measured
+        machine does not tell counts as 0: no limit is set on it, and sums stay numbers.
         """
         costs = self._table.encoder(
             encoder,
@@ -99,11 +122,11 @@ class PlanPricer:
             steps.only_class,
         )
         counts = self._counts(np.full(len(steps.forms), encoder), steps.forms, steps.own_class)
-        return np.concatenate([costs, counts[None]])
+        return np.concatenate([self._told(costs), counts[None]])
 
     def outside(self, left: Any) -> Floats:
         """The same of everything outside the encoders, by the tokens behind the last."""
-        costs = self._table.outside(left)
+        costs = self._told(self._table.outside(left))
         return np.concatenate([costs, np.full((1, len(left)), float(self._parameters.fixed))])
 
     def price(self, plans: PlanArrays) -> VariantCosts:
@@ -130,6 +153,12 @@ class PlanPricer:
             ValueError: as `price`.
         """
         return self.price(self._table.arrays_of(plans))
+
+    def _told(self, costs: Floats) -> Floats:
+        if self.overall == "latency":
+            costs = costs.copy()
+            costs[[ENERGY, AREA, LEAKAGE]] = 0.0
+        return costs
 
     def _counts(self, encoders: Any, forms: Any, own_class: Any) -> Floats:
         """Parameters. Merging and shared rows leave every one where it is."""

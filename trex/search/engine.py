@@ -2,7 +2,8 @@
 
 probes measured ─> predicted losses of all plans ─> the best within the budget, with a bound
 ─> measured ─> near the best of these, others (joint spaces) ─> the best compared on fresh images
-─> refined ─> trained for a short while, fewer and fewer ─> winner refitted on all images ─> bundle
+─> refined ─> (on a measured machine: timed whole, those beyond the limit passed over)
+─> trained for a short while, fewer and fewer ─> winner refitted on all images ─> bundle
 
 What is measured can be shared among processes (`search.workers`), here and on other machines.
 """
@@ -20,6 +21,7 @@ from torch import nn
 
 from trex.errors import RunError
 from trex.exporters.bundle import is_whole, save_bundle
+from trex.hardware import is_measured
 from trex.plan import Plan
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry
@@ -28,9 +30,10 @@ from trex.search.predict import Losses
 from trex.search.refined import measure_confirmed, measure_refined
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
+from trex.search.timed import holding
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
-from trex.store.ranking import best_first, best_record
+from trex.store.ranking import best_first, furthest_first
 from trex.store.record import Estimate, Record
 from trex.store.run import PROOF, TUNED, V0_1, WINNER, Run
 from trex.store.schemas import Manifest, Tuned, Winner
@@ -92,7 +95,7 @@ class Search:
         if chosen.proof is not None:
             self.run.write(PROOF, chosen.proof)
         if sampled:
-            sampler = sampler_of(settings)
+            sampler = sampler_of(settings, self.priced.pricer.overall)
             measure_fitted(
                 self.shop,
                 chosen.plans,
@@ -121,7 +124,8 @@ class Search:
             rung = "refined"
         for training in finetune_rungs(self.shop):
             wanted = settings.finetuning.candidates[training.number - 1]
-            training.measure(self._best_of(rung)[:wanted])
+            best = self._finalists(wanted) if training.number == 1 else self._best_of(rung)
+            training.measure(best[:wanted])
             rung = training.name
 
     def _move(self, losses: Losses, chosen: Sequence[Plan]) -> None:
@@ -143,6 +147,13 @@ class Search:
                 break
             plans += [space.plan(row) for row in rows]
             measure_fitted(self.shop, plans, losses)
+
+    def _finalists(self, wanted: int) -> list[Record]:
+        """The best records; on a measured machine those that hold its limits when timed whole."""
+        records = furthest_first(self.run.records())
+        if is_measured(self.problem.device):
+            return holding(self.shop, records, wanted)
+        return records[:wanted]
 
     def _best_of(self, rung: str) -> list[Record]:
         """The records that came to a rung, the best first."""
@@ -179,7 +190,7 @@ class Search:
             ) from error
 
     def _finish(self) -> Winner:
-        record = best_record(self.run.records())
+        (record,) = self._finalists(1)
         best = self._fit_best(record)
         if trainings := finetune_rungs(self.shop):
             self._hand_over(record, trainings[-1])

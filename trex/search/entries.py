@@ -18,6 +18,7 @@ from trex.stored import current, read_plan
 #: what a study minimises
 LOSS: Final = "loss (KL from the original, nats an image)"
 EDAP: Final = "EDAP (mJ*ms*mm2)"
+LATENCY: Final = "latency (ms)"
 
 #: an attribute that holds a whole record, for run folders on other machines
 RECORD: Final = "record"
@@ -110,13 +111,16 @@ def choice_name(space: SearchSpace, encoder: int, choice: Choice) -> str:
 def estimate_notes(estimate: Estimate, predicted_loss: float | None) -> dict[str, float]:
     """What is known before anything is fitted."""
     scales = (
-        ("latency_s", "latency (ms)", 1e3),
+        ("latency_s", LATENCY, 1e3),
         ("energy_j", "energy (uJ)", 1e6),
         ("area_m2", "area (mm2)", 1e6),
         ("edap_mj_ms_mm2", EDAP, 1.0),
     )
+    by = "predicted" if estimate.on_machine else "estimate"
     notes = {
-        f"estimate: {name}": getattr(estimate, field) * scale for field, name, scale in scales
+        f"{by}: {name}": value * scale
+        for field, name, scale in scales
+        if (value := getattr(estimate, field)) is not None
     }
     if predicted_loss is not None:
         notes["estimate: loss (nats)"] = predicted_loss
@@ -137,8 +141,9 @@ def told_elsewhere(kind: type[_Told], trial: FrozenTrial) -> _Told:
     where, hint = f"trial {trial.number} of the study", "drop the study, or name another one"
     told = trial.user_attrs.get(RECORD)
     record = read_fields(kind, told, where, RunError, hint)
-    # as version 0.1 told it, a plan's transforms stand beside it
-    return kind.model_validate(current(told)) if isinstance(record, Record) else record
+    if told is None or not isinstance(record, Record):
+        return record
+    return kind.model_validate(current(told))  # version 0.1 told a plan's transforms beside it
 
 
 def selection_notes(selection: Measured, seconds: float) -> dict[str, float]:

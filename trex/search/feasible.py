@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trex.architecture import Architecture
 from trex.errors import InfeasibleError
-from trex.hardware import Accounting, Chip, Densities, PlanArrays
+from trex.hardware import Chip, Densities, DeviceAccounting, MeasuredDevice, PlanArrays
 from trex.reuse.sizes import ParameterTable
 from trex.search.budget import Budget
 from trex.search.costs import PlanPricer, VariantCosts
@@ -29,8 +29,8 @@ class PricedSpace:
     def of(
         cls,
         architecture: Architecture,
-        chip: Chip,
-        accounting: Accounting,
+        device: Chip | MeasuredDevice,
+        accounting: DeviceAccounting,
         space: SearchSpace,
         budget: Budget,
         parameters: ParameterTable,
@@ -40,14 +40,14 @@ class PricedSpace:
 
         Args:
             architecture: the model.
-            chip: where.
-            accounting: as in `trex.hardware.price`.
+            device: a chip, or a measured machine.
+            accounting: as in `trex.hardware.price`, of a chip.
             space: the plans.
             budget: what they must fit.
             parameters: of the model, for the space's forms.
             densities: of the original's inputs, as in `trex.hardware.price`.
         """
-        pricer = PlanPricer(architecture, chip, accounting, space.forms, parameters, densities)
+        pricer = PlanPricer(architecture, device, accounting, space.forms, parameters, densities)
         return cls(space=space, pricer=pricer, budget=budget)
 
     @property

@@ -14,6 +14,7 @@ from trex.fit.loss import answers, mean_kl, sketch
 from trex.plan import Plan
 from trex.search.entries import (
     EDAP,
+    LATENCY,
     LOSS,
     entry,
     estimate_notes,
@@ -73,14 +74,19 @@ def measure_fitted(
         shop: of the search.
         plans: to begin with.
         losses: predicted, or None.
-        objectives: what the study minimises, of `LOSS` and `EDAP`.
+        objectives: what the study minimises, of `LOSS`, `EDAP` and `LATENCY`.
         sampler: makes what proposes further plans.
         more: takes further plans when these are done.
         total: how many plans there will be, with the further ones.
     """
 
     def values(record: Record) -> list[float]:
-        of = {LOSS: record.selection.loss, EDAP: record.estimate.edap_mj_ms_mm2}
+        estimate = record.estimate
+        of = {
+            LOSS: record.selection.loss,
+            EDAP: estimate.overall,  # of chips alone
+            LATENCY: estimate.latency_s * 1e3,
+        }
         return [of[objective] for objective in objectives]
 
     def result(record: Record) -> Result:

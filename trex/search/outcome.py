@@ -17,6 +17,7 @@ from trex.store.ranking import best_first, last_rung
 from trex.store.record import SELECTION, UNTRAINED, Estimate, Record
 from trex.store.run import Run
 from trex.store.schemas import (
+    ChosenTimings,
     Counts,
     Evaluation,
     Front,
@@ -41,7 +42,7 @@ def outcome(
         evaluate: measures a bundle on `--eval`; None where there is none.
     """
     problem, run = search.problem, search.run
-    baseline = search.priced.baseline.estimate(0, problem.chip, problem.accounting)
+    baseline = search.priced.baseline.estimate(0, problem.device, problem.accounting)
     records, manifest = run.records(), run.manifest()
     front = measured_front(records, baseline)
     winner = record_of(run, best.key)
@@ -49,7 +50,8 @@ def outcome(
     return Summary(
         run=str(run.path),
         model=problem.loaded.name,
-        chip=problem.chip.name,
+        chip=problem.device.name,
+        basis=problem.device.basis,
         accounting=problem.accounting,
         budget=manifest.settings.budget,
         strategy=problem.settings.strategy,
@@ -63,11 +65,12 @@ def outcome(
         finetuned=_finetuned(run, evaluate) if problem.settings.finetuning.images else None,
         pareto=list(map(_short, front_of(records))),
         front=Front(
-            objectives=[front.accuracy, "latency_s", "energy_j", "area_m2"],
+            objectives=[front.accuracy, *front.costs],
             points=list(map(_short, front.records)),
             hypervolume=front.hypervolume,
             knee=None if front.knee is None else _short(front.knee),
         ),
+        timings=_timings(run, winner),
         proof=run.proof(),
         **(_given(search, records) if problem.plans else {}),
         candidates=Counts(
@@ -127,9 +130,16 @@ def relative(estimate: Estimate, baseline: Estimate) -> dict[str, object]:
         "macs": "macs",
     }
     shares = {
-        name: getattr(estimate, field) / getattr(baseline, field) for name, field in names.items()
+        name: None if (own := getattr(estimate, field)) is None else own / getattr(baseline, field)
+        for name, field in names.items()
     }
     return {"accounting": estimate.accounting, **shares}
+
+
+def _timings(run: Run, winner: Record) -> ChosenTimings | None:
+    """Finalists timed whole on a measured machine; None on a chip, which nobody can time."""
+    timings = run.timings()
+    return None if timings is None else ChosenTimings(**dict(timings), chosen=winner.key)
 
 
 def _given(search: Search, records: list[Record]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,27 @@ def pareto_front(objectives: Floats) -> NDArray[np.intp]:
         if not (objectives[front] <= objectives[row]).all(axis=1).any():
             front.append(int(row))
     return np.array(front, dtype=np.intp)
+
+
+def cost_front(costs: Sequence[float], losses: Sequence[float], spread: float = 0.0) -> list[int]:
+    """Indices of results that no other beats in cost and loss, the cheapest first.
+
+    Costs of equal plans differ in the last digits, by the order in which their encoders are added
+    up. Measured ones that are closer than their spread cannot be told apart: of those the one of
+    least loss stays.
+
+    Args:
+        costs: of results, all of one device.
+        losses: of the same.
+        spread: relative; 0 where costs are exact.
+    """
+    told = [float(f"{cost:.9g}") for cost in costs]
+    front = pareto_front(np.array([told, losses]).T.reshape(-1, 2)).tolist()
+    kept: list[int] = []
+    for index in reversed(front):  # the least loss first, and then ever cheaper ones
+        if not kept or told[kept[-1]] - told[index] > spread * told[index]:
+            kept.append(index)
+    return kept[::-1]
 
 
 def hypervolume(objectives: Floats, reference: Floats) -> float:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from trex.fit.calibration import FitSettings
 from trex.fit.choose import MOST_IMAGES
 from trex.fit.refine import RefineSettings
-from trex.hardware import Accounting, Chip
+from trex.hardware import Chip, DeviceAccounting, MeasuredDevice
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.search.space import SearchSpace
@@ -96,8 +96,8 @@ class Problem:
     """
 
     loaded: LoadedModel
-    chip: Chip
-    accounting: Accounting
+    device: Chip | MeasuredDevice
+    accounting: DeviceAccounting
     space: SearchSpace
     images: ImageSet
     data_config: InputConfig

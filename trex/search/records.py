@@ -24,7 +24,7 @@ def soft_agreement(logits: Tensor, original: Tensor) -> float:
     plans apart, and it ranks top-1 on other images better than KL divergence (docs/search.md).
     """
     margins = []
-    for part, wanted in zip(logits.split(ROWS), original.split(ROWS), strict=True):
+    for part, wanted in zip(torch.split(logits, ROWS), torch.split(original, ROWS), strict=True):
         first = wanted.argmax(1, keepdim=True)
         own = part.double().gather(1, first)
         others = part.double().scatter(1, first, -math.inf).amax(1, keepdim=True)

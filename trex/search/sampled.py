@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import optuna
@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from trex.plan import Plan
 from trex.search.budget import TOLERANCE
-from trex.search.entries import EDAP, LOSS, Options
+from trex.search.entries import EDAP, LATENCY, LOSS, Options
 from trex.search.feasible import PricedSpace
 from trex.search.problem import SearchSettings
 from trex.search.space import Choice, Numbers, SearchSpace
@@ -42,14 +42,14 @@ class Sampler:
     make: Callable[[], BaseSampler]
 
 
-def sampler_of(settings: SearchSettings) -> Sampler:
-    """The sampler that the settings ask for."""
+def sampler_of(settings: SearchSettings, overall: Literal["edap", "latency"]) -> Sampler:
+    """The sampler that the settings ask for; `overall`: the cost beside the loss."""
     seed = settings.seed
     if settings.sampler == "tpe":
         return Sampler(objectives=(LOSS,), make=lambda: TPESampler(seed=seed))
     population = max(4, settings.evaluations // 4)
     return Sampler(
-        objectives=(LOSS, EDAP),
+        objectives=(LOSS, EDAP if overall == "edap" else LATENCY),
         make=lambda: NSGAIISampler(population_size=population, seed=seed),
     )
 

@@ -181,7 +181,7 @@ class Solver:
                 raise priced.with_budget(budget).infeasible(nearest)
             pool.add(nearest[None], self._losses.predict(nearest[None]))
         costs = priced.price(pool.rows)
-        order = np.lexsort((*pool.rows.T[::-1], costs.edap_j_s_m2, np.round(pool.losses, 12)))
+        order = np.lexsort((*pool.rows.T[::-1], costs.overall, np.round(pool.losses, 12)))
         losses = pool.losses[order]
         return Solution(
             rows=pool.rows[order],
@@ -195,7 +195,8 @@ class Solver:
 
         The levels lie in equal ratios between the least EDAP there is and that of the best plan
         within the budget. No plan of the front is beaten by another of it. A plan's bound holds
-        for all plans within the budget whose EDAP is not above its level.
+        for all plans within the budget whose EDAP is not above its level. On a measured machine
+        latency takes EDAP's place.
 
         Args:
             budget: hard limits.
@@ -207,13 +208,14 @@ class Solver:
         """
         priced = self._priced
         found = [self.solve(budget, most=most)]
-        highest = float(found[0].costs.edap_j_s_m2[0])
-        cheapest = self.nearest(Budget.parse({"edap": "1x"}))
-        lowest = float(priced.price(cheapest[None]).edap_j_s_m2[0])
+        quantity = priced.pricer.overall
+        highest = float(found[0].costs.overall[0])
+        cheapest = self.nearest(Budget.parse({quantity: "1x"}))
+        lowest = float(priced.price(cheapest[None]).overall[0])
         for level in np.geomspace(highest, max(lowest, 1e-3 * highest), max(points, 2))[1:points]:
-            if found[-1].costs.edap_j_s_m2[0] <= level:
+            if found[-1].costs.overall[0] <= level:
                 continue  # the plan found for a higher level is within this one too
-            limit = Limit(quantity="edap", value=float(level), relative=False)
+            limit = Limit(quantity=quantity, value=float(level), relative=False)
             try:
                 found.append(self.solve(Budget(limits=(*budget.limits, limit)), most=most))
             except InfeasibleError:
@@ -221,7 +223,7 @@ class Solver:
         rows = np.concatenate([best.rows for best in found])
         losses = np.concatenate([best.losses for best in found])
         costs = priced.price(rows)
-        kept = pareto_front(np.stack([costs.edap_j_s_m2, losses], axis=1))
+        kept = pareto_front(np.stack([costs.overall, losses], axis=1))
         return Solution(
             rows=rows[kept],
             losses=losses[kept],
@@ -245,7 +247,7 @@ def nearest_row(
     rows = np.concatenate([graph.cheapest(budget) for graph in graphs])
     costs = priced.price(rows)
     overrun = budget.overrun(costs, priced.baseline)
-    found: Numbers = rows[np.lexsort((costs.edap_j_s_m2, np.round(overrun, 12)))[0]]
+    found: Numbers = rows[np.lexsort((costs.overall, np.round(overrun, 12)))[0]]
     return found
 
 

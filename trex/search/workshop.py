@@ -253,7 +253,7 @@ class Workshop:
         """What a plan costs, as records hold it."""
         problem = self.problem
         costs = self.priced.pricer.price_plans([plan])
-        return costs.estimate(0, problem.chip, problem.accounting)
+        return costs.estimate(0, problem.device, problem.accounting)
 
     def check_storage(self) -> None:
         """See that a database answers and holds no study of other settings, before any work.

@@ -30,20 +30,26 @@ def best_first(records: Iterable[Record], rung: str) -> list[Record]:
 
     Rungs are `selection`, `confirmed`, `refined` and `finetuned-1`, `finetuned-2`, ...
     By soft agreement, or by the loss where the records say so (`ranked_on`); of equals the
-    cheapest comes first, then the one of less loss, then by key. Nothing agrees with the original
-    more than itself: a variant that is surer comes after it.
+    cheapest comes first (on a chip: measured latencies this close cannot be told apart), then the
+    one of less loss, then by key. Nothing agrees with the original more than itself: a variant
+    that is surer comes after it.
     """
     came = [(record, found) for record in records if (found := record.measured(rung))]
     came.sort(
         key=lambda pair: (
             pair[0].plan != "",
             pair[1].loss if pair[0].ranked_on == "loss" else -pair[1].soft_agreement,
-            pair[0].estimate.edap_mj_ms_mm2,
+            0.0 if pair[0].estimate.spread else pair[0].estimate.overall,
             pair[0].selection.loss,
             pair[0].key,
         )
     )
     return [record for record, _ in came]
+
+
+def spread_of(records: Iterable[Record]) -> float:
+    """How much closer, relatively, their costs cannot be told apart; 0 on a chip."""
+    return max((record.estimate.spread or 0.0 for record in records), default=0.0)
 
 
 def order_of(rung: str) -> int:
@@ -62,6 +68,17 @@ def best_record(records: Iterable[Record]) -> Record:
     """The best record of those that came to the last rung any came to."""
     known = list(records)
     return best_first(known, last_rung(known))[0]
+
+
+def furthest_first(records: Iterable[Record]) -> list[Record]:
+    """All records: those that came to the last rung, the best of them first, then the others."""
+    left, ordered = list(records), list[Record]()
+    while left:
+        came = best_first(left, last_rung(left))
+        keys = {record.key for record in came}
+        ordered += came
+        left = [record for record in left if record.key not in keys]
+    return ordered
 
 
 def records_of(records: Iterable[Record], text: str) -> list[Record]:

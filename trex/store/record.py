@@ -8,23 +8,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from trex.plan import Plan
-from trex.store.fields import Amount, Count, Fields, Share, Text
+from trex.store.fields import Amount, Count, Fields, Positive, Share, Text
 
 
 class Estimate(Fields):
-    """What a plan costs under an accounting: SI units, EDAP in mJ ms mm², and how large it is."""
+    """What a plan costs under an accounting of a chip, or on a measured machine; how large it is.
+
+    SI units, EDAP in mJ ms mm².
+
+    Attributes:
+        basis: of records that do not tell, a chip's estimate.
+        energy_j: None, as area and EDAP, on a measured machine, of which nobody knows them.
+        spread: how much closer, relatively, latencies of a measured machine cannot be told
+            apart; None on a chip, whose figures have none.
+    """
 
     chip: Text
     accounting: Text
-    latency_s: Annotated[float, Field(gt=0.0)]
-    energy_j: Annotated[float, Field(gt=0.0)]
-    area_m2: Annotated[float, Field(gt=0.0)]
-    edap_mj_ms_mm2: Annotated[float, Field(gt=0.0)]
+    basis: Literal["estimate", "measured"] = "estimate"
+    latency_s: Positive
+    energy_j: Positive | None
+    area_m2: Positive | None
+    edap_mj_ms_mm2: Positive | None
+    spread: Positive | None = None
     parameters: Count | None = None
     macs: Count | None = None
+
+    @model_validator(mode="after")
+    def _of_one_basis(self) -> Estimate:
+        others = (self.energy_j, self.area_m2, self.edap_mj_ms_mm2)
+        if self.on_machine and (any(of is not None for of in others) or not self.spread):
+            raise ValueError("a measured machine has a spread, and no energy, area or EDAP")
+        if not self.on_machine and any(of is None for of in others):
+            raise ValueError("a chip's price has energy, area and EDAP")
+        return self
+
+    @property
+    def on_machine(self) -> bool:
+        """Whether it is a latency predicted by a measured machine, not a chip's estimate."""
+        return self.basis == "measured"
+
+    @property
+    def overall(self) -> float:
+        """What stands for all costs: EDAP, or latency on a measured machine.
+
+        In mJ·ms·mm², or in seconds: only prices of one device are compared.
+        """
+        return self.latency_s if self.edap_mj_ms_mm2 is None else self.edap_mj_ms_mm2
 
 
 class Measured(Fields):

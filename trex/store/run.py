@@ -7,6 +7,7 @@ results.jsonl     one record a candidate, appended; what later rungs measured fo
                   their own. This file alone says what was measured; every line has a checksum
 candidates/       the fitted parameters of every recorded candidate, each file with its hash
 best/             the winner as a bundle, fitted on all images (best.json)
+timings.json      what a measured machine took for the best plans, where one was searched for
 finetuned/        the winner as the last rung trained it, where there were short trainings
 study.log         who works on what (an Optuna journal); made again from the records if lost
 .locks/           of processes that search here together
@@ -38,7 +39,17 @@ from trex.settings import difference
 from trex.store.fields import Fields, check_plan, read_fields
 from trex.store.locks import LOCKS, file_lock
 from trex.store.record import Later, Record
-from trex.store.schemas import FILES, Fit, Manifest, Proof, Short, Summary, Tuned, Winner
+from trex.store.schemas import (
+    FILES,
+    Fit,
+    Manifest,
+    Proof,
+    Short,
+    Summary,
+    Timings,
+    Tuned,
+    Winner,
+)
 from trex.stored import current, read_layout, text_of_v0_1
 
 if TYPE_CHECKING:
@@ -57,6 +68,8 @@ WINNER: Final = "best/best.json"
 TUNED: Final = "finetuned/finetuned.json"
 PROOF: Final = "proof.json"
 SUMMARY: Final = "summary.json"
+#: what a measured machine took for the best plans
+TIMINGS: Final = "timings.json"
 
 _DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 _RESTORE: Final = "restore the file, or search again elsewhere"
@@ -284,6 +297,14 @@ class Run:
             RunError: as `read_json`.
         """
         return self._told(PROOF, Proof) if (self.path / PROOF).exists() else None
+
+    def timings(self) -> Timings | None:
+        """What a measured machine took for the best plans; None where none was timed.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        return self._told(TIMINGS, Timings) if (self.path / TIMINGS).exists() else None
 
     def fitting(self) -> Fit | None:
         """How plans are fitted (`chosen`), and what else was `tried`.

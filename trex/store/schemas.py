@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from itertools import takewhile
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trex.store.fields import Amount, Count, Fields, Share, Text
+from trex.store.fields import Amount, Count, Fields, Positive, Share, Text
 from trex.store.record import Estimate, Measured, Spent
 
 
@@ -251,6 +252,84 @@ class TunedSummary(Fields):
     evaluation: Evaluation | None = None
 
 
+class IntervalFields(Fields):
+    """A median over rounds and its 95 % interval."""
+
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class Timed(Fields):
+    """A finalist run whole on a measured machine, beside the original in the same rounds.
+
+    Attributes:
+        ratio: to the original, of the same rounds.
+        holds: whether it is within the limits.
+    """
+
+    key: Text
+    plan: Text
+    predicted_s: Positive
+    predicted_ratio: Positive
+    latency_s: IntervalFields
+    original_s: IntervalFields
+    ratio: IntervalFields
+    holds: bool
+
+
+class Timings(Fields):
+    """`timings.json`: what a measured machine took for the best plans, and how it ran."""
+
+    device: Text
+    runtime: Text
+    threads: Annotated[int, Field(ge=1)]
+    dtype: Text
+    batch: Annotated[int, Field(ge=1)]
+    clock: Text
+    rounds: Annotated[int, Field(ge=1)]
+    spread: Positive
+    rows: list[Timed]
+
+
+class ChosenTimings(Timings):
+    """The same in `summary.json`, with the key of the plan that was chosen."""
+
+    chosen: Text
+
+    @property
+    def passed_over(self) -> list[Timed]:
+        """Timed plans that would have been chosen if they had held the limit, the best first."""
+        before = takewhile(lambda row: row.key != self.chosen, self.rows)
+        return [row for row in before if not row.holds]
+
+
+class BenchRow(Fields):
+    """One variant in one setting, as `trex bench` timed it."""
+
+    variant: Text
+    runtime: Text
+    dtype: Text
+    batch: Annotated[int, Field(ge=1)]
+    latency_s: IntervalFields
+    images_per_second: Positive
+    speedup: IntervalFields
+
+
+class Bench(Fields):
+    """What `trex bench --out` wrote."""
+
+    basis: Literal["measured"]
+    machine: dict[str, Any]
+    device: Text
+    threads: Annotated[int, Field(ge=1)]
+    clock: Text
+    rounds: Annotated[int, Field(ge=1)]
+    plans: dict[str, Text]
+    models: dict[str, Text]
+    rows: Annotated[list[BenchRow], Field(min_length=1)]
+
+
 class Agreed(Fields):
     """How often the best plan gives the original's first guess."""
 
@@ -268,7 +347,8 @@ class Summary(Fields):
         ranked_on: what of the measured ranks them.
         fit: how plans were fitted; None of version 0.1.
         producers: the best plan's, as `Winner` has them.
-        pareto: the front of EDAP and loss, the cheapest first.
+        pareto: the front of EDAP (latency, on a measured machine) and loss, the cheapest first.
+        timings: finalists timed whole on a measured machine; None on a chip.
         plans: all of them, the best first, where they were given.
         baseline_without_dead_rows: what the original costs without rows that its head does not
             read; None where it reads all, or where plans were searched for.
@@ -280,6 +360,7 @@ class Summary(Fields):
     run: Text = ""
     model: Text
     chip: Text
+    basis: Literal["estimate", "measured"] = "estimate"
     accounting: Text
     budget: Text
     strategy: Text
@@ -293,6 +374,7 @@ class Summary(Fields):
     finetuned: TunedSummary | None = None
     pareto: list[Short]
     front: Front
+    timings: ChosenTimings | None = None
     proof: Proof | None
     plans: list[Short] | None = None
     baseline_without_dead_rows: Estimate | None = None
@@ -419,4 +501,5 @@ FILES: Final[Mapping[str, type[Fields]]] = {
     "fit.json": Fit,
     "proof.json": Proof,
     "summary.json": Summary,
+    "timings.json": Timings,
 }

@@ -17,7 +17,8 @@ from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_reuse
-from trex.store.record import Estimate, Measured, Record
+from trex.store.record import Estimate
+from trex.store.schemas import Stage
 from trex.stored import plan_fields
 from trex.training.data import ImageSet, open_dataset
 from trex.training.finetune import Job, Recipe
@@ -78,17 +79,13 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate_json(json.dumps(fields))
 
 
-def candidate(plan: str) -> Record:
-    """A search's record of a plan, made up but for the plan."""
+def candidate(plan: str) -> Stage:
+    """What a search tells of a plan, made up but for the plan."""
     price = Estimate(
         chip="chip", accounting="paper", latency_s=1.0, energy_j=1.0, area_m2=1.0,
         edap_mj_ms_mm2=1.0,
     )  # fmt: skip
-    selection = Measured(
-        loss=1.0, agreement=0.5, soft_agreement=0.5, top1=None, baseline_top1=None, n=8
-    )
-    parsed = Plan.parse(plan)
-    return Record(key=parsed.key, **plan_fields(parsed), estimate=price, selection=selection)
+    return Stage(stage="fitted", **plan_fields(Plan.parse(plan)), estimate=price)
 
 
 def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job:

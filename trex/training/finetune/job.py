@@ -22,7 +22,6 @@ from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
 from trex.store.finetuning import FinetuneFolder
-from trex.store.record import Record
 from trex.store.schemas import RecipeTold, Stage, Training
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.loop import Trainer
@@ -51,8 +50,8 @@ class Job:
     data_config: InputConfig
     #: the variant as it was fitted
     fitted: nn.Module
-    #: of the variant, from the search
-    candidate: Record
+    #: what is known of the variant before its training
+    candidate: Stage
     #: with the model's own preprocessing
     images: ImageSet
     #: more images without labels, none of them held out
@@ -85,22 +84,28 @@ def finetune(job: Job, processes: Processes) -> list[Stage]:
     folder = FinetuneFolder(job.out)
     with folder.locked() if processes.first else nullcontext():
         if processes.first:
-            folder.start(_manifest(job, processes))
+            folder.start(manifest_of(job, processes))
         processes.wait()
         if len(records := folder.records()) == 2:
             return records if processes.first else []
         variant = deepcopy(job.fitted)
         on_chip(job, variant)
-        training, taught = _train(job, variant, processes)
+        training, taught = train(job, variant, processes)
         remove_non_ideal(variant)
         if not processes.first:
             return []
         return _conclude(job, folder, variant, training, taught)
 
 
-def _train(
-    job: Job, variant: nn.Module, processes: Processes
-) -> tuple[Outcome, dict[str, object]]:
+def train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, object]]:
+    """Train a variant, or several that share parameters (`Paths`), in place.
+
+    Returns:
+        How it went, and how the teacher was used.
+
+    Raises:
+        TrexError: something does not fit together, or the training cannot go on.
+    """
     recipe, original = job.recipe, job.original.model.to(processes.device).eval()
     check_teacher(job.original, recipe)
     train, held_out = job.images, None
@@ -197,6 +202,7 @@ def _conclude(
     taught: dict[str, object],
 ) -> list[Stage]:
     """Write the bundle and read it back, measure both, then drop the checkpoints."""
+    estimate = job.candidate.estimate
     save_bundle(
         folder.bundle,
         variant,
@@ -204,7 +210,7 @@ def _conclude(
         arguments=job.original.arguments,
         base_weights_sha256=job.original.weights_sha256,
         data_config=job.data_config,
-        extra={"estimate": job.candidate.estimate.as_json()},
+        extra={} if estimate is None else {"estimate": estimate.as_json()},
     )
     made = load_bundle(folder.bundle)
     done = {record.stage for record in folder.records()}
@@ -246,17 +252,14 @@ def _measured(job: Job, made: nn.Module) -> Iterator[Stage]:
             if job.chip is not None:
                 noisy = on_chip(job, deepcopy(model))
                 non_ideal = measure_pair(noisy, original, job.evaluation, workers=job.workers)
-        yield Stage(
-            stage=stage,
-            plan=job.candidate.plan,
-            n_reuse=job.candidate.n_reuse,
-            transform=job.candidate.transform,
-            estimate=job.candidate.estimate,
-            weights_sha256=weights_hash(model),
-            evaluation=evaluation,
-            non_ideal_chip=None if job.chip is None else job.chip.name,
-            non_ideal_evaluation=non_ideal,
-        )
+        found = {
+            "stage": stage,
+            "weights_sha256": weights_hash(model),
+            "evaluation": evaluation,
+            "non_ideal_chip": None if job.chip is None else job.chip.name,
+            "non_ideal_evaluation": non_ideal,
+        }
+        yield job.candidate.model_copy(update=found)
 
 
 def _settings(job: Job) -> dict[str, object]:
@@ -278,9 +281,10 @@ def _settings(job: Job) -> dict[str, object]:
     }
 
 
-def _manifest(job: Job, processes: Processes) -> dict[str, object]:
+def manifest_of(job: Job, processes: Processes, **more: object) -> dict[str, object]:
+    """What a fine-tuning's folder says was asked; `more`: further settings."""
     return {
-        "settings": _settings(job),
+        "settings": {**_settings(job), **more},
         "command": ["trex", *sys.argv[1:]],
         "versions": versions(),
         "run": job.origin,

@@ -26,6 +26,7 @@ from trex.training.finetune.losses import Loss
 from trex.training.finetune.network import Observed, Outputs, training_mode
 from trex.training.finetune.order import load_steps
 from trex.training.finetune.parameters import make_optimizer, make_scheduler, stage_at, thaw
+from trex.training.finetune.paths import Paths
 from trex.training.finetune.precision import MixedPrecision
 from trex.training.finetune.recipe import Stage
 from trex.training.finetune.selection import Comparison, Selector, between
@@ -34,6 +35,7 @@ from trex.training.finetune.task import (
     Task,
     loss_names,
     make_mixup,
+    members_of,
     observed_encoders,
     seed_of,
 )
@@ -46,6 +48,14 @@ class _Spent(NamedTuple):
     seconds: float = 0.0
     waited_s: float = 0.0
     images: int = 0
+
+
+class _Student(NamedTuple):
+    """A model that learns: as it is observed, as processes share it, and its losses."""
+
+    observed: Observed
+    wrapped: nn.Module
+    loss: Loss
 
 
 class Trainer:
@@ -63,15 +73,7 @@ class Trainer:
         self._recipe = recipe = task.recipe
         self._device = task.processes.device
         self._model = task.variant.to(self._device)
-        self._observed = Observed(
-            self._model,
-            task.adapter,
-            encoders=observed_encoders(self._model, recipe),
-            dense=bool(recipe.losses.dense),
-            checkpointing=recipe.grad_checkpointing,
-        )
-        training_mode(self._observed)
-        self._loss = Loss(recipe.losses, self._model, task.adapter)
+        self._students = [self._student(member) for member in members_of(self._model)]
         self._optimizer = make_optimizer(self._model, task.adapter, recipe)
         self._scheduler = make_scheduler(self._optimizer, recipe, task.order.steps_per_epoch)
         self._average = (
@@ -88,11 +90,22 @@ class Trainer:
             if recipe.interpolation < 1
             else None
         )
-        self._wrapped: nn.Module = self._observed
         self._stage: Stage | None = None
         self._step = 0
         self._curve: Curve | None = None
         self._before = _Spent()
+
+    def _student(self, member: nn.Module) -> _Student:
+        recipe, adapter = self._recipe, self.task.adapter
+        observed = Observed(
+            member,
+            adapter,
+            encoders=observed_encoders(member, recipe),
+            dense=bool(recipe.losses.dense),
+            checkpointing=recipe.grad_checkpointing,
+        )
+        training_mode(observed)
+        return _Student(observed, observed, Loss(recipe.losses, member, adapter))
 
     def run(self) -> Outcome:
         """Train to the end, from the newest checkpoint where there is one.
@@ -193,7 +206,8 @@ class Trainer:
         if stage != self._stage:
             self._stage = stage
             thaw(self._model, stage.train)
-            self._wrapped = self.task.processes.wrap(self._observed)
+            wrap = self.task.processes.wrap
+            self._students = [of._replace(wrapped=wrap(of.observed)) for of in self._students]
 
     def _update(self, parts: list[Views]) -> dict[str, float]:
         """One optimiser step; the figures of it."""
@@ -240,8 +254,20 @@ class Trainer:
             targets = mixed if self._recipe.losses.ce else targets
         with self._precision.forward():
             taught = self.task.teacher(part, images) if self.task.teacher else None
-            outputs: Outputs = self._wrapped(images)
-        return self._loss(outputs, taught, targets)
+            students = self._drawn()
+            outputs: list[Outputs] = [student.wrapped(images) for student in students]
+        totals: dict[str, Tensor] = {}
+        for student, own in zip(students, outputs, strict=True):
+            for name, value in student.loss(own, taught, targets).items():
+                share = value if len(students) == 1 else value / len(students)
+                totals[name] = totals[name] + share if name in totals else share
+        return totals
+
+    def _drawn(self) -> list[_Student]:
+        """What this step trains: the variant, or some of several paths."""
+        if not isinstance(self._model, Paths):
+            return self._students
+        return [self._students[number] for number in self._model.drawn(self._step)]
 
     def _checked(self, totals: dict[str, Tensor], parts: list[Views]) -> dict[str, float]:
         """The losses' means over the processes, each a finite number."""
@@ -312,6 +338,8 @@ class Trainer:
         return self._selector.best
 
     def _only_last_synchronises(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        if last or not isinstance(self._wrapped, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return cast("contextlib.AbstractContextManager[Any]", self._wrapped.no_sync())
+        stack = contextlib.ExitStack()
+        for student in self._students:
+            if not last and isinstance(student.wrapped, DistributedDataParallel):
+                stack.enter_context(student.wrapped.no_sync())
+        return stack

@@ -10,15 +10,22 @@ import timm.scheduler
 import torch
 from torch import nn
 
-from trex.models.adapter import Adapter
+from trex.models.adapter import Adapter, Consumer
 from trex.reuse import consumers_of
 from trex.reuse.route import encoders_of
 from trex.training.finetune.recipe import Part, Recipe, RecipeError, Stage
+from trex.training.finetune.task import members_of
 
 
 def new_parameters(model: nn.Module) -> set[str]:
     """Names of the parameters of transforms, of consumers' projections, of what mixes maps."""
-    consumers = consumers_of(model).values()
+    new = _new(model)
+    return {name for name, parameter in model.named_parameters() if id(parameter) in new}
+
+
+def _new(model: nn.Module) -> set[int]:
+    """The same by identity."""
+    consumers = _consumers(model)
     new = {
         id(parameter)
         for consumer in consumers
@@ -26,8 +33,12 @@ def new_parameters(model: nn.Module) -> set[str]:
         if module is consumer.projection or name.rpartition(".")[2] == "transform"
         for parameter in module.parameters()
     }
-    new |= {id(p) for of in consumers for name, p in of.named_parameters() if _mixes(name)}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in new}
+    return new | {id(p) for of in consumers for name, p in of.named_parameters() if _mixes(name)}
+
+
+def _consumers(model: nn.Module) -> list[Consumer]:
+    """Of all models that are trained together."""
+    return [block for member in members_of(model) for block in consumers_of(member).values()]
 
 
 def _mixes(name: str) -> bool:
@@ -38,21 +49,27 @@ def _mixes(name: str) -> bool:
 def parameter_groups(model: nn.Module, adapter: Adapter, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups for timm's optimisers, with `lr_scale` for its schedulers.
 
-    Norms, biases, what mixes maps and what the model names in `no_weight_decay` do not decay.
+    Norms, biases, what mixes maps and what the model names in `no_weight_decay` do not decay. What
+    several models that are trained together share is in one group, as the first of them has it.
     """
-    optimizer, new = recipe.optimizer, new_parameters(model)
-    spared = cast(Callable[[], set[str]], getattr(model, "no_weight_decay", set))()
-    depths = _depths(model, adapter)
+    optimizer, new = recipe.optimizer, _new(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        decays = parameter.ndim > 1 and name not in spared and not _mixes(name)
-        decay = optimizer.weight_decay if decays else 0.0
-        scale = optimizer.lr_new / optimizer.lr if name in new else 1.0
-        scale *= optimizer.layer_decay ** depths[name]
-        group = groups.setdefault(
-            (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
-        )
-        group["params"].append(parameter)
+    seen: set[int] = set()
+    for member in members_of(model):
+        spared = cast(Callable[[], set[str]], getattr(member, "no_weight_decay", set))()
+        depths = _depths(member, adapter)
+        for name, parameter in member.named_parameters():
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            decays = parameter.ndim > 1 and name not in spared and not _mixes(name)
+            decay = optimizer.weight_decay if decays else 0.0
+            scale = optimizer.lr_new / optimizer.lr if id(parameter) in new else 1.0
+            scale *= optimizer.layer_decay ** depths[name]
+            group = groups.setdefault(
+                (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
+            )
+            group["params"].append(parameter)
     return list(groups.values())
 
 
@@ -124,7 +141,7 @@ def thaw(model: nn.Module, part: Part) -> None:
     elif part == "new":
         chosen = new_parameters(model)
     else:
-        own = {id(p) for block in consumers_of(model).values() for p in block.parameters()}
+        own = {id(p) for block in _consumers(model) for p in block.parameters()}
         chosen = {name for name, p in model.named_parameters() if id(p) in own}
     if not chosen:
         raise RecipeError(

@@ -40,8 +40,17 @@ class HeldOut:
         self._answers = self._logits(original).log_softmax(-1)
 
     def compare(self, model: nn.Module) -> Comparison:
-        """A variant against the original; every module's mode stays as it was."""
-        log_q = self._logits(model).log_softmax(-1)
+        """A variant against the original; every module's mode stays as it was.
+
+        Of several models that are trained together, their mean.
+        """
+        logits = self._logits(model)
+        found = [self._compared(of) for of in (logits if logits.ndim == 3 else logits[None])]
+        loss, same = (sum(values) / len(found) for values in zip(*found, strict=True))
+        return Comparison(loss, same)
+
+    def _compared(self, logits: Tensor) -> Comparison:
+        log_q = logits.log_softmax(-1)
         loss = F.kl_div(log_q, self._answers, reduction="batchmean", log_target=True)
         same = (log_q.argmax(1) == self._answers.argmax(1)).double().mean()
         return Comparison(float(loss), float(same))
@@ -55,7 +64,7 @@ class HeldOut:
         finally:
             for module, was in training:
                 module.training = was
-        return torch.cat(parts)
+        return torch.cat(parts, dim=-2)
 
 
 class Comparison(NamedTuple):

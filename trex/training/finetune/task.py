@@ -17,6 +17,7 @@ from trex.reuse import plan_of
 from trex.store.schemas import HeldOutLoss
 from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
+from trex.training.finetune.paths import Paths
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
@@ -68,6 +69,11 @@ class Outcome:
     images: int
 
 
+def members_of(variant: nn.Module) -> list[nn.Module]:
+    """The models that are trained together: a dynamic model's plans, or the variant alone."""
+    return list(variant.members) if isinstance(variant, Paths) else [variant]
+
+
 def as_teacher(original: LoadedModel, variant: nn.Module, recipe: Recipe) -> Observed:
     """The original as it teaches a variant by a recipe.
 
@@ -98,10 +104,12 @@ def check_teacher(original: LoadedModel, recipe: Recipe) -> None:
 
 def observed_encoders(variant: nn.Module, recipe: Recipe) -> frozenset[int]:
     """The encoders whose outputs the recipe's losses compare: all that the plan names, or none."""
-    plan = plan_of(variant) or Plan()
-    merging, rows = {of.encoder for of in plan.merges}, {of.encoder for of in plan.rows}
-    named = merging | rows | set(plan.consumers)
-    return frozenset(named if recipe.losses.encoders else ())
+    named: set[int] = set()
+    for member in members_of(variant) if recipe.losses.encoders else ():
+        plan = plan_of(member) or Plan()
+        merging, rows = {of.encoder for of in plan.merges}, {of.encoder for of in plan.rows}
+        named |= merging | rows | set(plan.consumers)
+    return frozenset(named)
 
 
 def loss_names(recipe: Recipe) -> list[str]:
