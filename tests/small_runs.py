@@ -109,4 +109,4 @@ def plain_records(run: Run) -> list[dict[str, Any]]:
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _timeless(of) for name, of in value.items() if name != "seconds"}
-    return [_timeless(of) for of in value] if isinstance(value, list) else value
+    return [_timeless(of) for of in value] if isinstance(value, list | tuple) else value

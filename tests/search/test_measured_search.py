@@ -47,13 +47,13 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 def test_the_next_plan_that_holds_the_limit_wins_and_that_is_said(
     inputs: Inputs, machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "run"
     clock = timed(monkeypatch, 0.83, 0.79)
     command = flags(inputs, machine, out, "--eval", str(inputs.labelled))
     assert main(command) == 0
-    table = capsys.readouterr().out
+    table, told = capsys.readouterr()
     summary, run = summary_of(out), Run.open(out)
     ranked = furthest_first(run.records())
     assert clock.names == [[record.key for record in ranked[:4]]]
@@ -70,8 +70,10 @@ def test_the_next_plan_that_holds_the_limit_wins_and_that_is_said(
     assert (timings["batch"], timings["threads"], timings["runtime"]) == (2, 1, "eager")
     assert "passed over: 1 plan that would lose less" in table
     assert "are not ranked by latency" in table
-    assert max(map(len, table.splitlines())) <= 100
-    assert f"{first['plan']} is beyond the limit when timed whole" in caplog.text
+    paths = (str(run.path), str(inputs.labelled))
+    lines = [line for line in table.splitlines() if not any(path in line for path in paths)]
+    assert [line for line in lines if len(line) > 100] == []
+    assert f"{first['plan']} is beyond the limit when timed whole" in told
     # what nobody measured stands nowhere as a number
     for price in (summary["baseline"], *(record.estimate.as_json() for record in run.records())):
         assert (price["basis"], price["accounting"], price["spread"]) == (
@@ -174,7 +176,7 @@ def test_what_a_machine_does_not_know_is_refused(
 @pytest.mark.parametrize("command", ["search", "cost", "compare"])
 def test_another_machine_is_refused_unless_forced(
     command: str, changes: dict[str, Any], message: str, inputs: Inputs, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     machine = write_machine(tmp_path / "theirs", **changes)
     model = [*inputs.model_flags()]
@@ -190,7 +192,7 @@ def test_another_machine_is_refused_unless_forced(
     assert "--force" in error
     if command != "search":  # which would time finalists here
         assert main([*given, "--force"]) == 0
-        assert message in caplog.text
+        assert message in capsys.readouterr().err
 
 
 def test_comparisons_on_a_machine_price_plans_alone(
@@ -211,7 +213,7 @@ def test_comparisons_on_a_machine_price_plans_alone(
             assert price["basis"] == "measured"
             assert price["energy_j"] is price["area_m2"] is price["edap_mj_ms_mm2"] is None
             assert price["edap_gain"] is None
-    assert rows["tome"]["estimate"]["latency_ratio"] <= 0.9
+    assert rows["tome"]["estimate"]["latency_ratio"] < 1.0
     assert "was measured with plans, and this is none" in rows["evit"]["note"]
     assert rows["depth_first_softmax"]["group"] == "unpriced"
     others = [row for row in told["rows"] if row["method"] == "backbones"]

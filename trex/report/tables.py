@@ -132,12 +132,11 @@ def _spent_lines(result: Summary) -> list[str]:
     if not whole:
         return []
     shares = ", ".join(f"{step} {seconds / whole:.0%}" for step, seconds in spent.items())
-    passes = {step: of for step, of in result.passes.items() if of}
-    passed = ", ".join(f"{step} {of / 1e3:,.0f}" for step, of in passes.items())
-    return [
-        f"time: {shares} of {whole:.0f} s",
-        *([f"images x encoders passed, thousands: {passed}"] if passed else []),
-    ]
+    lines = [f"time: {shares} of {whole:.0f} s"]
+    if passes := {step: of for step, of in result.passes.items() if of}:
+        counts = ", ".join(f"{step} {of:,}" for step, of in passes.items())
+        lines.append(f"images x encoders passed: {counts}")
+    return [part for line in lines for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
 
 
 def budgets_table(told: Budgets) -> list[str]:
