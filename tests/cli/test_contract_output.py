@@ -50,6 +50,8 @@ SEARCH_KEYS = {
     "seconds",
     "spent",
     "passes",
+    "basis",
+    "timings",
     "producers",
 }
 EVALUATE_KEYS = {

@@ -171,11 +171,13 @@ def resilience(runs: Sequence[Facts]) -> Resilience | None:
     """Accuracy lost against energy and latency saved, without training, a curve a model.
 
     Runs of one model, device and accounting make one curve: of all their candidates those that
-    none beats in both. None where no candidate saves anything.
+    none beats in both. None where no candidate saves anything, or nobody knows its energy.
 
     Args:
-        runs: one at least; labelled ones, or else all are compared by agreement.
+        runs: labelled ones, or else all are compared by agreement; on measured machines, whose
+            energy is unknown, they are left out.
     """
+    runs = [facts for facts in runs if not facts.on_machine]
     labelled = all(
         c.selection.top1 is not None and c.selection.baseline_top1 is not None
         for facts in runs
@@ -201,7 +203,7 @@ def resilience(runs: Sequence[Facts]) -> Resilience | None:
     if not any(panel.curves for panel in panels):
         return None
     return Resilience(
-        title=runs[0].subject if len(groups) == 1 else "models by what they save, untrained",
+        title=next(iter(groups)) if len(groups) == 1 else "models by what they save, untrained",
         y_label="top-1 lost, points (measured, untrained)"
         if labelled
         else "first guesses changed, points (measured, untrained)",

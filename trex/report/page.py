@@ -322,8 +322,7 @@ def _compared(runs: Sequence[Facts], out: Path, files: list[Path]) -> list[Shown
         )
         caption = f"The runs' fronts. {gains}; losses are measured on each run's own images."
         shown.append(ShownFigure(drawn.svg, caption, name))
-    chips = [facts for facts in runs if not facts.on_machine]
-    if chips and (curve := charts.resilience(chips)) is not None:
+    if (curve := charts.resilience(runs)) is not None:
         shown.append(_resilience(curve, "resilience", out, files))
     return shown
 
