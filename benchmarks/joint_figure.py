@@ -41,7 +41,7 @@ def main() -> None:
             linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2,
         )  # fmt: skip
     axes.set_yscale("log")
-    axes.set_xlabel("latency of the original (estimate, full accounting)")
+    axes.set_xlabel("latency, relative to the original (estimate, full accounting)")
     axes.set_ylabel("KL from its answers (nats)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
