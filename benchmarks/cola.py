@@ -117,13 +117,14 @@ def measured(cola: Path, run: Run, bundle: Path) -> dict[str, Any]:
     """The three models on the development sets, and what the variant costs."""
     original, config = load_original(run)
     assert isinstance(config, TextConfig)
-    summary = run.read_json("summary.json")
-    estimate, baseline = summary["best"]["estimate"], summary["baseline"]
+    summary = run.summary()
+    assert summary is not None
+    estimate, baseline = summary.best.estimate, summary.baseline
     return {
-        "plan": summary["best"]["plan"],
+        "plan": summary.best.plan,
         "parameters": sum(p.numel() for p in original.model.parameters()),
         "ratios": {
-            name: estimate[name] / baseline[name]
+            name: getattr(estimate, name) / getattr(baseline, name)
             for name in ("latency_s", "energy_j", "area_m2", "edap_mj_ms_mm2", "macs")
         },
         **{
@@ -140,7 +141,7 @@ def on_set(
     texts = open_dataset(f"cola:{file}", transform=config.transform(), num_classes=2)
     found: dict[str, Any] = {"n": len(texts), "majority": majority(texts.labels or ())}
     for stage, folder in (("reuse", run.best), ("finetuned", bundle)):
-        pair = measure_pair(load_bundle(folder), original.model, texts)
+        pair = measure_pair(load_bundle(folder), original.model, texts).as_json()
         found["original"] = {name: pair[f"baseline_{name}"] for name in ("matthews", "top1")}
         found[stage] = {name: pair[name] for name in ("matthews", "top1", "agreement")}
     return found

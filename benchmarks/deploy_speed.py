@@ -142,7 +142,8 @@ def _given(folder: Path) -> tuple[Variant, dict[str, Any] | None]:
     if bundle != folder / "best":
         return variant, None
     summary = Run.open(folder).summary()
-    return variant, summary["best"].get("evaluation") if summary else None
+    told = summary.best.evaluation if summary else None
+    return variant, told and told.as_json()
 
 
 def _published(model: str) -> Backbone | None:

@@ -24,8 +24,9 @@ from typing import Any, Final
 from trex.hardware import Chip, Cost, load_chip, price, workload
 from trex.models.registry import architecture
 from trex.plan import Plan
-from trex.report.finetunings import is_finetuning
-from trex.store.finetuning import FinetuneFolder
+from trex.report.tables import percent
+from trex.store.finetuning import FinetuneFolder, is_finetuning
+from trex.store.schemas import Stage
 
 #: settings without which numbers do not belong into one table
 _ALIKE: Final = (
@@ -88,7 +89,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         SystemExit: it is none, is not finished, or was not evaluated.
     """
     records = FinetuneFolder(path).records() if is_finetuning(path) else []
-    if [r["stage"] for r in records if r["evaluation"]] != ["fitted", "finetuned"]:
+    if [r.stage for r in records if r.evaluation] != ["fitted", "finetuned"]:
         raise SystemExit(f"{path} holds no finished fine-tuning with --eval")
     return json.loads((path / "manifest.json").read_text())["settings"], records
 
@@ -98,13 +99,14 @@ def costs(model: str, chip: Chip, plan: str) -> Cost:
     return price(workload(architecture(model), Plan.parse(plan)), chip, "full")
 
 
-def measured(record: dict[str, Any], seed: str) -> str:
+def measured(record: Stage, seed: str) -> str:
     """What was measured of one stage."""
-    of = record["evaluation"]
-    low, high = (-100 * bound for bound in reversed(of["ci95"]))
+    of = record.evaluation
+    assert of is not None
+    low, high = (-100 * bound for bound in reversed(of.ci95))
     return (
-        f"{record['stage']:<11}{seed:>4}{100 * of['top1']:>7.1f}%{-100 * of['difference']:>6.1f}"
-        f"{f'{low:.1f} to {high:.1f}':>15}{100 * of['agreement']:>10.1f}%"
+        f"{record.stage:<11}{seed:>4}{100 * of.top1:>7.1f}%{-100 * of.difference:>6.1f}"
+        f"{f'{low:.1f} to {high:.1f}':>15}{percent(of.agreement):>10}%"
     )
 
 

@@ -169,7 +169,7 @@ class Measured:
         record = {
             "key": fitted.plan.key,
             **plan_fields(fitted.plan),
-            **selection_metrics(fitted.logits.float(), original, labels),
+            **selection_metrics(fitted.logits.float(), original, labels).as_json(),
         }
         append_line(self._store, json.dumps(record))
         self.records[record["key"]] = record

@@ -1,6 +1,6 @@
-"""How long `trex report` takes for a run of many candidates, and how large its page is.
+"""How long commands take that read a run of many candidates, and how large its page is.
 
-    python benchmarks/report_speed.py [--candidates 5000]
+    python benchmarks/report_speed.py [--candidates 10000]
 
 The run is made up: plans of DeiT-Tiny on the FeFET chip, priced as a search prices them, with
 losses drawn at random. Seconds are of processor time (what the work takes) and of the clock (what
@@ -28,7 +28,7 @@ import numpy as np
 from trex.hardware import CostTable, load_chip
 from trex.models.registry import architecture
 from trex.plan import Plan
-from trex.report.operations import store_architecture
+from trex.store.operations import store_architecture
 from trex.store.run import SCHEMA, Run
 
 MODEL, CHIP = "deit_tiny_patch16_224", "trex_fefet_32nm"
@@ -74,7 +74,7 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
             predicted = 0.05 * plan.n_reuse**2 * float(rng.lognormal(0, 0.3))
             loss = predicted * float(rng.lognormal(0, 0.2)) + 1e-3
             record = {
-                "schema": SCHEMA, "key": f"made-up-{row}", "plan": str(plan),
+                "schema": SCHEMA, "key": f"madeup{row}", "plan": str(plan),
                 "n_reuse": plan.n_reuse, "transform": "linear",
                 "estimate": estimate(row), "predicted_loss": predicted,
                 "selection": {
@@ -86,28 +86,42 @@ def write_run(path: Path, candidates: int, seed: int = 0) -> None:
             file.write(json.dumps(record) + "\n")
 
 
+def timed(*words: str) -> tuple[float, float, str]:
+    """A command in a fresh process: seconds of processor time and of the clock, and its answer."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-m", "trex.cli", *words, "--json"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    waited = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime, waited, answer
+
+
+def appended(path: Path, count: int = 200) -> float:
+    """Seconds of processor time to add a record and look it up, as a search does."""
+    run = Run(path)
+    (first, *_), started = run.records(), time.process_time()
+    for number in range(count):
+        run.append(first.model_copy(update={"key": f"more{number}"}))
+        assert run.record(f"more{number}") is not None
+    return (time.process_time() - started) / count
+
+
 def main() -> None:
-    """Make a run, report it, print the table."""
+    """Make a run, read it in every way, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candidates", type=int, default=5000)
     args = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    print(f"{args.candidates:,} candidates; seconds of processor time, and waited")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         write_run(run, args.candidates)
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        command = [sys.executable, "-m", "trex.cli", "report", str(run), "--json"]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        waited = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        for words in (("runs", "list", folder), ("runs", "show", str(run)), ("report", str(run))):
+            spent, waited, answer = timed(*words)
+            print(f"{' '.join(words[:-1]):<16}{spent:>8.1f}{waited:>8.1f}")
         page = Path(json.loads(answer)["page"])
-        rows = (
-            ("candidates", f"{args.candidates:,}"),
-            ("processor time", f"{after.ru_utime - before.ru_utime:.1f} s"),
-            ("waited", f"{waited:.1f} s"),
-            ("page", f"{page.stat().st_size / 1e6:.2f} MB"),
-        )
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print("\n".join(f"{name:<16}{value:>12}" for name, value in rows))
+        print(f"the page        {page.stat().st_size / 1e6:>8.2f} MB")
+        print(f"one more record {1e3 * appended(run):>8.2f} ms")
 
 
 if __name__ == "__main__":

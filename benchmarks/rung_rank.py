@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from rank_correlation import rank_correlation
 
-from trex.search.ranking import order_of
+from trex.store.ranking import order_of
+from trex.store.record import SELECTION, Record
 from trex.store.run import Run
 
 #: with fewer plans than this a correlation says nothing at all
@@ -33,25 +34,25 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="what `trex search` wrote")
     args = parser.parse_args()
     records = Run.open(args.run).records()
-    rungs = sorted({n for r in records for n in r if order_of(n) is not None}, key=order_of)
+    rungs = sorted({SELECTION, *(rung for r in records for rung in r.later)}, key=order_of)
     head = f"{'from':<12} {'to':<12} {'images':>7} {'plans':>5}"
     print(f"{head} {'loss':>6} {'loss':>6}  {'Spearman, loss':<18} Spearman, soft agreement")
     for earlier, later in itertools.combinations(rungs, 2):
-        both = [record for record in records if earlier in record and later in record]
+        both = [r for r in records if r.measured(earlier) and r.measured(later)]
         if len(both) < _LEAST:
             continue
-        images = next(of["images"] for of in both[0]["rungs"] if of["rung"] == later)
+        images = both[0].spent(later).images
         before, after = (losses(both, rung) for rung in (earlier, later))
-        agreed = [[r[rung]["soft_agreement"] for r in both] for rung in (earlier, later)]
+        agreed = [[r.measured(rung).soft_agreement for r in both] for rung in (earlier, later)]
         print(
             f"{earlier:<12} {later:<12} {images:>7,} {len(both):>5} {before.mean():>6.3f} "
             f"{after.mean():>6.3f}  {rank(before, after):<18} {rank(*map(np.array, agreed))}"
         )
 
 
-def losses(records: list[dict[str, Any]], rung: str) -> np.ndarray:
+def losses(records: list[Record], rung: str) -> np.ndarray:
     """Losses on the selection images, as a rung measured them."""
-    return np.array([record[rung]["loss"] for record in records])
+    return np.array([record.measured(rung).loss for record in records])
 
 
 def rank(one: np.ndarray, other: np.ndarray) -> str:

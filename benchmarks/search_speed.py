@@ -33,7 +33,6 @@ from trex.plan import Plan
 from trex.search.predict import Losses
 from trex.search.space import SearchSpace
 from trex.store.run import Run
-from trex.stored import read_plan
 
 #: consumers of the twelve encoders
 N_REUSE = 5
@@ -52,7 +51,7 @@ def main() -> None:
     most = max(args.candidates)
     ways = {"random": random_plans(most)}
     if args.run:
-        ways["measured by a search"] = [read_plan(r) for r in Run.open(args.run).records()]
+        ways["measured by a search"] = [r.parsed for r in Run.open(args.run).records()]
     model = create("deit_tiny_patch16_224")
     if args.surrogate:
         space = SearchSpace.load("default", architecture_of(model, "deit_tiny_patch16_224"))

@@ -15,6 +15,7 @@ from tiny_models import randomised
 
 from trex.cli import main
 from trex.models.registry import create
+from trex.store.record import Later, Record
 from trex.store.run import Run
 
 MODEL = "test_vit"
@@ -57,7 +58,7 @@ def interrupted_search(flags: list[str], recorded: int, patch: pytest.MonkeyPatc
     """A search that is interrupted as it is about to add a record to so many; its exit code."""
     append = Run.append
 
-    def interrupted(run: Run, record: dict[str, Any]) -> None:
+    def interrupted(run: Run, record: Record | Later) -> None:
         if len(run.records()) == recorded:
             raise KeyboardInterrupt
         append(run, record)
@@ -94,10 +95,18 @@ def write_inputs(folder: Path) -> Inputs:
 
 def results(run: Run) -> dict[str, dict[str, Any]]:
     """Every record by its key, but for the time it took."""
-    return {record["key"]: _timeless(record) for record in run.records()}
+    return {record["key"]: _timeless(record) for record in plain_records(run)}
+
+
+def plain_records(run: Run) -> list[dict[str, Any]]:
+    """Records as plain values, what later rungs measured under their names."""
+    return [
+        {**record.as_json(), **{rung: of.as_json() for rung, of in record.later.items()}}
+        for record in run.records()
+    ]
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _timeless(of) for name, of in value.items() if name != "seconds"}
-    return [_timeless(of) for of in value] if isinstance(value, list) else value
+    return [_timeless(of) for of in value] if isinstance(value, list | tuple) else value

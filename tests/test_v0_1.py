@@ -12,6 +12,7 @@ import pytest
 import torch
 from optuna import create_trial
 from safetensors.torch import load_file
+from small_runs import plain_records
 from tiny_models import logits_of
 
 import trex
@@ -19,15 +20,15 @@ from trex.cli import main
 from trex.errors import BundleError, RunError
 from trex.exporters.bundle import load_config
 from trex.plan import Plan
-from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_all
 from trex.report.finetunings import read_finetuning
 from trex.reuse import plan_of
 from trex.search.entries import plan_of_trial
 from trex.search.pick import load_original, pick_record, pick_variant
-from trex.search.ranking import best_record
 from trex.settings import difference
+from trex.store.evaluations import stored_evaluations
 from trex.store.finetuning import FinetuneFolder
+from trex.store.ranking import best_record
 from trex.store.run import Run
 from trex.stored import current, plan_fields, read_plan, text_of_v0_1
 
@@ -133,7 +134,7 @@ def test_a_changed_bundle_is_refused(changes: dict[str, Any], files: Path) -> No
 def test_records_are_told_as_they_are_now(run: Run) -> None:
     raw = [json.loads(line) for line in (run.path / "results.jsonl").read_text().splitlines()]
     old = {line["key"]: line for line in raw if "rung" not in line}
-    records = run.records()
+    records = plain_records(run)
     assert len(records) == len(old) == 10
     assert len({record["plan"] for record in records}) == 10
     for record in records:
@@ -150,12 +151,12 @@ def test_records_are_told_as_they_are_now(run: Run) -> None:
 
 
 def test_summaries_name_the_same_plans(run: Run) -> None:
-    summary, plans = run.summary(), {record["plan"] for record in run.records()}
+    summary, plans = run.summary(), {record.plan for record in run.records()}
     assert summary is not None
-    assert summary["best"]["plan"] == BEST
-    shorts = [*summary["pareto"], *summary["front"]["points"]]
+    assert summary.best.plan == BEST
+    shorts = [*summary.pareto, *summary.front.points]
     assert shorts
-    assert {short["plan"] for short in shorts} <= plans
+    assert {short.plan for short in shorts} <= plans
     (run.path / "results.jsonl").write_text("")
     with pytest.raises(RunError, match='tells of "3<-0 4<-2", of which there is no record'):
         run.summary()
@@ -173,7 +174,7 @@ def test_summaries_name_the_same_plans(run: Run) -> None:
     ],
 )
 def test_variants_are_picked(pick: str, plan: str, run: Run) -> None:
-    assert pick_record(run, pick)["plan"] == plan
+    assert pick_record(run, pick).plan == plan
     original, config = load_original(run)
     assert config.input_size == (3, 32, 32)
     text, variant = pick_variant(run, pick, original)
@@ -225,7 +226,7 @@ def test_a_search_goes_on_in_it(run: Run, capsys) -> None:
     assert after.startswith(before)
     added = [json.loads(line) for line in after.removeprefix(before).splitlines()]
     assert {line["schema"] for line in added} == {3}
-    records = {record["key"]: record for record in run.records()}
+    records = {record["key"]: record for record in plain_records(run)}
     assert told["candidates"]["evaluated"] == len(records) >= 10
     again = records.keys() & lost.keys()
     assert len(again) > 2
@@ -236,9 +237,9 @@ def test_a_search_goes_on_in_it(run: Run, capsys) -> None:
             assert records[key]["estimate"][name] == (
                 value if isinstance(value, str) else pytest.approx(value)
             )
-    winner = best_record(records.values())
-    assert told["best"]["plan"] == winner["plan"]
-    assert plan_of(trex.load(run.best)) == Plan.parse(winner["plan"])
+    winner = best_record(run.records())
+    assert told["best"]["plan"] == winner.plan
+    assert plan_of(trex.load(run.best)) == winner.parsed
 
 
 @pytest.mark.parametrize("old", PLANS, ids=lambda old: old["text"] or "none")
@@ -277,7 +278,9 @@ def test_a_fine_tuning_is_gone_on_with(files: Path, capsys) -> None:
         ("fitted", BEST), ("finetuned", BEST),
     ]  # fmt: skip
     assert (files / "finetuning" / "results.jsonl").read_bytes() == before
-    assert all("transforms" not in r for r in FinetuneFolder(files / "finetuning").records())
+    told = [record.as_json() for record in FinetuneFolder(files / "finetuning").records()]
+    assert len(told) == 2
+    assert all("transforms" not in record for record in told)
 
 
 def test_settings_of_now_are_those_of_then(files: Path) -> None:
@@ -285,6 +288,6 @@ def test_settings_of_now_are_those_of_then(files: Path) -> None:
     flags = [*SEARCH, "--evaluations", "1", "--refined-candidates", "0"]
     flags[flags.index("--out") + 1] = "again"
     assert main(flags) == 0
-    then, now = (Run(files / name).manifest()["settings"] for name in ("run", "again"))
+    then, now = (Run(files / name).manifest().settings.as_json() for name in ("run", "again"))
     changed = {"evaluations": 10, "refined_candidates": 2}
     assert difference(then, {**now, "search": {**now["search"], **changed}}) is None

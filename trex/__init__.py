@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trex.reuse import apply_plan, apply_reuse, remove_plan, remove_reuse
     from trex.runtime import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Plan",
     "ReusePlan",

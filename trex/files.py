@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from trex.errors import RunError, StorageError
 
@@ -164,6 +166,124 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+#: what a line ends with that carries the hash of all before it
+_SEAL: Final = re.compile(rb', ?"check": ?"([0-9a-f]{16})"\}$')
+
+
+def sealed_line(record: Mapping[str, Any], separators: tuple[str, str] = (", ", ": ")) -> str:
+    """A JSON object as a line that carries a hash of itself as its last field, `check`.
+
+    Args:
+        record: not empty.
+        separators: as `json.dumps` has them.
+    """
+    text = json.dumps(record, separators=separators)
+    comma, colon = separators
+    return f'{text[:-1]}{comma}"check"{colon}"{_hash(text.encode())}"}}'
+
+
+def unsealed(line: bytes) -> tuple[Any, bool]:
+    """The value of a line without its hash, and whether it had one.
+
+    Raises:
+        ValueError: it is no JSON, or does not have the hash it was written with.
+    """
+    found = _SEAL.search(line)
+    if found is None:
+        return parse_json(line), False
+    text = line[: found.start()] + b"}"
+    if _hash(text) != found[1].decode():
+        raise ValueError("it does not have the checksum it was written with")
+    return parse_json(text), True
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+class GrowingLines:
+    """A file of JSON objects that others append to: every look at it parses what is new.
+
+    Lines carry hashes of themselves or, as earlier versions wrote them, do not; behind the first
+    that does, all do.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def _still_begins(self, file: BinaryIO) -> bool:
+        """Whether what was read last is where it was: a hash, where lines carry one."""
+        file.seek(self._end - len(self._last))
+        return file.read(len(self._last)) == self._last
+
+    def _forget(self) -> None:
+        self._end, self._count, self._inode, self._sealed, self._last = 0, 0, -1, False, b""
+        #: whether the last line was cut off, and so left out
+        self.torn = False
+
+    def new(self) -> tuple[list[tuple[int, dict[str, Any]]], bool]:
+        """Lines that have come whole since the last look, with their numbers from 1.
+
+        Returns:
+            Also whether they begin at the first: the file was replaced, cut, or never looked at.
+
+        Raises:
+            RunError: the file is missing or unreadable, or a line is no JSON object or damaged.
+                The next look begins at the first line.
+        """
+        try:
+            with self._path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or not self._still_begins(file):
+                    self._forget()
+                first = self._end == 0
+                file.seek(self._end)
+                data = file.read()
+        except OSError as error:
+            self._forget()
+            raise RunError(
+                f"{self._path}: cannot be read: {error.strerror}", hint="check the path"
+            ) from None
+        self._inode = stat.st_ino
+        # A line feed is the last byte of an append: what has none behind it was not all written.
+        sound = data[: data.rfind(b"\n") + 1]
+        try:
+            lines = [self._parsed(line) for line in sound.split(b"\n")[:-1]]
+        except RunError:
+            self._forget()
+            raise
+        self._end += len(sound)
+        self._last = sound[-_LAST:] or self._last
+        self.torn = len(sound) < len(data)
+        return lines, first
+
+    def _parsed(self, line: bytes) -> tuple[int, dict[str, Any]]:
+        self._count += 1
+        where = f"{self._path}:{self._count}"
+        try:
+            record, sealed = unsealed(line)
+        except ValueError as error:
+            if "checksum" in str(error):
+                raise RunError(f"{where} is damaged: {error}", hint=_DROP) from None
+            record, sealed = None, False
+        if not isinstance(record, dict):
+            raise RunError(f"{where}: is not a JSON object", hint=_DROP)
+        if self._sealed and not sealed:
+            raise RunError(
+                f"{where} is damaged: it has no checksum, and those before it have", hint=_DROP
+            )
+        self._sealed = sealed
+        return self._count, record
+
+
+_DROP: Final = "restore the file, or drop the line"
+_LAST: Final = 64
+
+
 def read_jsonl(path: Path, *, recover: bool = True) -> JsonLines:
     """Read a file of JSON objects.
 
@@ -172,22 +292,30 @@ def read_jsonl(path: Path, *, recover: bool = True) -> JsonLines:
         recover: leave a torn last line out; otherwise it is an error.
 
     Raises:
-        RunError: the file is missing or unreadable, or a line is no JSON object.
+        RunError: the file is missing or unreadable, or a line is no JSON object or damaged.
     """
-    records, sound, size = _parse(path)
-    if sound < size and not recover:
+    file = GrowingLines(path)
+    lines, _ = file.new()
+    if file.torn and not recover:
         raise RunError(f"{path}: the last line is cut off", hint="remove it")
-    return JsonLines(records=tuple(records), torn=sound < size)
+    return JsonLines(records=tuple(record for _, record in lines), torn=file.torn)
 
 
 def repair_jsonl(path: Path) -> bool:
     """Cut a torn last line off, so that appending goes on cleanly; whether there was one.
 
     Raises:
-        RunError: as `read_jsonl`.
+        RunError: the file is missing or unreadable.
         StorageError: the file cannot be written.
     """
-    _, sound, size = _parse(path)
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            sound = _last_line_feed(file, size)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read: {error.strerror}", hint="check the path"
+        ) from None
     try:
         if sound < size:
             os.truncate(path, sound)
@@ -196,28 +324,18 @@ def repair_jsonl(path: Path) -> bool:
     return sound < size
 
 
-def _parse(path: Path) -> tuple[list[dict[str, Any]], int, int]:
-    """The records, the bytes up to the last complete line, and all bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be read: {error.strerror}", hint="check the path"
-        ) from None
-    # A line feed is the last byte of an append: what has none behind it was not all written.
-    sound = data.rfind(b"\n") + 1
-    records = []
-    for number, line in enumerate(data[:sound].split(b"\n")[:-1], start=1):
-        try:
-            record = parse_json(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise RunError(
-                f"{path}:{number}: is not a JSON object", hint="restore the file, or drop the line"
-            )
-        records.append(record)
-    return records, sound, len(data)
+def _last_line_feed(file: BinaryIO, size: int) -> int:
+    """The bytes up to and with the last line feed, looked for from the end."""
+    start = size
+    while start:
+        stop, start = start, max(0, start - _CHUNK)
+        file.seek(start)
+        if (found := file.read(stop - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+    return 0
+
+
+_CHUNK: Final = 1 << 16
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CLASSES, MODEL, Inputs, write_images
+from small_runs import CLASSES, MODEL, Inputs, plain_records, write_images
 
 import trex
 from trex.cli import main
@@ -148,7 +148,7 @@ def test_evaluate(inputs: Inputs, run_folder: Path, capsys) -> None:
     low, high = found["ci95"]
     assert low <= found["difference"] <= high
     assert found["difference"] == pytest.approx(found["top1"] - found["baseline_top1"])
-    records = Run.open(run_folder).records()
+    records = plain_records(Run.open(run_folder))
     assert found["plan"] == Run.open(run_folder).read_json("best/best.json")["plan"]
     other = next(record["plan"] for record in records if record["plan"] != found["plan"])
     assert answer(capsys, *flags, "--pick", other)["plan"] == other
@@ -161,7 +161,7 @@ def test_export(inputs: Inputs, run_folder: Path, tmp_path: Path, capsys) -> Non
     images = torch.randn(2, 3, 32, 32)
     exported, best = trex.load(tmp_path / "bundle"), trex.load(run.best)
     assert torch.equal(exported(images), best(images))
-    other = next(r for r in run.records() if r["plan"] != found["plan"])
+    other = next(r for r in plain_records(run) if r["plan"] != found["plan"])
     again = answer(
         capsys, "export", str(run_folder), "--out", str(tmp_path / "other"),
         "--pick", other["plan"],
@@ -183,7 +183,7 @@ def test_export_takes_the_estimate_of_the_form_it_exports(
     flags = ["--accounting", "full", "--space", str(space), "--max-latency", "1.5x"]
     assert main(inputs.search(tmp_path / "run", *flags)) == 0
     run = Run.open(tmp_path / "run")
-    forms = {r["plan"]: r for r in run.records()}
+    forms = {r["plan"]: r for r in plain_records(run)}
     assert set(forms) == {"", "3<-2", "3<-2:output/block"}
     answer(capsys, "export", str(run.path), "--pick", "3<-2", "--out", str(tmp_path / "bundle"))
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())

@@ -17,6 +17,7 @@ from trex.errors import DataError, PlanError, StorageError
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import FittedPlan, PlanFitter, apply_fitted
 from trex.fit.loss import mean_kl
+from trex.fit.ridge import RidgeSystem
 from trex.models.registry import adapter_of
 from trex.plan import REUSED_TENSORS, TRANSFORMS, Plan, ReusedTensor, Transform
 from trex.reuse import apply_reuse
@@ -96,6 +97,47 @@ def test_a_linear_dependence_is_found(name: str, drift: float, tmp_path: Path) -
     with calibrated(model, images, tmp_path, settings) as calibration:
         linear, none = (fit_all(calibration, candidates)[c.key] for c in candidates)
     assert distance(linear.logits, expected) < 0.01 * distance(none.logits, expected)
+
+
+class Recorded(RidgeSystem):
+    """Keeps every sample, and compares the solution with direct least squares in double."""
+
+    solved = 0
+
+    def __init__(self, num_features: int, num_targets: int) -> None:
+        super().__init__(num_features, num_targets)
+        self.samples: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> None:
+        super().add(features, targets, weights)
+        flat = (features.flatten(0, -2), targets.flatten(0, -2), weights.flatten().unsqueeze(-1))
+        self.samples.append(tuple(part.double() for part in flat))  # type: ignore[arg-type]
+
+    def solve(self, ridge: float, towards: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weight, bias = super().solve(ridge, towards)
+        x, y, weights = (torch.cat(parts) for parts in zip(*self.samples, strict=True))
+        root, count = weights.sqrt(), x.shape[1]
+        penalty = (ridge * float((weights * x.square()).sum(0).mean())) ** 0.5
+        start = torch.zeros(count, y.shape[1]) if towards is None else towards.T
+        below = torch.cat([penalty * torch.eye(count), torch.zeros(count, 1)], dim=1).double()
+        design = torch.cat([torch.cat([x * root, root], dim=1), below])
+        wanted = torch.cat([y * root, penalty * start.double()])
+        found = torch.linalg.lstsq(design, wanted, driver="gelsd").solution
+        own, direct = x @ weight.T + bias, x @ found[:-1] + found[-1]
+        assert float((own - direct).norm()) < 1e-4 * float(direct.norm())
+        Recorded.solved += 1
+        return weight, bias
+
+
+@pytest.mark.parametrize("name", ["vit", "lvvit", "uniform", "shvit", "bert"])
+def test_fits_are_direct_least_squares_in_double(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every projection that a plan fits, consumers' and producers'."""
+    monkeypatch.setattr("trex.fit.fitter.RidgeSystem", Recorded)
+    monkeypatch.setattr(Recorded, "solved", 0)
+    fitted(KINDS[name], tmp_path, candidate("1<-0"), ridge=0.1, shrink=0.7, producers=0.5)
+    assert Recorded.solved >= 1
 
 
 def test_a_share_of_the_solution_is_used(tmp_path: Path) -> None:

@@ -107,3 +107,51 @@ def test_mixed_precision_ends_at_the_sums() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mixed = system_of(x, y, weights).solve(0.1)
     torch.testing.assert_close(mixed, system_of(x, y, weights).solve(0.1))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-6, 0.1])
+def test_features_that_repeat_each_other_or_say_nothing(ridge: float) -> None:
+    """The Gram matrix is singular; what is predicted is what the features without them predict."""
+    x, y, weights = samples()
+    again = torch.cat([x, x[:, :2], torch.zeros(len(x), 1), x[:, 2:3] - x[:, 3:4]], dim=1)
+    weight, bias = system_of(again, y, weights).solve(ridge)
+    assert weight.isfinite().all()
+    root = weights.sqrt()[:, None]
+    penalty = ridge * float((weights[:, None] * again.square()).sum(0).mean())
+    expected = augmented(again * root, root, y * root, penalty)
+    torch.testing.assert_close(again @ weight.T + bias, again @ expected[:-1] + expected[-1])
+    assert torch.equal(weight[:, 7], torch.zeros(3, dtype=torch.float64))
+
+
+def augmented(x: Tensor, ones: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """Ridge regression as direct least squares in double: no Gram matrix is formed."""
+    count = x.shape[1]
+    below = torch.cat([penalty**0.5 * torch.eye(count), torch.zeros(count, 1)], dim=1)
+    design = torch.cat([torch.cat([x, ones], dim=1), below.double()])
+    wanted = torch.cat([y, torch.zeros(count, y.shape[1], dtype=torch.float64)])
+    found, *_ = np.linalg.lstsq(design.numpy(), wanted.numpy(), rcond=None)
+    return torch.from_numpy(found)
+
+
+def test_constant_features_leave_all_to_the_bias() -> None:
+    _, y, weights = samples()
+    for value in (0.0, 3.0):
+        weight, bias = system_of(torch.full((60, 4), value).double(), y, weights).solve(0.1)
+        mean = (weights[:, None] * y).sum(0) / weights.sum()
+        torch.testing.assert_close(weight @ torch.full((4,), value).double() + bias, mean)
+
+
+def test_without_features_the_start_stays() -> None:
+    _, y, weights = samples()
+    towards = torch.arange(12.0).view(3, 4)
+    weight, _ = system_of(torch.zeros(60, 4).double(), y, weights).solve(0.1, towards)
+    torch.testing.assert_close(weight, towards.double())
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_tiny_and_huge_features_are_solved_alike(scale: float) -> None:
+    x, y, weights = samples()
+    weight, bias = system_of(x, y, weights).solve(0.3)
+    scaled_weight, scaled_bias = system_of(scale * x, y, weights).solve(0.3)
+    torch.testing.assert_close(scale * scaled_weight, weight)
+    torch.testing.assert_close(scaled_bias, bias)

@@ -29,6 +29,17 @@ def test_rows_come_back_in_any_pieces(file: TensorFile) -> None:
     assert torch.equal(file.read(4, 5), rows[4:5])
 
 
+def test_all_rows_as_a_tensor_that_outlives_the_file(file: TensorFile, tmp_path: Path) -> None:
+    assert file.mapped().shape == (0,)
+    rows = torch.randn(10, 3, 4)
+    for start, stop in ((0, 4), (4, 10)):
+        file.write(start, rows[start:stop])
+    found = file.mapped()
+    file.close()
+    assert torch.equal(found, rows)
+    assert open_files(tmp_path) == []
+
+
 def test_rows_are_copies(file: TensorFile) -> None:
     file.write(0, torch.ones(2, 3, requires_grad=True).transpose(0, 1))
     first = file.read(0, 3)

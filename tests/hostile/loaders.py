@@ -26,23 +26,23 @@ from trex.hardware import load_chip
 from trex.models.registry import architecture, create
 from trex.models.weights import load_weights, weights_hash
 from trex.plan import Plan
-from trex.report.evaluations import stored_evaluations
 from trex.report.facts import read_facts
 from trex.report.finetunings import read_finetuning
 from trex.report.folders import diff_runs, list_runs, show_lines, show_run
 from trex.report.machines import read_bench
-from trex.report.operations import stored_architecture
 from trex.runtime import Point, load_adaptive, load_dynamic, save_dynamic
 from trex.runtime.bundle import Contents
 from trex.runtime.bundle import _fingerprint as dynamic_fingerprint
 from trex.runtime.choose import Chosen
 from trex.runtime.dynamic import variant_of
 from trex.runtime.ways import save_ways
+from trex.search.front import measured_front
 from trex.search.pick import pick_record
-from trex.search.records import measured_front
 from trex.search.space import SearchSpace
 from trex.search.storage import open_storage
+from trex.store.evaluations import stored_evaluations
 from trex.store.finetuning import FinetuneFolder, read_curve
+from trex.store.operations import stored_architecture
 from trex.store.run import Run
 from trex.store.tensors import read_tensors, write_tensors
 from trex.text.sources import open_texts
@@ -181,8 +181,8 @@ def _read_run(path: Path) -> None:
     first: Exception | None = None
     for read in (
         run.records, run.layout, run.fitting, run.summary, lambda: pick_record(run, "best"),
-        lambda: (path / "timings.json").exists() and run.read_json("timings.json"),
-        lambda: run.records() and measured_front(run.records(), run.manifest()["baseline"]),
+        run.timings,
+        lambda: run.records() and measured_front(run.records(), run.manifest().baseline),
         lambda: read_facts(path),
         lambda: stored_evaluations(run), lambda: stored_architecture(run),
         lambda: show_lines(show_run(path)), lambda: diff_runs(path, path),

@@ -190,7 +190,7 @@ def prepare(files, out, chip, *flags):
 
 def test_a_search_costs_plans_with_what_it_measured(files, tmp_path):
     found = prepare(files, tmp_path / "run", SRAM.name)
-    stored = found.run.manifest()["densities"]
+    stored = found.run.read_json("manifest.json")["densities"]
     assert stored["images"] == 10
     assert stored["planes"].keys() == set(PRODUCTS)
     priced = price(workload(MODEL), SRAM, "full", densities=stored["planes"])
@@ -218,6 +218,6 @@ def test_a_search_goes_on_with_its_own_densities(files, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("never_measured")
 def test_a_search_on_constants_measures_nothing(files, tmp_path):
     found = prepare(files, tmp_path / "run", "trex_fefet_32nm")
-    manifest = found.run.manifest()
+    manifest = found.run.read_json("manifest.json")
     assert manifest["densities"] is None
     assert manifest["settings"]["densities"] is None

@@ -9,8 +9,9 @@ from typing import Any
 from made_up_runs import record, write_run
 
 from trex.cli import main
-from trex.report.fits import read_fits
+from trex.report.fits import cells, fits_in_words
 from trex.store.run import FIT, SCHEMA
+from trex.store.schemas import Fit
 
 
 def way(shrink: float, loss: float | None) -> dict[str, Any]:
@@ -46,9 +47,8 @@ def test_the_page_says_which_way_was_chosen_and_what_was_tried(tmp_path: Path) -
 
 
 def test_a_start_that_nothing_beats_is_told() -> None:
-    fits = read_fits(stored(way(0.0, 0.1), way(1.0, 0.2)))
-    assert fits is not None
-    assert "none beat the start" in fits.words
+    fits = Fit.model_validate(stored(way(0.0, 0.1), way(1.0, 0.2)))
+    assert "none beat the start" in fits_in_words(fits)
 
 
 def test_where_there_was_nothing_to_choose_no_table_is_shown(tmp_path: Path) -> None:
@@ -63,9 +63,8 @@ def test_a_run_that_chose_no_drift_corrected_all_of_it() -> None:
     new = way(0.4, 0.1)
     old = {name: value for name, value in new.items() if name not in ("drift", "producers")}
     for tried, drift, producers in ((old, "1", "0"), (new, "0.5", "0.5")):
-        fits = read_fits(stored(tried))
-        assert fits is not None
-        assert fits.tried[0].cells == ("0.4", drift, "100", "0.1", producers, "0.1000")
+        fits = Fit.model_validate(stored(tried))
+        assert cells(fits.tried[0]) == ("0.4", drift, "100", "0.1", producers, "0.1000")
 
 
 def test_a_plan_far_from_the_original_is_warned_of(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from matplotlib.text import Text
 
 from trex.plan import Layout
 from trex.report import charts, drawing, measured_charts, measured_drawing
-from trex.report.evaluations import Evaluation, Noisy
 from trex.report.facts import Facts, read_facts
 from trex.report.figures import draw_plan
 from trex.report.plans import plan_numbers
+from trex.store.schemas import EvaluationLine, NonIdeal
 
 LONG_MODEL = "vit_base_patch16_clip_quickgelu_384.openai_ft_in12k_in1k_and_more"
 LONG_CHIP = "a_chip_of_ones_own_with_all_that_it_holds_in_its_name_22nm"
@@ -72,10 +72,12 @@ def test_stacks(facts: Facts) -> None:
 
 def test_accuracies_on_a_chip_that_errs() -> None:
     plan = " ".join(f"{i}<-{i - 1}" for i in range(1, 24, 2))
-    pair = measured_charts.noisy_pair(Evaluation(
+    pair = measured_charts.noisy_pair(EvaluationLine(
         pick="finetuned", plan=plan, data="d", n=10, top1=0.7, baseline_top1=0.8,
-        difference=-0.1, ci95=(-0.2, 0.0),
-        noisy=Noisy(chip=LONG_CHIP, mode="fast", top1=(0.6,), baseline_top1=(0.7,)),
+        difference=-0.1, ci95=[-0.2, 0.0],
+        non_ideal=NonIdeal(
+            chip=LONG_CHIP, mode="fast", top1_by_draw=[0.6], baseline_top1_by_draw=[0.7]
+        ),
     ))  # fmt: skip
     assert pair is not None
     assert outside(drawn(measured_drawing.draw_noisy, (5.8, 2.6), numbers=pair)) == []

@@ -51,7 +51,7 @@ def test_timings_stand_beside_accuracy(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Timed with trex bench" in page
     rows = [line for line in page.splitlines() if "<td>eager</td>" in line]
     original, best, other = rows
-    assert "<td>1.50x (1.49 to 1.51)</td><td>75.0</td><td>-5.0</td>" in best
+    assert "<td>1.50x (1.48 to 1.52)</td><td>75.0</td><td>-5.0</td>" in best
     assert 'class="best"' in best
     assert "<td>80.0</td><td>-</td>" in original
     assert other.endswith("<td>-</td><td>-</td></tr>")

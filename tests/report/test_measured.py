@@ -15,11 +15,12 @@ from trex.cli import main
 from trex.errors import RunError
 from trex.models.registry import architecture
 from trex.report import measured_charts
-from trex.report.evaluations import store_evaluation, stored_evaluations
 from trex.report.facts import read_all, read_facts
 from trex.report.finetunings import read_finetuning
-from trex.report.operations import store_architecture, stored_architecture
+from trex.store.evaluations import store_evaluation, stored_evaluations
+from trex.store.operations import store_architecture, stored_architecture
 from trex.store.run import Run
+from trex.store.schemas import Evaluation
 
 PLAN = RECORDS[1]["plan"]
 MEASURED = {
@@ -30,6 +31,10 @@ NOISY = {
     "chip": "trex_fefet_32nm", "mode": "fast", "draws": 3, "top1": 0.7, "top1_std": 0.02,
     "top1_by_draw": [0.68, 0.70, 0.72], "baseline_top1_by_draw": [0.78, 0.79, 0.80],
 }  # fmt: skip
+
+
+def measured(**changes: object) -> Evaluation:
+    return Evaluation.model_validate({**MEASURED, **changes})
 
 
 def write_finetuning(path: Path, run: Path, plan: str = PLAN, **manifest: object) -> Path:
@@ -99,19 +104,19 @@ def test_an_older_run_is_priced_from_its_model_and_says_so(tmp_path: Path) -> No
 
 def test_the_last_evaluation_of_its_kind_counts(tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "run"))
-    store_evaluation(run, "best", PLAN, MEASURED)
-    store_evaluation(run, PLAN, PLAN, {**MEASURED, "top1": 0.71})
-    store_evaluation(run, "best", PLAN, {**MEASURED, "non_ideal": NOISY})
-    store_evaluation(run, "best", PLAN, {**MEASURED, "top1": 0.76})
+    store_evaluation(run, "best", PLAN, measured())
+    store_evaluation(run, PLAN, PLAN, measured(top1=0.71))
+    store_evaluation(run, "best", PLAN, measured(non_ideal=NOISY))
+    store_evaluation(run, "best", PLAN, measured(top1=0.76))
     found = stored_evaluations(run)
-    assert [(e.pick, e.top1, e.noisy is None) for e in found] == [
+    assert [(e.pick, e.top1, e.non_ideal is None) for e in found] == [
         (PLAN, 0.71, True), ("best", 0.75, False), ("best", 0.76, True),
     ]  # fmt: skip
 
 
 def test_ideal_against_non_ideal_with_spread(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    store_evaluation(Run(run), "best", PLAN, {**MEASURED, "non_ideal": NOISY})
+    store_evaluation(Run(run), "best", PLAN, measured(non_ideal=NOISY))
     (evaluation,) = read_facts(run).later
     pair = measured_charts.noisy_pair(evaluation)
     assert pair is not None
@@ -156,9 +161,8 @@ def test_a_newer_fine_tuning(tmp_path: Path) -> None:
 def test_names_of_fine_tunings_and_data_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)"
     run = write_run(tmp_path / "run")
-    store_evaluation(Run(run), "best", PLAN, {**MEASURED, "data": evil, "non_ideal": {
-        **NOISY, "chip": evil,
-    }})  # fmt: skip
+    noisy = {**NOISY, "chip": evil}
+    store_evaluation(Run(run), "best", PLAN, measured(data=evil, non_ideal=noisy))
     tuned = write_finetuning(tmp_path / evil, run, command=["trex", evil])
     text = page(run, tuned, tmp_path / "out")
     assert evil not in text
@@ -175,8 +179,8 @@ def test_a_search_and_an_evaluation_leave_what_the_report_needs(tmp_path: Path, 
     facts = read_facts(run)
     (evaluation,) = facts.later
     assert evaluation.pick == "best"
-    assert evaluation.noisy is not None
-    assert len(evaluation.noisy.top1) == 2
+    assert evaluation.non_ideal is not None
+    assert len(evaluation.non_ideal.top1_by_draw) == 2
     model = stored_architecture(Run(run))
     assert model is not None
     assert len(model.encoders) == facts.num_encoders

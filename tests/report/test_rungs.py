@@ -33,7 +33,11 @@ def trained_run(path: Path) -> Path:
         "finetuned-1": measured(0.0777, start="refined", epochs=1),
         "rungs": [{"rung": r, "loss": 0.1, "images": n, "seconds": 1} for r, n in spent.items()],
     }
-    run = write_run(path, [*RECORDS[:2], trained, RECORDS[3]])
+    run = write_run(path, RECORDS)
+    with (run / "results.jsonl").open("a") as file:
+        for rung in trained["rungs"]:
+            line = {"key": WINNER["key"], "rung": rung, "measured": trained[rung["rung"]]}
+            file.write(json.dumps({"schema": SCHEMA, **line}) + "\n")
     (run / "best").mkdir()
     (run / "best" / "best.json").write_text(
         json.dumps({"schema": SCHEMA, "key": WINNER["key"], "plan": WINNER["plan"]})

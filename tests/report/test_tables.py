@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trex.report.tables import FAR, aligned, evaluation_lines, percent, points, search_table
+from trex.store.schemas import Evaluation, Summary
 
 WORDS = st.text("abcxyz0189.-+%<", max_size=12)
 
@@ -85,6 +86,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "chip": "a_chip",
         "accounting": "paper",
         "budget": "latency <= 0.8x",
+        "strategy": "exact",
         "baseline": estimate(0.010),
         "best": {**best, "evaluation": None},
         "pareto": [record("1<-0 3<-2", 0.006, 0.4), best],
@@ -95,6 +97,10 @@ def result(**changes: Any) -> dict[str, Any]:
     }
 
 
+def lines_of(**changes: Any) -> list[str]:
+    return search_table(Summary.model_validate(result(**changes)))
+
+
 def rows_of(lines: list[str], *plans: str) -> list[str]:
     return [next(line for line in lines if line.endswith(plan)) for plan in plans]
 
@@ -102,9 +108,7 @@ def rows_of(lines: list[str], *plans: str) -> list[str]:
 def test_a_long_plan_has_the_columns_that_numbers_leave() -> None:
     long = " ".join(f"{i + 1}<-{i}" for i in range(20))
     for loss in (0.1, 123456.7):
-        lines = search_table(
-            result(pareto=[record(long, 0.006, loss), record("3<-2", 0.008, 0.1)])
-        )
+        lines = lines_of(pareto=[record(long, 0.006, loss), record("3<-2", 0.008, 0.1)])
         row = next(line for line in lines if "..." in line)
         assert len(row) == 100 == max(map(len, lines))
 
@@ -112,16 +116,16 @@ def test_a_long_plan_has_the_columns_that_numbers_leave() -> None:
 def test_a_best_plan_that_is_cut_stands_below_as_a_whole() -> None:
     long = " ".join(f"{i + 1}<-{i}" for i in range(40))
     best = {**record(long, 0.006, 0.1), "evaluation": None}
-    lines = search_table(result(best=best, pareto=[best]))
+    lines = lines_of(best=best, pareto=[best])
     start = next(i for i, line in enumerate(lines) if line.startswith("the best plan: "))
     assert max(map(len, lines)) <= 100
     end = lines.index("", start)
     assert " ".join(" ".join(lines[start:end]).split()) == f"the best plan: {long}"
-    assert not any(line.startswith("the best plan: ") for line in search_table(result()))
+    assert not any(line.startswith("the best plan: ") for line in lines_of())
 
 
 def test_a_search_in_a_table() -> None:
-    lines = search_table(result())
+    lines = lines_of()
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
     assert "a_model on a_chip, paper accounting, budget latency <= 0.8x" in text
@@ -140,21 +144,21 @@ def test_a_search_in_a_table() -> None:
 
 def test_a_winner_off_the_front_is_shown_too() -> None:
     best = record("5<-4", 0.009, 0.2)
-    lines = search_table(result(best={**best, "evaluation": None}))
+    lines = lines_of(best={**best, "evaluation": None})
     assert rows_of(lines, "  5<-4")[0].split()[0] == "*"
 
 
 def test_of_one_plan_in_two_forms_only_the_winner_is_marked() -> None:
     best = record("3<-2", 0.008, 0.1)
     other = record("3<-2:output/none", 0.007, 0.3)
-    lines = search_table(result(best={**best, "evaluation": None}, pareto=[other, best]))
+    lines = lines_of(best={**best, "evaluation": None}, pareto=[other, best])
     assert sum(line.lstrip().startswith("* ") and line.endswith("3<-2") for line in lines) == 1
     assert not any(line.startswith("*") and line.endswith("none") for line in lines)
 
 
 def test_without_labels_there_is_no_accuracy() -> None:
     best = record("3<-2", 0.008, 0.1, top1=None)
-    lines = search_table(result(best={**best, "evaluation": None}, pareto=[best]))
+    lines = lines_of(best={**best, "evaluation": None}, pareto=[best])
     for line in rows_of(lines, "no reuse", "3<-2"):
         assert "  -  " in line
 
@@ -162,14 +166,14 @@ def test_without_labels_there_is_no_accuracy() -> None:
 def test_long_plans_do_not_widen_the_table() -> None:
     plan = " ".join(f"{i}<-0" for i in range(1, 24))
     best = record(plan, 0.004, 0.9)
-    lines = search_table(result(best={**best, "evaluation": dict(MEASURED)}, pareto=[best]))
+    lines = lines_of(best={**best, "evaluation": dict(MEASURED)}, pareto=[best])
     table = [line for line in lines if "<-" in line and line.startswith("*")]
     assert len(table) == 1
     assert len(table[0]) <= 100
 
 
 def test_a_measurement_in_words() -> None:
-    lines = evaluation_lines("3<-2", dict(MEASURED))
+    lines = evaluation_lines("3<-2", Evaluation.model_validate(MEASURED))
     assert lines[0] == "measured on 200 images of some/images: 3<-2"
     original, variant = (
         next(x for x in lines if x.startswith(w)) for w in ("original", "variant")
@@ -181,7 +185,7 @@ def test_a_measurement_in_words() -> None:
 
 
 def test_left_out_images_are_told() -> None:
-    lines = evaluation_lines("", {**MEASURED, "skipped": 3})
+    lines = evaluation_lines("", Evaluation.model_validate({**MEASURED, "skipped": 3}))
     assert (
         lines[0] == "measured on 200 images of some/images, 3 unreadable ones left out: no reuse"
     )
@@ -190,15 +194,16 @@ def test_left_out_images_are_told() -> None:
 def test_a_winner_by_refinement_says_so() -> None:
     best = {**result()["best"], "refined": {
         "loss": 0.0123, "soft_agreement": 0.7123, "agreement": 0.875, "n": 48,
+        "top1": None, "baseline_top1": None,
     }}  # fmt: skip
-    text = "\n".join(search_table(result(best=best)))
+    text = "\n".join(lines_of(best=best))
     assert "71.2 % after refining" in text
     assert "first guess for 87.5 % (95 % interval 75.3 to 94.1) of 48 images" in text
-    assert "refining" not in "\n".join(search_table(result()))
+    assert "refining" not in "\n".join(lines_of())
 
 
 def test_no_plan_is_told_without_its_interval_and_none_is_called_a_winner() -> None:
-    for lines in (search_table(result()), search_table(result(ranked_on="loss"))):
+    for lines in (lines_of(), lines_of(ranked_on="loss")):
         text = "\n".join(lines)
         assert "winner" not in text
         assert (
@@ -210,7 +215,7 @@ def test_no_plan_is_told_without_its_interval_and_none_is_called_a_winner() -> N
 def test_a_plan_far_from_the_original_says_so() -> None:
     best = record("3<-2", 0.008, 0.1)
     best["selection"]["agreement"] = 0.875
-    lines = search_table(result(best={**best, "evaluation": None}))
+    lines = lines_of(best={**best, "evaluation": None})
     assert max(map(len, lines)) <= 100
     assert f"  Warning: {FAR}" in lines
 
@@ -228,5 +233,5 @@ def test_a_plan_far_from_the_original_says_so() -> None:
 def test_how_plans_were_fitted_is_told(share: float, told: str) -> None:
     fit = {"shrink": share, "drift": 1.0, "class_weight": 100.0, "ridge": 1.0}
     fit["producers"] = 0.5
-    assert told in search_table(result(fit=fit))
-    assert told not in search_table(result())
+    assert told in lines_of(fit=fit)
+    assert told not in lines_of()

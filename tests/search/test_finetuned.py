@@ -11,14 +11,16 @@ import pytest
 import torch
 from optuna.storages import JournalStorage
 from safetensors.torch import load_file
-from small_runs import Inputs, results
+from small_runs import Inputs, plain_records, results
 
 import trex
 from trex.cli import main
 from trex.exporters.bundle import load_config
+from trex.plan import Plan
 from trex.reuse import plan_of
-from trex.search.ranking import best_first, best_record, last_rung
 from trex.search.storage import JOURNAL, Journal
+from trex.store.ranking import best_first, best_record, last_rung
+from trex.store.record import Estimate, Later, Measured, Record, Spent
 from trex.store.run import Run
 from trex.training.finetune.loop import Trainer
 
@@ -38,37 +40,36 @@ def weights_of(folder: Path) -> str:
 
 
 def test_each_rung_trains_the_best_of_the_one_before(undisturbed: Run) -> None:
-    records = undisturbed.records()
-    before = records
+    before = records = undisturbed.records()
     for rung, kept, images in (
         ("selection", 5, 10),
         ("finetuned-1", 3, 8),
         ("finetuned-2", 2, 20),
     ):
-        came = [record for record in records if rung in record]
-        assert {r["key"] for r in came} == {r["key"] for r in before[:kept]}
+        came = best_first(records, rung)
+        assert {r.key for r in came} == {r.key for r in before[:kept]}
         for record in came:
-            name = "fitted" if rung == "selection" else rung
-            spent = next(of for of in record["rungs"] if of["rung"] == name)
-            assert spent["images"] == images
-            assert spent["loss"] == record[rung]["loss"]
-            assert record[rung]["n"] == 6
-        before = best_first(came, rung)
+            spent = record.spent("fitted" if rung == "selection" else rung)
+            measured = record.measured(rung)
+            assert measured is not None
+            assert (spent.images, spent.loss) == (images, measured.loss)
+            assert measured.n == 6
+        before = came
     assert last_rung(records) == "finetuned-2"
-    assert best_record(records)["key"] == before[0]["key"]
-    assert undisturbed.read_json("best/best.json")["key"] == before[0]["key"]
+    assert best_record(records).key == before[0].key
+    assert undisturbed.read_json("best/best.json")["key"] == before[0].key
 
 
 def test_a_rung_of_more_images_than_there_are_has_epochs(undisturbed: Run) -> None:
     winner = best_record(undisturbed.records())
-    assert winner["finetuned-1"]["epochs"] == 1
-    assert winner["finetuned-2"]["epochs"] == 2  # of ten fitted images
-    assert {winner[f"finetuned-{number}"]["start"] for number in (1, 2)} == {"fitted"}
+    assert winner.later["finetuned-1"].epochs == 1
+    assert winner.later["finetuned-2"].epochs == 2  # of ten fitted images
+    assert {winner.later[f"finetuned-{number}"].start for number in (1, 2)} == {"fitted"}
 
 
 def test_training_begins_with_the_fit_and_changes_more_than_the_fit_did(undisturbed: Run) -> None:
     winner = best_record(undisturbed.records())
-    fitted = load_file(undisturbed.candidates / f"{winner['key']}.safetensors")
+    fitted = load_file(undisturbed.candidates / f"{winner.key}.safetensors")
     trained = trex.load(undisturbed.finetuned).state_dict()
     best = trex.load(undisturbed.best).state_dict()
     assert plan_of(trex.load(undisturbed.finetuned)) == plan_of(trex.load(undisturbed.best))
@@ -81,11 +82,11 @@ def test_training_begins_with_the_fit_and_changes_more_than_the_fit_did(undistur
 def test_what_was_measured_is_what_is_handed_over(undisturbed: Run) -> None:
     told = undisturbed.read_json("finetuned/finetuned.json")
     winner = best_record(undisturbed.records())
-    assert (told["key"], told["rung"], told["images"]) == (winner["key"], "finetuned-2", 20)
-    assert told["measured"] == winner["finetuned-2"]
+    assert (told["key"], told["rung"], told["images"]) == (winner.key, "finetuned-2", 20)
+    assert told["measured"] == winner.later["finetuned-2"].as_json()
     # neither weights nor states of the others are left
     assert {f.name for f in undisturbed.candidates.iterdir()} == {
-        f"{record['key']}.safetensors" for record in undisturbed.records()
+        f"{record['key']}.safetensors" for record in plain_records(undisturbed)
     }
     assert not undisturbed.trainings.exists()
 
@@ -95,8 +96,8 @@ def test_fits_and_the_fitted_winner_do_not_depend_on_later_training(
 ) -> None:
     assert main(inputs.search(tmp_path / "plain", *RANDOM)) == 0
     plain = Run.open(tmp_path / "plain")
-    of = {r["key"]: (r["selection"], r["estimate"]) for r in undisturbed.records()}
-    assert of == {r["key"]: (r["selection"], r["estimate"]) for r in plain.records()}
+    of = {r["key"]: (r["selection"], r["estimate"]) for r in plain_records(undisturbed)}
+    assert of == {r["key"]: (r["selection"], r["estimate"]) for r in plain_records(plain)}
     assert not plain.finetuned.exists()
     # of one that is trained, training cannot choose another
     one = ("--finetuned-candidates", "1", "--finetune-images", "8")
@@ -175,7 +176,7 @@ def test_before_and_after_share_no_row(inputs: Inputs, undisturbed: Run, capsys)
 def test_refined_plans_are_trained_from_their_refinement(inputs: Inputs, tmp_path: Path) -> None:
     flags = ["--refined-candidates", "2", "--finetuned-candidates", "2", "--finetune-images", "8"]
     assert main(inputs.search(tmp_path / "run", *flags)) == 0
-    trained = [r for r in Run.open(tmp_path / "run").records() if "finetuned-1" in r]
+    trained = [r for r in plain_records(Run.open(tmp_path / "run")) if "finetuned-1" in r]
     assert len(trained) == 2
     for record in trained:
         assert record["finetuned-1"]["start"] == "refined"
@@ -191,7 +192,7 @@ def test_the_papers_way_trains_every_pattern_and_the_least_loss_wins(
     assert main(inputs.search(tmp_path / "run", *flags, "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["ranked_by"], result["ranked_on"]) == ("finetuned-1", "loss")
-    records = Run.open(tmp_path / "run").records()
+    records = plain_records(Run.open(tmp_path / "run"))
     assert len(records) > 1
     losses = {record["plan"]: record["finetuned-1"]["loss"] for record in records}
     assert result["best"]["plan"] == min(losses, key=lambda plan: losses[plan])
@@ -219,7 +220,7 @@ def test_the_original_wins_untrained_where_it_fits(inputs: Inputs, tmp_path: Pat
     told = Run.open(out).read_json("finetuned/finetuned.json")
     assert (told["plan"], told["images"], told["measured"]["epochs"]) == ("", 0, 0)
     assert told["measured"]["loss"] == pytest.approx(0.0, abs=1e-9)
-    trained = [r for r in Run.open(out).records() if "finetuned-1" in r]
+    trained = [r for r in plain_records(Run.open(out)) if "finetuned-1" in r]
     assert sorted(of["images"] for r in trained for of in r["rungs"][-1:]) == [0, 8]
 
 
@@ -266,12 +267,25 @@ def test_a_run_without_training_has_nothing_to_pick(
 
 
 def test_only_those_that_came_to_the_last_rung_can_win() -> None:
-    def record(plan: str, **rungs: float) -> dict[str, Any]:
-        measured = {
-            name.replace("_", "-"): {"soft_agreement": value, "loss": value}
-            for name, value in rungs.items()
-        }
-        return {"key": plan, "plan": plan, "estimate": {"edap_mj_ms_mm2": 1.0}, **measured}
+    price = Estimate(
+        chip="chip", accounting="paper", latency_s=1.0, energy_j=1.0, area_m2=1.0,
+        edap_mj_ms_mm2=1.0,
+    )  # fmt: skip
+
+    def measured(value: float) -> Measured:
+        return Measured(
+            loss=value, agreement=0.5, soft_agreement=value, top1=None, baseline_top1=None, n=6
+        )
+
+    def record(plan: str, selection: float, **rungs: float) -> Record:
+        found = Record(
+            key=Plan.parse(plan).key, plan=plan, n_reuse=1, transform="linear", estimate=price,
+            selection=measured(selection),
+        )  # fmt: skip
+        for name, value in rungs.items():
+            spent = Spent(rung=name.replace("_", "-"), loss=value, images=1, seconds=0.0)
+            found = found.with_later(Later(key=found.key, rung=spent, measured=measured(value)))
+        return found
 
     fitted = record("1<-0", selection=0.9)
     once = record("2<-1", selection=0.5, finetuned_1=0.8)
@@ -281,9 +295,9 @@ def test_only_those_that_came_to_the_last_rung_can_win() -> None:
     assert [last_rung(records[:n]) for n in (1, 2, 3)] == [
         "selection", "finetuned-1", "finetuned-10",
     ]  # fmt: skip
-    assert [best_record(records[:n])["plan"] for n in (1, 2, 4)] == ["1<-0", "2<-1", "4<-3"]
-    by_loss = [{**of, "ranked_on": "loss"} for of in records]
-    assert best_record(by_loss)["plan"] == "3<-2"
-    assert [r["plan"] for r in best_first(by_loss, "selection")] == [
+    assert [best_record(records[:n]).plan for n in (1, 2, 4)] == ["1<-0", "2<-1", "4<-3"]
+    by_loss = [of.model_copy(update={"ranked_on": "loss"}) for of in records]
+    assert best_record(by_loss).plan == "3<-2"
+    assert [r.plan for r in best_first(by_loss, "selection")] == [
         "4<-3", "3<-2", "2<-1", "1<-0",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Inputs, results
+from small_runs import Inputs, plain_records, results
 from tiny_models import logits_of
 
 import trex
@@ -18,8 +18,9 @@ from trex.plan import EncoderPlan, Layout, Plan, Reuse
 from trex.reuse import plan_of
 from trex.search.entries import Options, decision_name, entry, in_tree_order
 from trex.search.pick import load_original, pick_record, pick_variant
-from trex.search.ranking import records_of
 from trex.search.space import SearchSpace
+from trex.store.ranking import records_of
+from trex.store.record import Record
 from trex.store.run import Run
 
 PLANS = ("3<-2 4<-1:map", "4<-3:output/block 2~1 5=class", "1~1 3~1", "5=class")
@@ -35,7 +36,7 @@ def fitted(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_every_plan_is_fitted_measured_and_recorded(fitted: Run) -> None:
-    records = {record["plan"]: record for record in fitted.records()}
+    records = {record["plan"]: record for record in plain_records(fitted)}
     assert set(records) == {str(Plan.parse(plan)) for plan in PLANS}
     for text, record in records.items():
         plan = Plan.parse(text)
@@ -49,7 +50,7 @@ def test_every_plan_is_fitted_measured_and_recorded(fitted: Run) -> None:
 
 def test_prices_are_those_of_trex_cost(fitted: Run, capsys) -> None:
     flags = ("--model", "test_vit", "--num-classes", "4", "--img-size", "32")
-    for record in fitted.records():
+    for record in plain_records(fitted):
         capsys.readouterr()
         assert main([
             "cost", *flags, "--hw", "trex_fefet_32nm", "--accounting", "full",
@@ -78,7 +79,7 @@ def test_plans_are_picked_as_they_were_fitted(fitted: Run) -> None:
     merged = pick_variant(fitted, "1~1 3~1", original)[1]
     other = trex.apply_plan(load_original(fitted)[0].model, "1~1 3~1")
     assert torch.equal(logits_of(merged, IMAGES), logits_of(other, IMAGES))
-    assert pick_record(fitted, "2")["plan"] == "3<-2 4<-1:map/linear"
+    assert pick_record(fitted, "2").plan == "3<-2 4<-1:map/linear"
 
 
 def test_transforms_that_are_left_out_are_any(fitted: Run) -> None:
@@ -115,9 +116,9 @@ def test_going_on_repeats_nothing_that_is_recorded(
     flags = inputs.fit(out, *PLANS[:3])
     append, done = Run.append, []
 
-    def dies(run: Run, record: dict[str, object]) -> None:
+    def dies(run: Run, record: Record) -> None:
         append(run, record)
-        done.append(record["key"])
+        done.append(record.key)
         if len(done) == 2:
             raise KeyboardInterrupt
 
@@ -143,7 +144,7 @@ def test_only_the_best_is_refined_and_only_if_asked(inputs: Inputs, tmp_path: Pa
         more = ("--refine",) if refine else ()
         assert main(inputs.fit(tmp_path / name, *plans, more=more)) == 0
         run = Run.open(tmp_path / name)
-        assert not any("refined" in record for record in run.records())
+        assert not any("refined" in record for record in plain_records(run))
         assert bool(run.read_json("best/best.json")["refinement"]) is refine
     # nothing is changed that a projection could make up for
     assert main(inputs.fit(tmp_path / "dead", "5=class", more=("--refine",))) == 0
@@ -172,8 +173,7 @@ def test_how_plans_are_fitted_is_chosen_once_and_told(
     for _ in range(2):
         assert main(inputs.fit(tmp_path / "run", "3<-2 4<-2", more=("--json",))) == 0
         found = json.loads(capsys.readouterr().out)
-        fitting = Run.open(tmp_path / "run").fitting()
-        assert fitting is not None
+        fitting = Run.open(tmp_path / "run").read_json("fit.json")
         assert found["fit"] == fitting["chosen"]
         assert fitting["fitted"] == "3<-2 4<-2"
         losses = [tried["loss"] for tried in fitting["tried"]]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Inputs, interrupted_search, results
+from small_runs import Inputs, interrupted_search, plain_records, results
 
 import trex
 from trex.cli import main
 from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.reuse import plan_of
-from trex.search.ranking import best_record
+from trex.store.ranking import best_record
 from trex.store.run import Run
 
 #: of four patches one or two merge at a time, and two or one rows are left of them
@@ -39,7 +39,7 @@ def weights_of_best(run: Run) -> str:
 
 
 def test_measured_plans_are_within_the_budget_and_the_space(undisturbed: Run) -> None:
-    manifest, records = undisturbed.manifest(), undisturbed.records()
+    manifest, records = undisturbed.read_json("manifest.json"), plain_records(undisturbed)
     limit = 0.8 * manifest["baseline"]["latency_s"]
     assert len(records) == len({record["key"] for record in records}) == EVALUATED
     assert manifest["space_size"] > 10**5
@@ -60,13 +60,13 @@ def test_measured_plans_are_within_the_budget_and_the_space(undisturbed: Run) ->
 def test_the_prediction_of_the_first_plan_is_proved(undisturbed: Run) -> None:
     proof = undisturbed.read_json("proof.json")
     assert proof["proved"]
-    least = min(record["predicted_loss"] for record in undisturbed.records())
+    least = min(record["predicted_loss"] for record in plain_records(undisturbed))
     assert proof["predicted_loss"] == pytest.approx(least)
     assert proof["bound"] <= least * (1 + 1e-9)
 
 
 def test_the_best_are_confirmed_on_images_of_their_own(undisturbed: Run) -> None:
-    records = undisturbed.records()
+    records = plain_records(undisturbed)
     fitted = sorted(records, key=lambda record: record["selection"]["loss"])
     confirmed = [record for record in records if "confirmed" in record]
     assert {r["key"] for r in confirmed} == {r["key"] for r in fitted[: len(confirmed)]}
@@ -74,11 +74,11 @@ def test_the_best_are_confirmed_on_images_of_their_own(undisturbed: Run) -> None
     for record in confirmed:
         assert record["confirmed"]["n"] < 16
         assert record["confirmed"]["loss"] != record["selection"]["loss"]
-    winner = best_record(records)
-    assert "confirmed" in winner
+    winner = best_record(undisturbed.records())
+    assert "confirmed" in winner.later
     best = undisturbed.read_json("best/best.json")
-    assert (best["key"], best["plan"]) == (winner["key"], winner["plan"])
-    assert plan_of(trex.load(undisturbed.best)) == Plan.parse(winner["plan"])
+    assert (best["key"], best["plan"]) == (winner.key, winner.plan)
+    assert plan_of(trex.load(undisturbed.best)) == winner.parsed
 
 
 def test_the_best_plan_s_producers_are_solved_where_that_loses_less(
@@ -91,8 +91,9 @@ def test_the_best_plan_s_producers_are_solved_where_that_loses_less(
     best = run.read_json("best/best.json")
     tried = {float(share): loss for share, loss in best["producers"].items()}
     assert tried.keys() == {0.0, 0.5, 1.0}
-    record = next(record for record in run.records() if record["key"] == best["key"])
-    assert tried[0.0] == pytest.approx(record["selection"]["loss"])
+    record = run.record(best["key"])
+    assert record is not None
+    assert tried[0.0] == pytest.approx(record.selection.loss)
     kept = load_file(run.best / "model.safetensors")
     original = load_file(inputs.weights)
     share = min(tried, key=lambda of: (tried[of], of))
@@ -109,7 +110,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
     out = tmp_path / "run"
     assert interrupted_search(inputs.search(out, *JOINT), recorded, monkeypatch) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert len(Run.open(out).records()) == recorded
+    assert len(plain_records(Run.open(out))) == recorded
     assert main(inputs.search(out, *JOINT)) == 0
     assert results(Run.open(out)) == results(undisturbed)
     assert weights_of_best(Run.open(out)) == weights_of_best(undisturbed)
@@ -145,7 +146,7 @@ def test_workers_end_with_the_records_of_one(
 def searched(inputs: Inputs, out: Path, *flags: str) -> list[Plan]:
     """The plans that a search measured."""
     assert main(inputs.search(out, *JOINT[:-2], "--evaluations", "4", *flags)) == 0
-    return [Plan.parse(record["plan"]) for record in Run.open(out).records()]
+    return [Plan.parse(record["plan"]) for record in plain_records(Run.open(out))]
 
 
 def shares_rows(plan: Plan) -> bool:
@@ -177,8 +178,8 @@ def test_reuse_alone_is_the_papers_space(inputs: Inputs, tmp_path: Path) -> None
     del flags[at : at + 2]
     assert main(flags) == 0
     run = Run.open(tmp_path / "run")
-    assert run.manifest()["space_size"] == 2**5
-    for record in run.records():
+    assert run.read_json("manifest.json")["space_size"] == 2**5
+    for record in plain_records(run):
         plan = Plan.parse(record["plan"])
         assert plan == Plan.nearest(plan.consumers)
 
@@ -189,7 +190,7 @@ def test_a_quick_search_measures_less(inputs: Inputs, tmp_path: Path, capsys) ->
     del flags[at : at + 2]
     assert main(flags) == 0
     result = json.loads(capsys.readouterr().out)
-    settings = Run.open(tmp_path / "run").manifest()["settings"]["search"]
+    settings = Run.open(tmp_path / "run").read_json("manifest.json")["settings"]["search"]
     assert result["candidates"]["evaluated"] == settings["evaluations"] < 32
     assert settings["surrogate_images"] < 240
 

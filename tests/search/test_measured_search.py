@@ -14,7 +14,7 @@ from small_runs import Inputs, write_inputs
 
 from trex.cli import main
 from trex.search.pareto import cost_front
-from trex.search.ranking import furthest_first
+from trex.store.ranking import furthest_first
 from trex.store.run import Run
 
 
@@ -56,11 +56,11 @@ def test_the_next_plan_that_holds_the_limit_wins_and_that_is_said(
     table, told = capsys.readouterr()
     summary, run = summary_of(out), Run.open(out)
     ranked = furthest_first(run.records())
-    assert clock.names == [[record["key"] for record in ranked[:4]]]
-    assert summary["best"]["key"] == ranked[1]["key"]
-    assert run.read_json("best/best.json")["plan"] == ranked[1]["plan"]
+    assert clock.names == [[record.key for record in ranked[:4]]]
+    assert summary["best"]["key"] == ranked[1].key
+    assert run.read_json("best/best.json")["plan"] == ranked[1].plan
     timings = summary["timings"]
-    assert timings["chosen"] == ranked[1]["key"]
+    assert timings["chosen"] == ranked[1].key
     first, second = timings["rows"][:2]
     assert (first["holds"], second["holds"]) == (False, True)
     assert first["ratio"]["median"] == pytest.approx(0.83)
@@ -75,7 +75,7 @@ def test_the_next_plan_that_holds_the_limit_wins_and_that_is_said(
     assert [line for line in lines if len(line) > 100] == []
     assert f"{first['plan']} is beyond the limit when timed whole" in told
     # what nobody measured stands nowhere as a number
-    for price in (summary["baseline"], *(record["estimate"] for record in run.records())):
+    for price in (summary["baseline"], *(record.estimate.as_json() for record in run.records())):
         assert (price["basis"], price["accounting"], price["spread"]) == (
             "measured", "measured", 0.02,
         )  # fmt: skip
@@ -138,10 +138,10 @@ def test_finalists_are_timed_before_they_are_trained(
     rungs = ["--finetuned-candidates", "1", "--finetune-images", "4"]
     assert main(flags(inputs, machine, out, *rungs)) == 0
     assert len(clock.names) == 1
-    trained = [r for r in Run.open(out).records() if "finetuned-1" in r]
+    trained = [r for r in Run.open(out).records() if "finetuned-1" in r.later]
     rows = {row["key"]: row for row in summary_of(out)["timings"]["rows"]}
-    assert [rows[record["key"]]["holds"] for record in trained] == [True]
-    assert summary_of(out)["finetuned"]["plan"] == trained[0]["plan"]
+    assert [rows[record.key]["holds"] for record in trained] == [True]
+    assert summary_of(out)["finetuned"]["plan"] == trained[0].plan
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,18 @@ def test_a_journal_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
     assert "made again from results.jsonl" in caught.value.hint
 
 
+def test_a_digit_of_the_journal_that_became_another_one_is_seen(tmp_path: Path) -> None:
+    work_off(made_up_phase(tmp_path), 1)
+    lines = (tmp_path / JOURNAL).read_text().splitlines()
+    text, check = lines[3].split(',"check"')
+    digit = next(of for of in text if of.isdigit())
+    lines[3] = text.replace(digit, str(9 - int(digit)), 1) + ',"check"' + check
+    (tmp_path / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(RunError, match=r"study\.log:4 is damaged: .* checksum") as caught:
+        open_study(tmp_path)
+    assert "made again" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -26,9 +26,10 @@ from torch import Tensor
 from trex.cli import main
 from trex.fit.loss import answers
 from trex.report.exports import as_csv
-from trex.search.ranking import best_first
-from trex.search.records import front_of, measured_front, selection_metrics
+from trex.search.front import front_of, measured_front
+from trex.search.records import selection_metrics
 from trex.store.locks import FileLocks
+from trex.store.ranking import best_first
 from trex.store.run import Run
 from trex.training.data import CorruptImage, contents_fingerprint, open_dataset
 
@@ -72,9 +73,9 @@ def flip(file: Path, place: int) -> None:
 def test_a_flipped_byte_in_fitted_parameters_is_neither_exported_nor_measured(
     run: Run, inputs: Inputs, tmp_path: Path, refused
 ) -> None:
-    record = next(r for r in run.records() if "linear" in r["plan"] or r["transform"] == "linear")
-    flip(run.candidates / f"{record['key']}.safetensors", -100)
-    pick = ("--pick", record["plan"])
+    record = next(r for r in run.records() if "linear" in r.plan or r.transform == "linear")
+    flip(run.candidates / f"{record.key}.safetensors", -100)
+    pick = ("--pick", record.plan)
     assert "is damaged" in refused("export", run.path, "--out", tmp_path / "out", *pick)
     assert not (tmp_path / "out").exists()
     assert "is damaged" in refused("evaluate", run.path, "--data", inputs.labelled, *pick)
@@ -82,7 +83,7 @@ def test_a_flipped_byte_in_fitted_parameters_is_neither_exported_nor_measured(
 
 
 def test_parameters_of_another_candidate_are_refused(run: Run, refused) -> None:
-    one, other = (run.candidates / f"{r['key']}.safetensors" for r in run.records()[:2])
+    one, other = (run.candidates / f"{r.key}.safetensors" for r in run.records()[:2])
     shutil.copyfile(one, other)
     assert "holds the tensors of" in refused("check", run.path)
 
@@ -184,9 +185,9 @@ def test_a_variant_that_answers_nothing_loses_and_is_counted() -> None:
     broken[0] = torch.tensor([math.inf, 0.0, math.nan])
     whole = selection_metrics(original, original, labels)
     found = selection_metrics(broken, original, labels)
-    assert (whole["agreement"], found["agreement"], found["top1"]) == (1.0, 0.5, 0.5)
-    assert whole["loss"] < found["loss"] < math.inf
-    assert found["soft_agreement"] < whole["soft_agreement"]
+    assert (whole.agreement, found.agreement, found.top1) == (1.0, 0.5, 0.5)
+    assert whole.loss < found.loss < math.inf
+    assert found.soft_agreement < whole.soft_agreement
     assert answers(original, original) is original
 
 
@@ -219,7 +220,7 @@ def test_a_results_file_without_the_winner(run: Run, inputs: Inputs, tmp_path, r
         "export", run.path, "--out", tmp_path / "out"
     )
     assert main(inputs.search(run.path, "--max-latency", "0.95x")) == 0
-    assert key in {record["key"] for record in run.records()}
+    assert key in {record.key for record in run.records()}
 
 
 def test_a_pick_of_a_number_without_end(run: Run, tmp_path: Path, refused) -> None:
@@ -249,16 +250,16 @@ def test_pipes_and_devices_named_like_images_are_skipped(inputs: Inputs, tmp_pat
 
 def test_the_front_does_not_depend_on_who_finishes_first(run: Run) -> None:
     records = run.records()
-    twin = {**records[0], "key": "0" * 16}
-    baseline = run.manifest()["baseline"]
+    twin = records[0].model_copy(update={"key": "0" * 16})
+    baseline = run.manifest().baseline
     fronts = set()
     for order in itertools.permutations([*records[:4], twin]):
         front = measured_front(order, baseline)
         named = (front_of(order), front.records, [front.knee] if front.knee else [])
-        fronts.add(json.dumps([[record["key"] for record in part] for part in named]))
+        fronts.add(json.dumps([[record.key for record in part] for part in named]))
     assert len(fronts) == 1
     orders = itertools.permutations([*records[:4], twin])
-    assert len({best_first(order, "selection")[0]["key"] for order in orders}) == 1
+    assert len({best_first(order, "selection")[0].key for order in orders}) == 1
 
 
 # ---- D11: calibration data
@@ -341,7 +342,7 @@ def test_a_run_is_read_from_any_folder(
     monkeypatch.chdir(tmp_path)
     given = ["--weights", "weights.safetensors", "--calib", "calib", "--class-map", "classes.txt"]
     assert main([*inputs.search(Path("run")), *given]) == 0
-    manifest = Run(tmp_path / "run").manifest()
+    manifest = Run(tmp_path / "run").read_json("manifest.json")
     for name, file in (
         ("weights_source", "weights.safetensors"),
         ("calibration", "calib"),
@@ -372,5 +373,5 @@ def test_no_password_is_kept(inputs: Inputs, tmp_path: Path, monkeypatch) -> Non
     url = "postgresql://me:se-cret@localhost:1/x"
     monkeypatch.setattr(sys, "argv", ["trex", "search", "--storage", url])
     assert main(inputs.fit(tmp_path / "run", "3~1")) == 0
-    command = Run(tmp_path / "run").manifest()["command"]
+    command = Run(tmp_path / "run").manifest().command
     assert command == ["trex", "search", "--storage", "postgresql://me:***@localhost:1/x"]

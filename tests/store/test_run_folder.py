@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from trex.errors import RunError, StorageError
+from trex.store.record import Later, Record
 from trex.store.run import Run
+from trex.store.schemas import Manifest
 
 PRICE = {
     "chip": "chip", "accounting": "paper", "latency_s": 1e-3, "energy_j": 1e-4, "area_m2": 1e-4,
@@ -20,13 +22,16 @@ SETTINGS = {
     "model": "tiny", "model_args": {}, "weights_sha256": "abc", "chip": "chip",
     "accounting": "paper", "budget": "latency <= 0.6x", "space": {}, "search": {}, "seed": 0,
 }  # fmt: skip
-MANIFEST = {
-    "settings": SETTINGS, "command": [], "space_size": 2, "feasible": None, "baseline": PRICE,
-}  # fmt: skip
 
 
-def asked(**settings: Any) -> dict[str, Any]:
-    return {**MANIFEST, "settings": {**SETTINGS, **settings}}
+def asked(**settings: Any) -> Manifest:
+    return Manifest.model_validate({
+        "settings": {**SETTINGS, **settings}, "command": [], "space_size": 2, "feasible": None,
+        "baseline": PRICE,
+    })  # fmt: skip
+
+
+MANIFEST = asked()
 
 
 def measured(loss: float) -> dict[str, Any]:
@@ -45,6 +50,10 @@ def record(key: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sound(key: str, **more: Any) -> Record:
+    return Record.model_validate(record(key, **more))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -55,12 +64,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_goes_on_under_the_same_settings(tmp_path: Path) -> None:
     run = Run.start(tmp_path / "deep" / "run", MANIFEST)
-    run.append(record("a"))
+    run.append(sound("a"))
     before = contents(run.path)
-    again = Run.start(run.path, {**MANIFEST, "command": ["another", "time"]})
+    again = Run.start(run.path, MANIFEST.model_copy(update={"command": ["another", "time"]}))
     assert again.records() == run.records()
     assert contents(run.path) == before
-    assert Run.open(run.path).manifest()["settings"] == MANIFEST["settings"]
+    assert Run.open(run.path).manifest() == MANIFEST
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_other_settings_are_refused_and_nothing_is_overwritten(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     run = Run.start(tmp_path / "run", MANIFEST)
-    run.append(record("a"))
+    run.append(sound("a"))
     before = contents(run.path)
     with pytest.raises(RunError, match="holds a run of other settings") as caught:
         Run.start(run.path, asked(**change))
@@ -159,20 +168,20 @@ def test_records_come_once_and_in_order(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
     assert run.records() == []
     for key in ("b", "a", "b", "c"):
-        run.append(record(key, seconds=len(run.records())))
-    assert [(r["key"], r["seconds"]) for r in run.records()] == [("b", 0), ("a", 1), ("c", 2)]
+        run.append(sound(key, seconds=float(len(run.records()))))
+    assert [(r.key, r.seconds) for r in run.records()] == [("b", 0), ("a", 1), ("c", 2)]
 
 
 def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
-    run.append(record("a"))
+    run.append(sound("a"))
     file = tmp_path / "results.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole + whole[: len(whole) // 2])
-    assert [r["key"] for r in run.records()] == ["a"]
-    run.append(record("b"))
+    assert [r.key for r in run.records()] == ["a"]
+    run.append(sound("b"))
     assert file.read_bytes().startswith(whole)
-    assert [r["key"] for r in run.records()] == ["a", "b"]
+    assert [r.key for r in run.records()] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -197,11 +206,54 @@ def test_a_torn_last_record_is_left_out_and_then_repaired(tmp_path: Path) -> Non
 )
 def test_damaged_records_are_named_by_line(tmp_path: Path, line: str, message: str) -> None:
     run = Run.start(tmp_path, MANIFEST)
-    run.append(record("a"))
-    with (tmp_path / "results.jsonl").open("a") as file:
-        file.write(line + "\n")
+    first = json.dumps({"schema": 3, **record("a")})
+    (tmp_path / "results.jsonl").write_text(f"{first}\n{line}\n")
     with pytest.raises(RunError, match=message):
         run.records()
+
+
+def test_a_digit_that_became_another_one_is_seen(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    for key in ("a", "b", "c"):
+        run.append(sound(key))
+    file = tmp_path / "results.jsonl"
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].replace('"loss": 2.0', '"loss": 3.0')
+    file.write_text("\n".join(lines) + "\n")
+    for reader in (run, Run.open(tmp_path)):
+        with pytest.raises(RunError, match=r"results\.jsonl:2 is damaged: .* checksum") as caught:
+            reader.records()
+        assert "drop the line" in caught.value.hint
+    file.write_text(lines[0] + "\n" + lines[2] + "\n")
+    assert [r.key for r in run.records()] == ["a", "c"]
+
+
+def test_records_without_checksums_are_read_and_gone_on_with(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    old = json.dumps({"schema": 3, **record("a")})
+    file = tmp_path / "results.jsonl"
+    file.write_text(old + "\n")
+    run.append(sound("b"))
+    assert [r.key for r in Run.open(tmp_path).records()] == ["a", "b"]
+    with file.open("a") as lines:
+        lines.write(json.dumps({"schema": 3, **record("c")}) + "\n")
+    with pytest.raises(RunError, match=r"results\.jsonl:3 is damaged: it has no checksum"):
+        run.records()
+
+
+def test_what_others_append_is_read_and_nothing_twice(tmp_path: Path, monkeypatch) -> None:
+    run = Run.start(tmp_path, MANIFEST)
+    parsed = []
+
+    def counted(line: bytes) -> object:
+        parsed.append(line)
+        return json.loads(line)
+
+    monkeypatch.setattr("trex.files.parse_json", counted)
+    for number in range(20):
+        Run(tmp_path).append(sound(f"k{number}"))
+        assert len(run.records()) == number + 1
+    assert len(parsed) == 20
 
 
 def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
@@ -225,18 +277,20 @@ def test_searches_join_each_other_and_keep_pruning_out(tmp_path: Path) -> None:
 
 def test_later_rungs_add_to_a_record(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
-    run.append(record("a", rungs=[spent("fitted", 2.0)]))
+    run.append(sound("a", rungs=[spent("fitted", 2.0)]))
     for loss in (1.0, 9.0):
-        run.append({"key": "a", "rung": spent("refined", loss), "measured": measured(loss)})
+        run.append(Later.model_validate({
+            "key": "a", "rung": spent("refined", loss), "measured": measured(loss),
+        }))  # fmt: skip
     (found,) = run.records()
-    assert [rung["loss"] for rung in found["rungs"]] == [2.0, 1.0]
-    assert found["refined"] == measured(1.0)
+    assert [rung.loss for rung in found.rungs] == [2.0, 1.0]
+    assert found.later["refined"].as_json() == measured(1.0)
 
 
 def test_a_record_is_not_appended_where_it_is_known(tmp_path: Path) -> None:
     run = Run.start(tmp_path, MANIFEST)
     for known in (None, "already"):
-        run.append_unless(lambda known=known: known, record("a"))
+        run.append_unless(lambda known=known: known, sound("a"))
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
 
 

@@ -165,7 +165,7 @@ def spread_of(runs: Sequence[dict[str, Any]]) -> float:
     return float(max(statistics.median(errors), statistics.median(noise or [0.0]), 1e-6))
 
 
-def machine(setting: Setting) -> dict[str, Any]:
+def machine(setting: Setting) -> dict[str, object]:
     """What tells this machine from others."""
     import torch
 
@@ -223,7 +223,7 @@ def _run(
     latency_s: dict[str, float],
     ratio: dict[str, float],
     coefficients: dict[str, float],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     features = features_of(workload(model, plan))
     predicted = coefficients[OUTSIDE] + sum(coefficients[f] * features[f] for f in FEATURES)
     return {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trex.search.engine import Search
+    from trex.store.schemas import Budgets, Summary
 
 _logger = logging.getLogger(__name__)
 
@@ -78,18 +79,19 @@ def several(args: argparse.Namespace) -> bool:
     return bool(args.budgets) or args.max_drop is not None
 
 
-def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) -> dict[str, Any]:
+def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) -> Budgets:
     """The searches, each in a folder of its own inside `--out`, and what they came to.
 
     Raises:
         InfeasibleError: nothing fits any of the limits, or one of `--budgets`.
     """
     from trex.files import write_atomic
+    from trex.store.schemas import Budgets, Limited
 
     first: Search | None = None
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Summary] = {}
 
-    def search(limit: str) -> dict[str, Any]:
+    def search(limit: str) -> Summary:
         nonlocal first
         own = argparse.Namespace(**{**vars(args), f"max_{args.minimize}": limit})
         own.out = args.out / limit.replace("*", "")
@@ -109,27 +111,25 @@ def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) ->
     finally:
         if first is not None:
             first.close()
-    told = {
-        "minimized": args.minimize,
-        "max_drop": args.max_drop,
-        "chosen": chosen,
-        "searches": [{"limit": limit, **result} for limit, result in results.items()],
-    }
-    write_atomic(args.out / "budgets.json", json.dumps(told, indent=2) + "\n")
+    told = Budgets(
+        minimized=args.minimize,
+        max_drop=args.max_drop,
+        chosen=chosen,
+        searches=[Limited(limit=limit, **of.as_json()) for limit, of in results.items()],
+    )
+    write_atomic(args.out / "budgets.json", json.dumps(told.as_json(), indent=2) + "\n")
     return told
 
 
-def drop_of(result: dict[str, Any]) -> float:
+def drop_of(result: Summary) -> float:
     """Points that a search's best plan loses on calibration images that it was not fitted on."""
-    from trex.search.agreement import measured_last
-
-    measured = measured_last(result["best"])
-    if measured["top1"] is not None:
-        return 100.0 * float(measured["baseline_top1"] - measured["top1"])
-    return 100.0 * (1.0 - float(measured["agreement"]))
+    measured = result.best.last
+    if measured.top1 is not None and measured.baseline_top1 is not None:
+        return 100.0 * (measured.baseline_top1 - measured.top1)
+    return 100.0 * (1.0 - measured.agreement)
 
 
-def _cheapest(most: float, search: Callable[[str], dict[str, Any]]) -> str | None:
+def _cheapest(most: float, search: Callable[[str], Summary]) -> str | None:
     """The least limit whose best plan loses little enough; None where none does.
 
     Raises:
@@ -149,7 +149,7 @@ def _cheapest(most: float, search: Callable[[str], dict[str, Any]]) -> str | Non
             _logger.info("%s", error)
             return False
         # latencies of a measured machine are not told apart when they are closer than its spread
-        near = max(_NEAR, 1.0 + (result["baseline"].get("spread") or 0.0))
+        near = max(_NEAR, 1.0 + (result.baseline.spread or 0.0))
         drop = drop_of(result)
         _logger.info("%.3gx loses %.2f points on images not fitted on", share, drop)
         return drop <= most

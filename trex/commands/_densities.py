@@ -37,7 +37,7 @@ class MeasuredDensities:
     images: int
     origin: str
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values that `from_json` reads."""
         return {"images": self.images, "origin": self.origin, "planes": dict(self.planes)}
 
@@ -129,7 +129,7 @@ def of_arguments(args: argparse.Namespace, chip: Chip) -> MeasuredDensities | No
     return measure(loaded, chip, images, args.calib_images)
 
 
-def settings(chip: Chip | MeasuredDevice) -> dict[str, Any] | None:
+def settings(chip: Chip | MeasuredDevice) -> dict[str, object] | None:
     """What decides a search's densities, beside model and images; None where it needs none."""
     if not chip.depends_on_density:
         return None
@@ -161,13 +161,13 @@ def of_search(
         return None
     if (out / "manifest.json").exists():
         manifest = Run.open(out).manifest()
-        same = difference(manifest["settings"], asked) is None
-        if same and manifest.get("densities"):
-            return MeasuredDensities.from_json(manifest["densities"])
+        same = difference(manifest.settings.as_json(), asked) is None
+        if same and manifest.densities:
+            return MeasuredDensities.from_json(manifest.densities.as_json())
     return measure(loaded, chip, images, N_IMAGES)
 
 
-def as_json(measured: MeasuredDensities | None, cost: Cost, chip: Chip) -> dict[str, Any]:
+def as_json(measured: MeasuredDensities | None, cost: Cost, chip: Chip) -> dict[str, object]:
     """What the products were priced with, as plain values; `mean` over the bit-planes."""
     return {
         "source": _source(measured, chip),

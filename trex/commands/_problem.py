@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trex.search.feasible import PricedSpace
     from trex.search.problem import Problem
     from trex.store.run import Run
+    from trex.store.schemas import Evaluation, Manifest, Summary
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
@@ -160,8 +161,7 @@ def search_of(
             densities.planes if densities else None,
         )
     )
-    manifest = _manifest(args, problem, settings, priced)
-    manifest["densities"] = densities.as_json() if densities else None
+    manifest = _manifest(args, problem, settings, priced, densities)
     run_folder = Run(args.out)
     run_folder.check(settings)
     sharing = Sharing(
@@ -204,7 +204,7 @@ def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
             "search": {name: of["search"].get(name) for name in search},
         }
 
-    theirs = other.manifest()["settings"]
+    theirs = other.manifest().settings.as_json()
     if different := difference(part(theirs), part(settings)):
         raise RunError(
             f"--like {folder} is of other settings: {different}",
@@ -218,7 +218,7 @@ def carry_out(
     prepare: Callable[[argparse.Namespace], tuple[Search, Any]],
     *,
     keep: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Prepare a search and run it: what it tells, kept in its folder for later commands.
 
     Args:
@@ -229,9 +229,10 @@ def carry_out(
     import time
 
     from trex.models.registry import architecture_of
-    from trex.report.operations import store_architecture
     from trex.search.outcome import outcome
     from trex.search.problem import taken
+    from trex.store.operations import store_architecture
+    from trex.store.run import SUMMARY
 
     started = time.monotonic()
     search, measure = prepare(args)
@@ -243,46 +244,44 @@ def carry_out(
             search.close()
     loaded = search.problem.loaded
     store_architecture(search.run, architecture_of(loaded.model, loaded.name))
-    result = outcome(search, best, measure)
-    result["seconds"] = round(time.monotonic() - started, 1)
-    result["spent"] = {step: round(of.seconds, 1) for step, of in taken.items()}
-    result["passes"] = {step: of.passes for step, of in taken.items()}
-    search.run.write_json("summary.json", result)
+    result = outcome(search, best, measure).model_copy(
+        update={
+            "seconds": round(time.monotonic() - started, 1),
+            "spent": {step: round(of.seconds, 1) for step, of in taken.items()},
+            "passes": {step: of.passes for step, of in taken.items()},
+        }
+    )
+    search.run.write(SUMMARY, result)
     _warn_if_far(result)
     _warn_if_passed_over(result)
     return result
 
 
-def _warn_if_far(result: dict[str, Any]) -> None:
+def _warn_if_far(result: Summary) -> None:
     """Say so on standard error where the best plan found is far from the original."""
     from trex.report.tables import FAR
     from trex.search.agreement import Agreement
 
-    best, tuned = result["best"], result["finetuned"]
-    near = Agreement.of(tuned["measured"]) if tuned else Agreement.of_best(best)
+    best, tuned = result.best, result.finetuned
+    near = Agreement.of(tuned.measured if tuned else best.last)
     if near.far:
         _logger.warning(
             "the best plan found, %s, gives the original's first guess for %s: %s",
-            best["plan"] or "no reuse", near, FAR,
+            best.plan or "no reuse", near, FAR,
         )  # fmt: skip
 
 
-def _warn_if_passed_over(result: dict[str, Any]) -> None:
+def _warn_if_passed_over(result: Summary) -> None:
     """Say so where plans that lose less took longer on the machine than predicted."""
-    timings = result["timings"]
-    if timings is None:
-        return
-    from trex.search.ranking import passed_over
-
-    for row in passed_over(timings):
+    for row in result.timings.passed_over if result.timings else ():
         _logger.warning(
             "%s is beyond the limit when timed whole (%.3fx of the original, predicted %.3fx) and "
-            "is passed over", row["plan"], row["ratio"]["median"], row["predicted_ratio"],
+            "is passed over", row.plan, row.ratio.median, row.predicted_ratio,
         )  # fmt: skip
 
 
 def _measurement(problem: Problem, images: ImageSet) -> Any:
-    def measure(bundle: Path) -> dict[str, Any]:
+    def measure(bundle: Path) -> Evaluation:
         from trex.exporters.bundle import load_bundle
         from trex.training.measure import measure_pair
 
@@ -322,34 +321,38 @@ def _manifest(
     problem: Problem,
     settings: dict[str, Any],
     priced: PricedSpace,
-) -> dict[str, Any]:
+    densities: _densities.MeasuredDensities | None,
+) -> Manifest:
     import re
     import sys
     from dataclasses import asdict
 
+    from trex.settings import as_stored
+    from trex.store.schemas import Densities, LayoutFields, Manifest, Settings
     from trex.training.data import dataset_fingerprint
     from trex.versions import versions
 
     loaded = problem.loaded
     size, feasible = _counts(problem, priced)
-    return {
-        "settings": settings,
+    return Manifest(
+        settings=Settings.model_validate(settings),
         # a password in --storage is nobody's business who reads the run
-        "command": [
+        command=[
             "trex",
             *(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", a) for a in sys.argv[1:]),
         ],
-        "versions": versions(),
-        "weights_source": loaded.weights_source,
-        "calibration": _located(args.calib),
-        "calibration_images": len(problem.images),
-        "calibration_images_sha256": dataset_fingerprint(problem.images, labels=False),
-        "class_map": None if args.class_map is None else str(args.class_map.absolute()),
-        "layout": asdict(loaded.adapter.layout(loaded.model)),
-        "space_size": size,
-        "feasible": feasible,
-        "baseline": priced.baseline.estimate(0, problem.device, problem.accounting),
-    }
+        versions=versions(),
+        weights_source=loaded.weights_source,
+        calibration=_located(args.calib),
+        calibration_images=len(problem.images),
+        calibration_images_sha256=dataset_fingerprint(problem.images, labels=False),
+        class_map=None if args.class_map is None else str(args.class_map.absolute()),
+        layout=LayoutFields.model_validate(as_stored(asdict(loaded.adapter.layout(loaded.model)))),
+        space_size=size,
+        feasible=feasible,
+        baseline=priced.baseline.estimate(0, problem.device, problem.accounting),
+        densities=Densities(**densities.as_json()) if densities else None,
+    )
 
 
 def _located(source: str) -> str:

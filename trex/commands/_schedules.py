@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trex.hardware import ScheduleCosts
 
 
-def schedules_json(compared: list[ScheduleCosts]) -> dict[str, Any]:
+def schedules_json(compared: list[ScheduleCosts]) -> dict[str, object]:
     """Every schedule's figures, as plain values."""
     cost = compared[0].cost
     return {

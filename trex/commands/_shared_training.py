@@ -38,6 +38,7 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.commands.finetune import recipe_of
     from trex.errors import TrainingError
     from trex.runtime.bundle import load_dynamic, load_dynamic_config
+    from trex.store.schemas import Stage
     from trex.training.data import open_dataset
     from trex.training.finetune import Job
     from trex.training.finetune.shared import paths_of
@@ -69,7 +70,7 @@ def prepare(args: argparse.Namespace) -> Job:
         data_config=config,
         fitted=paths_of(model, between=args.between, seed=args.seed),
         fitted_on=None,
-        candidate={"plan": "", "plans": [point.plan for point in model.points]},
+        candidate=Stage(stage="fitted", plan=""),
         images=images,
         extra=unlabelled(args.extra) if args.extra else None,
         evaluation=_arguments.open_labelled(args.eval, args, config, classes)

@@ -108,12 +108,12 @@ def _run_folder(path: Path) -> list[str]:
     records = run.records()
     for record in records:
         try:
-            run.parameters(record["key"])
+            run.parameters(record.key)
         except RunError as error:
             raise RunError(
-                f'the fitted parameters of "{record["plan"]}": {error.message}', hint=error.hint
+                f'the fitted parameters of "{record.plan}": {error.message}', hint=error.hint
             ) from error
-    finished = (run.best / "best.json").is_file()
+    finished = run.winner() is not None
     lines = [f"{len(records)} candidates, {'finished' if finished else 'not finished'}"]
     return [*lines, *(_bundle(run.best) if finished else [])]
 

@@ -207,7 +207,7 @@ def _row(name: str, sums: Sums | Cost, width: int) -> str:
     )
 
 
-def _shape(op: Operation | None) -> dict[str, Any]:
+def _shape(op: Operation | None) -> dict[str, object]:
     """What a layer is; empty for what the chip has once."""
     if op is None:
         return {}

@@ -6,12 +6,14 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trex.commands import _arguments
 
 if TYPE_CHECKING:
+    from trex.hardware import Accounting
     from trex.runtime.bundle import Contents
+    from trex.store.schemas import Manifest
 
 _logger = logging.getLogger(__name__)
 
@@ -142,43 +144,43 @@ def contents_of_runs(args: argparse.Namespace) -> tuple[Contents, dict[str, Any]
     from trex.runtime.costs import exit_cost, parts_of
     from trex.runtime.dynamic import Point
     from trex.search.pick import load_original
-    from trex.search.points import Cost, choose_points, names_of, runs_of
+    from trex.search.points import Cost, choose_points, cost_of, names_of, runs_of
 
     runs = runs_of(args.source)
     cost: Cost = args.minimize or "latency"
     chosen = choose_points(runs, 5 if args.points is None else args.points, cost)
     manifest = runs[0].manifest()
-    settings, baseline = manifest["settings"], manifest["baseline"]
+    settings, baseline = manifest.settings, manifest.baseline
     device = load_device(_device_of(manifest))
-    if device.fingerprint != settings["chip_sha256"]:
+    if device.fingerprint != settings.chip_sha256:
         raise ChipError(
-            f"the files of {settings['chip']} have changed since the search",
+            f"the files of {settings.chip} have changed since the search",
             hint="search again, so that all prices are of one chip",
         )
     original, config = load_original(runs[0], args.weights)
     architecture = architecture_of(original.model, original.name)
-    planes = (manifest.get("densities") or {}).get("planes")
-    field = {"latency": "latency_s", "energy": "energy_j", "edap": "edap_mj_ms_mm2"}[cost]
-    names = names_of([of.record["estimate"][field] / baseline[field] for of in chosen])
+    accounting = cast("Accounting", settings.accounting)  # a chip's; a machine has none
+    planes = manifest.densities.planes if manifest.densities else None
+    names = names_of([of.cost(cost) / cost_of(baseline, cost) for of in chosen])
     variants = []
-    rows = [
-        (name, of.record["plan"], of.record["estimate"], of.record["selection"])
+    rows: list[tuple[str, str, dict[str, Any], dict[str, Any] | None]] = [
+        (name, of.record.plan, of.record.estimate.as_json(), of.record.selection.as_json())
         for name, of in zip(names, chosen, strict=True)
     ]
     if args.original:
-        rows.append(("original", "", baseline, None))
+        rows.append(("original", "", baseline.as_json(), None))
     for number, (name, plan, estimate, measured) in enumerate(rows):
-        parts = parts_of(architecture, Plan.parse(plan), device, settings["accounting"], planes)
+        parts = parts_of(architecture, Plan.parse(plan), device, accounting, planes)
         point = Point(name=name, plan=plan, estimate=estimate, parts=parts, measured=measured)
         model = chosen[number].variant(original) if number < len(chosen) else original.model
         variants.append((point, model))
     width = _class_width(original)
     more = {
-        "device": settings["chip"],
-        "accounting": settings["accounting"],
-        "calibration": manifest.get("calibration"),
-        "weights_source": manifest["weights_source"],
-        "exit_cost": exit_cost(architecture, width, device, settings["accounting"]),
+        "device": settings.chip,
+        "accounting": settings.accounting,
+        "calibration": manifest.calibration,
+        "weights_source": manifest.weights_source,
+        "exit_cost": exit_cost(architecture, width, device, accounting),
     }
     made = Contents(
         name=original.name,
@@ -186,7 +188,7 @@ def contents_of_runs(args: argparse.Namespace) -> tuple[Contents, dict[str, Any]
         base=original.model,
         base_weights_sha256=original.weights_sha256,
         data_config=config,
-        baseline=baseline,
+        baseline=baseline.as_json(),
         variants=variants,
     )
     return made, more
@@ -200,15 +202,15 @@ def _class_width(original: Any) -> int:
     return int(max(layout.class_rows, 1) * adapter.projection(block).out_features)
 
 
-def _device_of(manifest: dict[str, Any]) -> str:
+def _device_of(manifest: Manifest) -> str:
     """As the search was given it: a chip of one's own is known by its path alone."""
-    command = list(manifest.get("command", ()))
+    command = manifest.command
     for position, argument in enumerate(command):
         if argument == "--hw" and position + 1 < len(command):
-            return str(command[position + 1])
+            return command[position + 1]
         if argument.startswith("--hw="):
-            return str(argument.removeprefix("--hw="))
-    return str(manifest["settings"]["chip"])
+            return argument.removeprefix("--hw=")
+    return manifest.settings.chip
 
 
 def _lines(told: dict[str, Any]) -> list[str]:

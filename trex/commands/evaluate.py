@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trex.commands import _arguments
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from trex.models.registry import LoadedModel
     from trex.store.run import Run
+    from trex.store.schemas import Evaluation, NonIdeal
     from trex.training.data import ImageSet
     from trex.training.transforms import InputConfig
 
-    Measurement = Callable[[nn.Module, nn.Module, ImageSet], dict[str, Any]]
+    Measurement = Callable[[nn.Module, nn.Module, ImageSet], NonIdeal]
 
 _logger = logging.getLogger(__name__)
 
@@ -100,11 +101,12 @@ def run(args: argparse.Namespace) -> int:
     noisy = _non_ideal(args, of) if args.non_ideal else None
     measured = measure_pair(of.variant, of.original.model, images)
     if noisy is not None:
-        measured["non_ideal"] = noisy(of.variant, of.original.model, images)
+        seen = noisy(of.variant, of.original.model, images)
+        measured = measured.model_copy(update={"non_ideal": seen})
     if of.run is not None:
         _keep(of.run, args.pick, of.plan, measured)
     if args.json:
-        print(json.dumps({"run": str(args.folder), "plan": of.plan, **measured}))
+        print(json.dumps({"run": str(args.folder), "plan": of.plan, **measured.as_json()}))
     else:
         print("\n".join(evaluation_lines(of.plan, measured)))
     return 0
@@ -120,7 +122,7 @@ def _of_run(args: argparse.Namespace) -> _Measured:
     manifest = folder.manifest()
     return _Measured(
         plan=plan, variant=variant, original=original, config=config,
-        chip=manifest["settings"]["chip"], calib=manifest.get("calibration"), run=folder,
+        chip=manifest.settings.chip, calib=manifest.calibration, run=folder,
     )  # fmt: skip
 
 
@@ -139,10 +141,10 @@ def _of_bundle(args: argparse.Namespace) -> _Measured:
     )  # fmt: skip
 
 
-def _keep(folder: Run, pick: str, plan: str, measured: dict[str, Any]) -> None:
+def _keep(folder: Run, pick: str, plan: str, measured: Evaluation) -> None:
     """Write the measurement into the run, for its report; a run may be read-only."""
     from trex.errors import StorageError
-    from trex.report.evaluations import store_evaluation
+    from trex.store.evaluations import store_evaluation
 
     try:
         kept = pick if pick in ("best", "finetuned") else plan
@@ -172,7 +174,7 @@ def _non_ideal(args: argparse.Namespace, of: _Measured) -> Measurement:
     chip = load_chip(name)
     ranges = open_dataset(source, transform=eval_transform(of.config), labels=False)
 
-    def measure(variant: nn.Module, original: nn.Module, images: ImageSet) -> dict[str, Any]:
+    def measure(variant: nn.Module, original: nn.Module, images: ImageSet) -> NonIdeal:
         return measure_non_ideal(
             variant, original, images, chip, ranges, draws=args.draws, mode=args.mode
         )

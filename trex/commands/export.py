@@ -296,7 +296,7 @@ def _of_run(args: argparse.Namespace) -> tuple[list[Variant], str | None]:
     manifest = run.manifest()
     variants = []
     for pick in picks:
-        record = records.get(pick, {})
+        record = records.get(pick)
         model = pick_variant(run, pick, original)[1] if record else deepcopy(original.model).eval()
         variants.append(
             Variant(
@@ -305,11 +305,11 @@ def _of_run(args: argparse.Namespace) -> tuple[list[Variant], str | None]:
                 model=model,
                 data_config=config,
                 base_weights_sha256=original.weights_sha256,
-                estimate=record.get("estimate", None if record else manifest["baseline"]),
-                measured=record.get("selection"),
+                estimate=(record.estimate if record else manifest.baseline).as_json(),
+                measured=record.selection.as_json() if record else None,
             )
         )
-    return variants, manifest.get("calibration")
+    return variants, manifest.calibration
 
 
 def _with_classes(variant: Variant, classes: Sequence[str]) -> Variant:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _SET_EXAMPLE: Final = "epochs=48"
 #: what is taken over from the search's record
-_CANDIDATE: Final = ("plan", "n_reuse", "transform", "estimate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, print."""
-    from trex.report.finetunings import kept_in_words
     from trex.report.tables import evaluation_lines
     from trex.training.finetune import finetune
     from trex.training.finetune.processes import start_processes
@@ -90,17 +88,16 @@ def run(args: argparse.Namespace) -> int:
     if not records:
         return 0
     if args.json:
-        print(json.dumps({"out": str(args.out), "records": records}))
+        print(json.dumps({"out": str(args.out), "records": [r.as_json() for r in records]}))
         return 0
     for record in records:
-        print(f"{record['stage']}: {record['plan'] or 'no reuse'}")
-        for name in ("evaluation", "non_ideal_evaluation"):
-            if record[name] is not None:
-                on = f"with the errors of {record['non_ideal_chip']}, " if "non" in name else ""
-                lines = evaluation_lines(record["plan"], record[name])
-                print(on + "\n".join(lines) + "\n")
-    training = records[-1]["training"]
-    print(f"kept after {training['steps']} steps: {kept_in_words(training)}")
+        print(f"{record.stage}: {record.plan or 'no reuse'}")
+        noisy = f"with the errors of {record.non_ideal_chip}, "
+        for on, measured in (("", record.evaluation), (noisy, record.non_ideal_evaluation)):
+            if measured is not None:
+                print(on + "\n".join(evaluation_lines(record.plan, measured)) + "\n")
+    if (training := records[-1].training) is not None:
+        print(f"kept after {training.steps} steps: {training.in_words}")
     print(f"bundle: {args.out / 'bundle'}")
     return 0
 
@@ -130,6 +127,7 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.runtime.bundle import is_dynamic
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.store.run import Run
+    from trex.store.schemas import Stage
     from trex.training.data import open_dataset
     from trex.training.finetune import Job
     from trex.training.transforms import eval_transform
@@ -166,8 +164,14 @@ def prepare(args: argparse.Namespace) -> Job:
         original=original,
         data_config=config,
         fitted=fitted,
-        fitted_on=folder.manifest().get("calibration_images_sha256"),
-        candidate={name: record[name] for name in _CANDIDATE},
+        fitted_on=folder.manifest().calibration_images_sha256,
+        candidate=Stage(
+            stage="fitted",
+            plan=record.plan,
+            n_reuse=record.n_reuse,
+            transform=record.transform,
+            estimate=record.estimate,
+        ),
         images=images,
         extra=unlabelled(args.extra) if args.extra else None,
         evaluation=evaluation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from trex.commands import _arguments
@@ -34,17 +35,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.action == "list":
         found = folders.list_runs(args.folder)
-        result, lines = {"runs": found}, folders.list_table(found)
+        result: dict[str, object] = {"runs": list(map(asdict, found))}
+        lines = folders.list_table(found)
     elif args.action == "show":
-        result = folders.show_run(args.run_folder)
-        lines = folders.show_lines(result)
+        shown = folders.show_run(args.run_folder)
+        result, lines = shown.as_json(), folders.show_lines(shown)
     elif args.action == "diff":
-        result = folders.diff_runs(args.before, args.after)
-        lines = folders.diff_table(result)
+        compared = folders.diff_runs(args.before, args.after)
+        result, lines = compared._asdict(), folders.diff_table(compared)
     else:
         pruned = [folders.prune_run(path, delete=args.yes) for path in args.runs]
         result, lines = (
-            {"deleted": args.yes, "runs": pruned},
+            {"deleted": args.yes, "runs": [of._asdict() for of in pruned]},
             folders.prune_lines(pruned, args.yes),
         )
     print(json.dumps(result) if args.json else "\n".join(lines))

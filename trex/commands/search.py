@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         return _several(args)
     result = _problem.carry_out(args, prepare)
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result.as_json()))
     else:
         from trex.report.tables import search_table
 
@@ -107,7 +107,7 @@ def _several(args: argparse.Namespace) -> int:
     _budgets.check(args)
     told = _budgets.run(args, prepare)
     if args.json:
-        print(json.dumps(told))
+        print(json.dumps(told.as_json()))
     else:
         from trex.report.tables import budgets_table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,7 +15,7 @@ from trex.hardware import workload
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.search.pick import pick_variant
-from trex.search.ranking import best_record
+from trex.store.ranking import best_record
 from trex.store.run import Run
 from trex.stored import read_plan
 
@@ -65,35 +64,38 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
         if (folder / CONFIG).is_file():
             return _of_bundle(folder, path.name, trained, subject, weights_sha256, limit_s)
     run = Run.open(path)
-    settings = run.manifest()["settings"]
-    _check(path, subject, settings["model"], settings["weights_sha256"], weights_sha256)
+    settings = run.manifest().settings
+    _check(path, subject, settings.model, settings.weights_sha256, weights_sha256)
     records = run.records()
     if not records:
         raise RunError(
             f"{path} has no finished candidate",
             hint="run the same `trex search` command again; it goes on where it stopped",
         )
-    prices = [_price(subject, record) for record in records]
+    prices = [_price(subject, record.parsed) for record in records]
     fits = [i for i, price in enumerate(prices) if price.within(limit_s)]
     if fits:
         record = best_record([records[i] for i in fits])
     else:
         record = records[min(range(len(prices)), key=lambda i: prices[i].latency_s)]
-    winner = run.best / CONFIG
-    best = winner.is_file() and run.read_json("best/best.json")["key"] == record["key"]
+    winner = run.winner()
+    best = winner is not None and winner.key == record.key
     elsewhere = [
-        f"{name} {settings[name]}"
-        for name, here in (("chip", subject.device.name), ("accounting", subject.accounting))
-        if settings[name] != here
+        f"{name} {there}"
+        for name, there, here in (
+            ("chip", settings.chip, subject.device.name),
+            ("accounting", settings.accounting, subject.accounting),
+        )
+        if there != here
     ]
-    pick = "best" if best else record["plan"]
+    pick = "best" if best else record.plan
     return Given(
         title=f"TReX ({path.resolve().name})",
-        plan=read_plan(record),
+        plan=record.parsed,
         trained=False,
-        price=_price(subject, record),
+        price=_price(subject, record.parsed),
         within=bool(fits),
-        identity=load_config(run.best)["weights_sha256"] if best else record["key"],
+        identity=load_config(run.best)["weights_sha256"] if best else record.key,
         note=f"{path.resolve().name} was searched for {', '.join(elsewhere)}" if elsewhere else "",
         load=lambda original: pick_variant(run, pick, original)[1],
     )
@@ -109,10 +111,11 @@ def _of_bundle(
 ) -> Given:
     config = load_config(folder)
     _check(folder, subject, config["model"], config["base_weights_sha256"], weights_sha256)
-    price = _price(subject, config)
+    plan = read_plan(config)
+    price = _price(subject, plan)
     return Given(
         title=f"TReX ({name})",
-        plan=read_plan(config),
+        plan=plan,
         trained=trained,
         price=price,
         within=price.within(limit_s),
@@ -122,8 +125,8 @@ def _of_bundle(
     )
 
 
-def _price(subject: Subject, record: dict[str, Any]) -> Price:
-    return subject.price_work(workload(subject.model, read_plan(record)))
+def _price(subject: Subject, plan: Plan) -> Price:
+    return subject.price_work(workload(subject.model, plan))
 
 
 def _check(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from trex.files import append_line, read_jsonl
+from trex.files import append_line, read_jsonl, sealed_line
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.evaluate import compare_paired, predict
 
@@ -38,7 +38,7 @@ class Kept:
             for line in read_jsonl(file).records:
                 self._results[line["key"]] = line["result"]
 
-    def get(self, of: dict[str, Any], make: Callable[[], Any]) -> Any:
+    def get(self, of: Mapping[str, object], make: Callable[[], Any]) -> Any:
         """A result as plain values; made where it is not there.
 
         Raises:
@@ -50,8 +50,17 @@ class Kept:
             result = make()
             self._results[key] = result
             if self._file is not None:
-                append_line(self._file, json.dumps({"key": key, "of": of, "result": result}))
+                line = {"key": key, "of": dict(of), "result": result}
+                append_line(self._file, sealed_line(line))
         return self._results[key]
+
+
+class Guesses(NamedTuple):
+    """A model's first guesses and the labels, image by image, among so many classes."""
+
+    guesses: list[int]
+    labels: list[int]
+    classes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +98,9 @@ class Evaluation:
         }
 
     def guesses(
-        self, of: dict[str, Any], make: Callable[[], nn.Module], label: str
-    ) -> dict[str, Any]:
-        """A model's first guesses, and the labels, image by image.
+        self, of: Mapping[str, object], make: Callable[[], nn.Module], label: str
+    ) -> Guesses:
+        """A model's first guesses.
 
         Args:
             of: what names the model, beside the original's weights.
@@ -102,29 +111,28 @@ class Evaluation:
             DataError: no image can be read.
         """
 
-        def run() -> dict[str, Any]:
+        def run() -> dict[str, object]:
             parts = batches(self._images, _BATCH)
             answers = predict(make(), parts, amp=self._amp, label=label)
-            return {
-                "guesses": answers.logits.argmax(dim=1).tolist(),
-                "labels": answers.labels.tolist(),
-                "classes": answers.logits.shape[1],
-            }
+            return Guesses(
+                guesses=answers.logits.argmax(dim=1).tolist(),
+                labels=answers.labels.tolist(),
+                classes=answers.logits.shape[1],
+            )._asdict()
 
-        found: dict[str, Any] = self._kept.get({**of, **self._on}, run)
-        return found
+        return Guesses(**self._kept.get({**of, **self._on}, run))
 
-    def compare(self, variant: dict[str, Any], original: dict[str, Any]) -> Measured:
+    def compare(self, variant: Guesses, original: Guesses) -> Measured:
         """Two models' guesses on the same images.
 
         Raises:
             DataError: an image has no label.
         """
-        classes = variant["classes"]
         ours, theirs = (
-            one_hot(torch.tensor(of["guesses"]), classes).float() for of in (variant, original)
+            one_hot(torch.tensor(of.guesses), variant.classes).float()
+            for of in (variant, original)
         )
-        found = compare_paired(ours, theirs, torch.tensor(variant["labels"]))
+        found = compare_paired(ours, theirs, torch.tensor(variant.labels))
         return Measured(
             top1=found.top1,
             baseline_top1=found.baseline_top1,

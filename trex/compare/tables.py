@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from trex.compare.question import BEYOND_LIMIT, Group, Row
 from trex.compare.subject import Price
@@ -44,7 +44,7 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return min(ranked)[3] if ranked else None
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Every row; estimates under `estimate`, measurements under `measured`.
 
     EDAP gains are over the original as loaded, and over the original without dead rows: null
@@ -60,7 +60,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return result
 
 
-def _estimate(price: Price, rows: Sequence[Row]) -> dict[str, Any]:
+def _estimate(price: Price, rows: Sequence[Row]) -> dict[str, object]:
     original = _original(rows)
     gain, gain_trimmed = _gains(price, rows)
     of_chip = price.edap_mj_ms_mm2 is not None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -131,12 +131,14 @@ class Trials:
             fitted = fit_plan(self._loaded, plan, pixels, scratch)
         return apply_fitted(deepcopy(self._loaded.model), fitted)
 
-    def _measured(self, of: dict[str, Any], make: Callable[[], nn.Module], label: str) -> Measured:
+    def _measured(
+        self, of: Mapping[str, object], make: Callable[[], nn.Module], label: str
+    ) -> Measured:
         evaluation = self._evaluation
         original = evaluation.guesses({"original": True}, lambda: self._loaded.model, "original")
         return evaluation.compare(evaluation.guesses(of, make, label), original)
 
-    def _calibrated(self, calibration: ImageSet) -> dict[str, Any]:
+    def _calibrated(self, calibration: ImageSet) -> dict[str, object]:
         return {
             "weights": self._loaded.weights_sha256,
             "calibration": dataset_fingerprint(calibration),

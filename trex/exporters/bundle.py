@@ -29,7 +29,8 @@ from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
-from trex.store.schemas import Fields, ModelArguments, Text, check_fields
+from trex.store.fields import Fields, Text, read_fields
+from trex.store.schemas import ModelArguments
 from trex.store.tensors import state_hash
 from trex.stored import current
 from trex.text.config import TextConfig
@@ -179,7 +180,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"{file} was changed after it was written",
             hint=f"export it again; {', '.join(running)} belong together",
         )
-    check_fields(_BundleFields, config, file, BundleError, "export it again")
+    read_fields(_BundleFields, config, file, BundleError, "export it again")
     try:
         return current(config) if config["schema"] == V0_1 else config
     except PlanError as error:

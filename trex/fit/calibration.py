@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import DataError, ModelError
+from trex.fit.loss import ROWS
 from trex.fit.scratch import TensorFile
 from trex.models.adapter import Adapter
 from trex.plan import Plan
@@ -77,7 +78,7 @@ class Calibration:
         attended: of every encoder and fitted image, the stream behind its attention.
         maps: of the encoders asked for, the first fitted images' attention maps.
         n_maps: of how many images.
-        logits: the original's, of every image.
+        logits: the original's, of every image; on the disk too.
 
     Raises:
         DataError: there is no image to fit on, or all are the same to the model.
@@ -107,25 +108,27 @@ class Calibration:
         self.maps = {index: TensorFile(scratch, torch.bfloat16) for index in sorted(maps)}
         self.n_fit = self.n_images = self.n_maps = 0
         route = Route.of(Plan(), self.layout)
-        logits = []
+        logits = TensorFile(scratch)
         model.eval()
         precision = forward_precision(settings.precision)
         with (
             torch.no_grad(),
             precision,
-            closed_on_failure([self.entry, *self.attended, *self.maps.values()]),
+            closed_on_failure([self.entry, logits, *self.attended, *self.maps.values()]),
         ):
             for fitted, batches in ((True, fit_batches), (False, measure_batches)):
                 for images in batches:
                     mapped = fitted and self.n_images < MOST_MAPS
-                    logits.append(self._collect(self._route(route, mapped), images, fitted))
+                    of = self._collect(self._route(route, mapped), images, fitted)
+                    logits.write(self.n_images, of)
                     self.n_images += len(images)
                     self.n_fit += len(images) if fitted else 0
                     self.n_maps += len(images) if mapped else 0
                     progress(len(images))
             if not self.n_fit:
                 raise DataError("there is no image to fit on", hint="give more calibration images")
-            self.logits = torch.cat(logits).float()
+            self.logits = logits.mapped()
+            logits.close()
             check_outputs(self.logits)
 
     def _route(self, route: Route, mapped: bool) -> Route:
@@ -192,20 +195,22 @@ def check_outputs(logits: Tensor) -> None:
         ModelError: they are not finite, or larger than any classifier's.
         DataError: they are the same for all images.
     """
-    sound = logits.isfinite().all(dim=1)
-    if not bool(sound.all()):
+    parts = torch.split(logits, ROWS)
+    unsound = sum(int((~part.isfinite().all(dim=1)).sum()) for part in parts)
+    if unsound:
         raise ModelError(
-            f"the original puts out what is no number for {int((~sound).sum())} of {len(logits)} "
+            f"the original puts out what is no number for {unsound} of {len(logits)} "
             "calibration images",
             hint="check its weights, its preprocessing (--mean, --std) and --precision float32",
         )
-    largest = float(logits.abs().max())
+    largest = max(float(part.abs().max()) for part in parts)
     if largest > MOST_LOGIT:
         raise ModelError(
             f"the original's logits reach {largest:.3g}, which no trained classifier's do",
             hint="check its weights and its preprocessing (--mean, --std)",
         )
-    if len(logits) > 1 and float((logits - logits[0]).abs().max()) <= SAME * max(largest, SAME):
+    spread = max(float((part - logits[0]).abs().max()) for part in parts)
+    if len(logits) > 1 and spread <= SAME * max(largest, SAME):
         raise DataError(
             f"the original answers the same to all {len(logits)} calibration images",
             hint="check that they are not copies of one, or all black, and that its weights are "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
 from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
+from trex.store.schemas import Tried, Way
 
 #: Images that take part, and the share of them that ways of fitting are compared on.
 MOST_IMAGES: Final = 400
@@ -43,13 +44,21 @@ class Trial:
     loss: float
 
     @property
-    def chosen(self) -> dict[str, float | None]:
-        """What is chosen of the settings."""
-        return {name: getattr(self.settings, name) for name in CHOSEN}
+    def tried(self) -> Tried:
+        """For the run folder; no loss where there was nothing to choose."""
+        loss = None if math.isnan(self.loss) else self.loss
+        return Tried(**way_of(self.settings).as_json(), loss=loss)
 
-    def as_json(self) -> dict[str, Any]:
-        """What was tried, as plain values; no loss where there was nothing to choose."""
-        return {**self.chosen, "loss": None if math.isnan(self.loss) else self.loss}
+
+def way_of(settings: FitSettings) -> Way:
+    """What is chosen of the settings."""
+    return Way(
+        shrink=settings.shrink,
+        drift=settings.drift,
+        class_weight=settings.class_weight,
+        ridge=settings.ridge,
+        producers=settings.producers,
+    )
 
 
 def choose_settings(

@@ -409,11 +409,15 @@ class PlanFitter:
     def _head(self, plan: Plan, after: _Stored) -> Tensor:
         route = Route.of(plan, self._calibration.layout)
         with self._precision():
-            logits = [
-                self._adapter.head(self._calibration.model, route.leave(after.read(start, stop)))
-                for start, stop in self._batches(self._measure_rows)
-            ]
-        return torch.cat(logits).float() if logits else torch.empty(0)
+            logits = TensorFile(self._calibration.scratch)
+            first = self._measure_rows.start
+            with closed_on_failure([logits]):
+                for start, stop in self._batches(self._measure_rows):
+                    state = route.leave(after.read(start, stop))
+                    logits.write(start - first, self._adapter.head(self._calibration.model, state))
+                found = logits.mapped()
+                logits.close()
+        return found
 
     def _file(self, value: Tensor) -> TensorFile:
         dtype = torch.float32 if value.is_floating_point() else torch.int32

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+#: of the penalty, as a share of the features' mean square: rounding in double stays below it
+_LEAST: Final = 1e-12
 
 
 class RidgeSystem:
@@ -46,6 +51,8 @@ class RidgeSystem:
 
     def _penalty(self, ridge: float) -> Tensor:
         diagonal = self._gram.diagonal()
-        penalty = torch.full_like(diagonal, ridge * float(diagonal[:-1].mean()) + 1e-12)
+        size = float(diagonal[:-1].mean())
+        # What features repeat, or never say, has a solution too: the one nearest `towards`.
+        penalty = torch.full_like(diagonal, (ridge + _LEAST) * size or 1.0)
         penalty[-1] = 0.0
         return torch.diag(penalty)

@@ -9,7 +9,7 @@ from trex.errors import TrexError
 from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, without_dead_rows, workload
 from trex.plan import Plan
 from trex.report.facts import Facts
-from trex.report.operations import stored_architecture
+from trex.store.operations import stored_architecture
 from trex.store.run import Run
 
 
@@ -49,7 +49,7 @@ def prices(facts: Facts) -> Prices:
     The chip must be the very one of the run; where it, or the model, is no longer to be had, the
     reason takes the prices' place.
     """
-    settings = facts.manifest["settings"]
+    settings = facts.manifest.settings
     try:
         if facts.on_machine:
             return Prices(
@@ -57,19 +57,20 @@ def prices(facts: Facts) -> Prices:
                 "their parts"
             )
         chip = _chip(facts)
-        if chip.fingerprint != settings["chip_sha256"]:
+        if chip.fingerprint != settings.chip_sha256:
             return Prices(missing=f"the files of {facts.chip} have changed since the search")
         model = stored_architecture(Run(facts.path))
         rebuilt = model is None
         if model is None:
             from trex.models.registry import architecture
 
-            model = architecture(facts.model, **settings["model_args"])
+            model = architecture(facts.model, **settings.model_args.as_json())
         before = workload(model)
         after = workload(model, Plan.parse(facts.best.plan))
         alive = without_dead_rows(model)
         trimmed = None if alive is None else workload(model, alive)
-        planes = (facts.manifest.get("densities") or {}).get("planes")
+        densities = facts.manifest.densities
+        planes = None if densities is None else densities.planes
         wanted = [a for a in ACCOUNTINGS if a == facts.accounting]
         if "full" not in wanted:
             wanted.append("full")
@@ -91,7 +92,7 @@ def prices(facts: Facts) -> Prices:
 
 def _chip(facts: Facts) -> Chip:
     """By the path the search was given, since a chip of one's own is known by nothing else."""
-    command: Sequence[str] = facts.manifest.get("command", ())
+    command: Sequence[str] = facts.manifest.command
     for position, argument in enumerate(command[:-1]):
         if argument == "--hw":
             return load_chip(command[position + 1])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from trex.files import write_atomic
+from trex.hardware import Cost
 from trex.report.costs import Priced
 from trex.report.facts import Facts
 from trex.report.tables import Row, percent
@@ -62,7 +63,7 @@ def shown_columns(facts: Facts) -> tuple[int, ...]:
     return (0, 2, 3, 4, 6, 7, 8) if facts.on_machine else (0, 2, 3, 4, 5, 7, 9, 10, 11)
 
 
-def costs(estimate: Estimate) -> tuple[str, ...]:
+def costs(estimate: Estimate | Cost) -> tuple[str, ...]:
     """Latency in ms, energy in µJ, area in mm², EDAP in mJ·ms·mm²; of these what is known."""
     scaled = (
         (estimate.latency_s, 1e3),
@@ -83,12 +84,8 @@ def cost_rows(pair: Priced) -> CostRows:
     ):
         if cost is None:
             continue
-        total = Estimate(
-            latency_s=cost.latency_s, energy_j=cost.energy_j, area_m2=cost.area_m2,
-            edap_mj_ms_mm2=cost.edap_mj_ms_mm2,
-        )  # fmt: skip
         gain = pair.before.edap_j_s_m2 / cost.edap_j_s_m2
-        rows.append((name, *costs(total), "1x" if cost is pair.before else f"{gain:.2f}x"))
+        rows.append((name, *costs(cost), "1x" if cost is pair.before else f"{gain:.2f}x"))
     return CostRows(pair.accounting, tuple(rows))
 
 

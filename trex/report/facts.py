@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import Any, Final
 
 from trex.errors import PlanError, RunError, TrexError
-from trex.plan import Layout, Plan
-from trex.report.evaluations import Evaluation, stored_evaluations
-from trex.report.finetunings import Finetuning, is_finetuning, read_finetuning
-from trex.report.fits import Fits, read_fits
+from trex.plan import Layout
+from trex.report.finetunings import Finetuning, read_finetuning
 from trex.report.rungs import RungResult, rung_results
 from trex.report.tables import best_lines, shortened
 from trex.search.agreement import Agreement
 from trex.search.budget import Budget, Quantity
-from trex.search.pareto import cost_front
-from trex.search.ranking import best_record
+from trex.search.front import front_of
+from trex.store.evaluations import stored_evaluations
+from trex.store.finetuning import is_finetuning
+from trex.store.ranking import best_record
 from trex.store.record import Estimate, Record
 from trex.store.run import Run
+from trex.store.schemas import (
+    ChosenTimings,
+    Evaluation,
+    EvaluationLine,
+    Fit,
+    Manifest,
+    TunedSummary,
+)
 
 #: Two such names and an accounting are two lines of a figure.
 _NAME_WIDTH: Final = 36
@@ -61,7 +69,7 @@ class Facts:
 
     name: str
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     model: str
     chip: str
     accounting: str
@@ -72,17 +80,17 @@ class Facts:
     candidates: tuple[Record, ...]
     winner: int
     front: tuple[int, ...]
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluation | None
     finished: bool
     surrogate: tuple[Pairs, ...]
     unit: str = "images"
     chosen: str = ""
     rungs: tuple[RungResult, ...] = ()
-    tuned: dict[str, Any] | None = None
-    later: tuple[Evaluation, ...] = ()
+    tuned: TunedSummary | None = None
+    later: tuple[EvaluationLine, ...] = ()
     finetunings: tuple[Finetuning, ...] = ()
-    timings: dict[str, Any] | None = None
-    fits: Fits | None = None
+    timings: ChosenTimings | None = None
+    fits: Fit | None = None
 
     @property
     def best(self) -> Record:
@@ -92,8 +100,7 @@ class Facts:
     @property
     def near(self) -> Agreement:
         """How often the winner gives the original's first guess, with its interval."""
-        measured = self.best.selection
-        return Agreement.of({"agreement": measured.agreement, "n": measured.n})
+        return Agreement.of(self.best.selection)
 
     @property
     def num_encoders(self) -> int:
@@ -103,7 +110,7 @@ class Facts:
     @property
     def given(self) -> bool:
         """Whether the plans were given, and nothing was searched for."""
-        return bool(self.manifest["settings"].get("search", {}).get("strategy") == "given")
+        return bool(self.manifest.settings.search.get("strategy") == "given")
 
     @property
     def subject(self) -> str:
@@ -114,7 +121,7 @@ class Facts:
     @property
     def on_machine(self) -> bool:
         """Whether prices are latencies predicted by a measured machine, not a chip's estimates."""
-        return self.baseline.spread is not None
+        return self.baseline.on_machine
 
     @property
     def by(self) -> str:
@@ -196,7 +203,7 @@ def read_all(paths: Sequence[Path]) -> tuple[Facts, ...]:
 def _attach(finetuning: Finetuning, runs: list[Facts]) -> None:
     """Put a fine-tuning to its run: the one it names, else one of its weights with its plan."""
     for facts in sorted(runs, key=lambda f: f.path != Path(finetuning.run).resolve()):
-        same = facts.manifest["settings"].get("weights_sha256") == finetuning.weights_sha256
+        same = facts.manifest.settings.weights_sha256 == finetuning.weights_sha256
         if same and any(finetuning.is_of(c.plan) for c in facts.candidates):
             both = (*facts.finetunings, finetuning)
             runs[runs.index(facts)] = replace(facts, finetunings=both)
@@ -207,71 +214,57 @@ def _attach(finetuning: Finetuning, runs: list[Facts]) -> None:
     )
 
 
-def _facts(run: Run, manifest: dict[str, Any], records: list[dict[str, Any]]) -> Facts:
-    settings = manifest["settings"]
-    candidates = tuple(map(Record.of, records))
-    baseline = Estimate.of(manifest["baseline"])
+def _facts(run: Run, manifest: Manifest, records: list[Record]) -> Facts:
+    settings = manifest.settings
     winner = _winner(run, records)
     summary = run.summary()
-    best = summary["best"] if summary else {}
-    same = best.get("plan") == candidates[winner].plan
-    evaluation = best.get("evaluation") if same else None
-    ended = summary is not None and same
+    ended = summary is not None and summary.best.plan == records[winner].plan
     surrogate: tuple[Pairs, ...] = ()
     if (run.path / "surrogate.json").exists():
         surrogate = _pairs(run.read_json("surrogate.json"))
     layout = run.layout()
-    for candidate in candidates:
-        Plan.parse(candidate.plan).validate(layout)
+    for record in records:
+        record.parsed.validate(layout)
     return Facts(
         name=run.path.resolve().name,
         path=run.path,
         manifest=manifest,
-        model=str(settings["model"]),
-        chip=str(settings["chip"]),
-        accounting=str(settings["accounting"]),
-        budget=str(settings["budget"]),
-        limits=_limits(str(settings["budget"]), baseline),
+        model=settings.model,
+        chip=settings.chip,
+        accounting=settings.accounting,
+        budget=settings.budget,
+        limits=_limits(settings.budget, manifest.baseline),
         layout=layout,
-        baseline=baseline,
-        candidates=candidates,
+        baseline=manifest.baseline,
+        candidates=tuple(records),
         winner=winner,
-        front=_front(candidates),
-        evaluation=evaluation,
+        front=_front(records),
+        evaluation=summary.best.evaluation if summary and ended else None,
         finished=ended,
         surrogate=surrogate,
-        unit="texts" if "tokens" in settings.get("data", {}) else "images",
+        unit="texts" if "tokens" in settings.data else "images",
         chosen=" ".join(map(str.strip, best_lines(summary))) if summary and ended else "",
-        rungs=rung_results(candidates),
-        tuned=summary.get("finetuned") if summary and ended else None,
-        timings=summary.get("timings") if summary and ended else None,
+        rungs=rung_results(records),
+        tuned=summary.finetuned if summary and ended else None,
+        timings=summary.timings if summary and ended else None,
         later=stored_evaluations(run),
-        fits=read_fits(run.fitting()),
+        fits=run.fitting(),
     )
 
 
-def _front(candidates: Sequence[Record]) -> tuple[int, ...]:
+def _front(records: Sequence[Record]) -> tuple[int, ...]:
     """Positions of those no other beats; of equal ones the first by key, as in the summary."""
-    order = sorted(
-        range(len(candidates)), key=lambda i: (candidates[i].selection.loss, candidates[i].key)
-    )
-    found = [candidates[i] for i in order]
-    front = cost_front(
-        [candidate.estimate.overall for candidate in found],
-        [candidate.selection.loss for candidate in found],
-        max((candidate.estimate.spread or 0.0 for candidate in found), default=0.0),
-    )
-    return tuple(order[i] for i in front)
+    position = {record.key: number for number, record in enumerate(records)}
+    return tuple(position[record.key] for record in front_of(records))
 
 
-def _winner(run: Run, records: list[dict[str, Any]]) -> int:
+def _winner(run: Run, records: list[Record]) -> int:
     """The one the search chose; before it has, the one it would choose of those fitted so far."""
-    if (run.best / "best.json").exists():
-        key = run.read_json("best/best.json")["key"]
-        for position, record in enumerate(records):
-            if record["key"] == key:
-                return position
-    return records.index(best_record(records))
+    chosen = run.winner()
+    keys = [record.key for record in records]
+    if chosen is not None and chosen.key in keys:
+        return keys.index(chosen.key)
+    return keys.index(best_record(records).key)
 
 
 def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:

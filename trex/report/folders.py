@@ -4,28 +4,91 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from trex.errors import RunError, StorageError
-from trex.report.finetunings import is_finetuning, read_finetuning
-from trex.report.tables import (
-    aligned,
-    fit_table,
-    is_measured,
-    points,
-    search_table,
-    shortened,
-    where,
-)
-from trex.search.pareto import cost_front
-from trex.search.ranking import in_fixed_order, spread_of
-from trex.store.record import overall
+from trex.errors import RunError
+from trex.report.finetunings import read_finetuning
+from trex.report.tables import aligned, fit_table, points, search_table, shortened, where
+from trex.search.front import front_of
+from trex.store.finetuning import is_finetuning
 from trex.store.run import Run
+from trex.store.schemas import Manifest, Summary
 from trex.units import significant
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """One run or fine-tuning in a list.
+
+    Attributes:
+        run: the folder.
+        candidates: that were fitted and measured.
+        plan: the best, in text; None before the end.
+        edap_gain: how many times lower its EDAP is than the original's; None of a machine.
+        speedup: how many times lower its latency is on a measured machine; None of a chip.
+        loss: its, measured.
+        top1: its, on labelled images.
+        top1_change: from the original's.
+        bytes: of all its files.
+        state: `stopped`, `finished`, `fine-tuning`, `fine-tuned` or `unreadable`.
+        problem: why it is unreadable.
+    """
+
+    run: str
+    model: str = "-"
+    chip: str = "-"
+    accounting: str = "-"
+    budget: str = "-"
+    candidates: int = 0
+    plan: str | None = None
+    edap_gain: float | None = None
+    speedup: float | None = None
+    loss: float | None = None
+    top1: float | None = None
+    top1_change: float | None = None
+    bytes: int = 0
+    state: str = "unreadable"
+    problem: str | None = None
+
+
+class ShownRun(NamedTuple):
+    """One run's question and, where it has ended, its answer."""
+
+    row: RunRow
+    manifest: Manifest
+    summary: Summary | None
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            **asdict(self.row),
+            "command": self.manifest.command,
+            "versions": self.manifest.versions,
+            "settings": self.manifest.settings.as_json(),
+            "summary": self.summary and self.summary.as_json(),
+        }
+
+
+class Differences(NamedTuple):
+    """In what two runs differ, by name: before and after."""
+
+    runs: tuple[str, str]
+    settings: Mapping[str, tuple[Any, Any]]
+    results: Mapping[str, tuple[Any, Any]]
+
+
+class Pruned(NamedTuple):
+    """Files of fitted parameters that nothing needs, and their bytes."""
+
+    run: str
+    files: tuple[str, ...]
+    bytes: int
+
+
+def list_runs(folder: Path) -> list[RunRow]:
     """Every run and fine-tuning in a folder, or the folder itself; unreadable ones say why.
 
     Raises:
@@ -37,25 +100,17 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return [_row(path) for path in paths if (path / "manifest.json").is_file()]
 
 
-def show_run(path: Path) -> dict[str, Any]:
+def show_run(path: Path) -> ShownRun:
     """One run's question and, where it has ended, its answer.
 
     Raises:
         RunError: there is none, or it is of another version or damaged.
     """
     run = _searched(path)
-    manifest = run.manifest()
-    return {
-        **_row(path),
-        "command": manifest.get("command", []),
-        "baseline": manifest["baseline"],
-        "versions": manifest.get("versions", {}),
-        "settings": manifest["settings"],
-        "summary": run.summary(),
-    }
+    return ShownRun(_row(path), run.manifest(), run.summary())
 
 
-def diff_runs(before: Path, after: Path) -> dict[str, Any]:
+def diff_runs(before: Path, after: Path) -> Differences:
     """The settings and results in which two runs differ.
 
     Raises:
@@ -63,19 +118,16 @@ def diff_runs(before: Path, after: Path) -> dict[str, Any]:
     """
     paths = (before, after)
     manifests = [_searched(path).manifest() for path in paths]
-    rows = [_row(path) for path in paths]
-    settings = [_flat(manifest["settings"]) for manifest in manifests]
-    versions = [_flat({"versions": manifest.get("versions", {})}) for manifest in manifests]
-    sides = [{**s, **v} for s, v in zip(settings, versions, strict=True)]
-    results = [{k: row[k] for k in _RESULTS} for row in rows]
-    return {
-        "runs": [str(path) for path in paths],
-        "settings": _differing(sides),
-        "results": _differing(results),
-    }
+    rows = [asdict(_row(path)) for path in paths]
+    sides = [_flat({**m.settings.as_json(), "versions": m.versions}) for m in manifests]
+    return Differences(
+        runs=(str(before), str(after)),
+        settings=_differing(*sides),
+        results=_differing(*({name: row[name] for name in _RESULTS} for row in rows)),
+    )
 
 
-def prune_run(path: Path, *, delete: bool) -> dict[str, Any]:
+def prune_run(path: Path, *, delete: bool) -> Pruned:
     """The fitted parameters of plans off the front, and, with `delete`, gone.
 
     Records, the front's and the winner's parameters and the bundle stay, so every later command
@@ -86,43 +138,31 @@ def prune_run(path: Path, *, delete: bool) -> dict[str, Any]:
         StorageError: a file cannot be deleted.
     """
     run = _searched(path)
-    if not (path / "summary.json").exists():
+    if run.summary() is None:
         raise RunError(
             f"{path} has not finished", hint="let its search end first: it may need every file"
         )
-    with run.locked():
-        kept = _kept(run)
-        files = [f for f in sorted(run.candidates.glob("*.safetensors")) if f.stem not in kept]
-        freed = sum(file.stat().st_size for file in files)
-        if delete:
-            try:
-                for file in files:
-                    file.unlink()
-            except OSError as error:
-                raise StorageError(
-                    f"{path}: a file cannot be deleted: {error.strerror}",
-                    hint="check the folder's permissions",
-                ) from error
-    return {"run": str(path), "files": [file.name for file in files], "bytes": freed}
+    found = run.prune(_kept(run), delete=delete)
+    return Pruned(str(path), tuple(name for name, _ in found), sum(size for _, size in found))
 
 
-def list_table(rows: list[dict[str, Any]]) -> list[str]:
+def list_table(rows: Sequence[RunRow]) -> list[str]:
     """`list_runs` for people."""
     if not rows:
         return ["no runs here"]
-    faster = any(row["speedup"] for row in rows)  # a column that most folders do without
+    faster = any(row.speedup for row in rows)  # a column that most folders do without
     head = (
         "run", "model", "device", "accounting", "plans", "gain", *(["faster"] if faster else []),
         "top-1", "MB", "state",
     )  # fmt: skip
     cells = [
         (
-            shortened(Path(row["run"]).name, 16), shortened(row["model"], 15 if faster else 22),
-            shortened(row["chip"], 16),
-            row["accounting"], str(row["candidates"]), _number(row["edap_gain"], "x"),
-            *([_number(row["speedup"], "x")] if faster else []),
-            "-" if row["top1_change"] is None else points(row["top1_change"]),
-            f"{row['bytes'] / 1e6:.0f}", row["state"],
+            shortened(Path(row.run).name, 16), shortened(row.model, 15 if faster else 22),
+            shortened(row.chip, 16),
+            row.accounting, str(row.candidates), _number(row.edap_gain, "x"),
+            *([_number(row.speedup, "x")] if faster else []),
+            "-" if row.top1_change is None else points(row.top1_change),
+            f"{row.bytes / 1e6:.0f}", row.state,
         )
         for row in rows
     ]  # fmt: skip
@@ -137,107 +177,96 @@ def list_table(rows: list[dict[str, Any]]) -> list[str]:
             "fine-tuned.",
             99,
         ),
-        *(f"{row['run']}: {row['problem']}" for row in rows if row["problem"]),
+        *(f"{row.run}: {row.problem}" for row in rows if row.problem),
     ]
 
 
-def show_lines(shown: dict[str, Any]) -> list[str]:
-    """`show_run` for people.
-
-    Raises:
-        RunError: what the search told at its end is damaged.
-    """
-    if shown["summary"] is not None:
+def show_lines(shown: ShownRun) -> list[str]:
+    """`show_run` for people."""
+    if shown.summary is not None:
         # A run that was moved since is where it is now.
-        table = fit_table if shown["summary"]["strategy"] == "given" else search_table
-        try:
-            return table({**shown["summary"], "run": shown["run"]})
-        except (
-            ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError
-        ) as error:  # fmt: skip
-            raise RunError(
-                f"{shown['run']}/summary.json is damaged: {type(error).__name__} {error}",
-                hint="restore the file, or run the same command again, which writes it anew",
-            ) from error
-    settings = shown["settings"]
-    budget = f", budget {settings['budget']}" if settings["budget"] else ""
+        table = fit_table if shown.summary.strategy == "given" else search_table
+        return table(shown.summary.model_copy(update={"run": shown.row.run}))
+    settings = shown.manifest.settings
+    budget = f", budget {settings.budget}" if settings.budget else ""
     return [
-        f"{where({**settings, 'baseline': shown['baseline']})}{budget}",
-        f"{shown['candidates']} plans fitted and measured; not finished",
-        "go on with: " + " ".join(map(str, shown["command"])),
+        f"{where(settings.model, settings.chip, shown.manifest.baseline)}{budget}",
+        f"{shown.row.candidates} plans fitted and measured; not finished",
+        "go on with: " + " ".join(shown.manifest.command),
     ]
 
 
-def diff_table(result: dict[str, Any]) -> list[str]:
+def diff_table(result: Differences) -> list[str]:
     """`diff_runs` for people."""
     rows = [
         (shortened(name, 30), *(shortened(_text(value), 31) for value in values))
-        for part in ("settings", "results")
-        for name, values in result[part].items()
+        for part in (result.settings, result.results)
+        for name, values in part.items()
     ]
-    names = [shortened(Path(run).name, 31) for run in result["runs"]]
+    names = [shortened(Path(run).name, 31) for run in result.runs]
     if not rows:
         return [f"{names[0]} and {names[1]} do not differ"]
     return aligned(("", *names), rows, left=(0, 1, 2))
 
 
-def prune_lines(pruned: list[dict[str, Any]], deleted: bool) -> list[str]:
+def prune_lines(pruned: Sequence[Pruned], deleted: bool) -> list[str]:
     """`prune_run` for people."""
     word = "deleted" if deleted else "can go"
     lines = [
-        f"{item['run']}: {len(item['files'])} files off the front, {item['bytes'] / 1e6:.1f} MB, "
-        f"{word}"
+        f"{item.run}: {len(item.files)} files off the front, {item.bytes / 1e6:.1f} MB, {word}"
         for item in pruned
     ]
     return lines if deleted else [*lines, "nothing was deleted; --yes deletes them"]
 
 
-_RESULTS = (
+_RESULTS: Final = (
     "state", "candidates", "plan", "edap_gain", "speedup", "loss", "top1", "top1_change",
 )  # fmt: skip
 
 
-def _row(path: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "run": str(path), "model": "-", "chip": "-", "accounting": "-", "budget": "-",
-        "candidates": 0, "plan": None, "edap_gain": None, "speedup": None, "loss": None,
-        "top1": None, "top1_change": None, "bytes": _size(path), "state": "unreadable",
-        "problem": None,
-    }  # fmt: skip
+def _row(path: Path) -> RunRow:
+    row = RunRow(run=str(path), bytes=_size(path))
     try:
         if is_finetuning(path):
-            return row | _finetuning(path)
+            return _finetuning(row, path)
         run = Run.open(path)
-        settings = run.manifest()["settings"]
-        row |= {name: str(settings[name]) for name in ("model", "chip", "accounting", "budget")}
-        row["candidates"] = len(run.records())
-        row["state"] = "stopped"
-        if (summary := run.summary()) is not None:
-            best, measured = summary["best"], summary["best"].get("evaluation")
-            gain = overall(summary["baseline"]) / overall(best["estimate"])
-            name = "speedup" if is_measured(summary["baseline"]) else "edap_gain"
-            row |= {"plan": best["plan"], name: gain, "loss": best["selection"]["loss"]}
-            if measured:
-                row |= {"top1": measured["top1"], "top1_change": measured["difference"]}
-            row["state"] = "finished"
+        settings = run.manifest().settings
+        row = replace(
+            row, model=settings.model, chip=settings.chip, accounting=settings.accounting,
+            budget=settings.budget,
+        )  # fmt: skip
+        row = replace(row, candidates=len(run.records()), state="stopped")
+        if (summary := run.summary()) is None:
+            return row
+        best, measured = summary.best, summary.best.evaluation
+        gain = summary.baseline.overall / best.estimate.overall
+        on_machine = summary.baseline.on_machine
+        return replace(
+            row,
+            plan=best.plan,
+            edap_gain=None if on_machine else gain,
+            speedup=gain if on_machine else None,
+            loss=best.selection.loss,
+            top1=None if measured is None else measured.top1,
+            top1_change=None if measured is None else measured.difference,
+            state="finished",
+        )
     except RunError as error:
-        row["problem"] = error.message
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        row["problem"] = f"is damaged: {type(error).__name__} {error}"
-    return row
+        return replace(row, problem=error.message, state="unreadable")
 
 
-def _finetuning(path: Path) -> dict[str, Any]:
+def _finetuning(row: RunRow, path: Path) -> RunRow:
     """What a row tells of a fine-tuning; it holds no plans but its own, and no prices."""
     tuned = read_finetuning(path)
-    measured = next((s.evaluation for s in tuned.stages if s.name == "finetuned"), None)
-    told: dict[str, Any] = {
-        "model": tuned.model, "plan": tuned.plan,
-        "state": "fine-tuned" if tuned.kept else "fine-tuning",
-    }  # fmt: skip
-    if measured:
-        told |= {"top1": measured["top1"], "top1_change": measured["difference"]}
-    return told
+    measured = next((s.evaluation for s in tuned.stages if s.stage == "finetuned"), None)
+    return replace(
+        row,
+        model=tuned.model,
+        plan=tuned.plan,
+        state="fine-tuned" if tuned.kept else "fine-tuning",
+        top1=None if measured is None else measured.top1,
+        top1_change=None if measured is None else measured.difference,
+    )
 
 
 def _searched(path: Path) -> Run:
@@ -252,25 +281,18 @@ def _searched(path: Path) -> Run:
 
 def _kept(run: Run) -> set[str]:
     """Keys of the front and of the winner."""
-    records = in_fixed_order(run.records())
-    front = cost_front(
-        [overall(record["estimate"]) for record in records],
-        [record["selection"]["loss"] for record in records],
-        spread_of(records),
-    )
-    kept = {records[i]["key"] for i in front}
-    if (run.best / "best.json").exists():
-        kept.add(run.read_json("best/best.json")["key"])
-    return kept
+    records, winner = run.records(), run.winner()
+    kept = {record.key for record in front_of(records)} if records else set()
+    return kept | ({winner.key} if winner else set())
 
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Nested settings as `search.seed`."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in data.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
@@ -279,9 +301,11 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differing(sides: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys([*sides[0], *sides[1]])
-    pairs = {name: [side.get(name) for side in sides] for name in names}
+def _differing(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Mapping[str, tuple[Any, Any]]:
+    names = dict.fromkeys([*before, *after])
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trex.errors import RunError
 from trex.files import parse_json
 from trex.hardware import MeasuredDevice, workload
 from trex.plan import Plan
 from trex.report.facts import Facts
-from trex.report.operations import stored_architecture
 from trex.report.tables import Row, count, percent, points, setting_words
-from trex.search.ranking import passed_over
+from trex.store.fields import read_fields
+from trex.store.operations import stored_architecture
 from trex.store.run import Run
-from trex.store.schemas import BenchFields, check_fields
+from trex.store.schemas import Bench
 from trex.units import significant
 
 
@@ -38,7 +38,7 @@ def timed_table(facts: Facts) -> Table | None:
     timings = facts.timings
     if timings is None:
         return None
-    over = passed_over(timings)
+    over = timings.passed_over
     note = f"Every plan in turns with the original: {setting_words(timings)}."
     if over:
         note += (
@@ -47,23 +47,23 @@ def timed_table(facts: Facts) -> Table | None:
         )
     rows = tuple(
         (
-            row["key"] == timings["chosen"],
+            row.key == timings.chosen,
             (
-                row["plan"] or "no reuse",
-                f"{row['predicted_ratio']:.3f}",
-                f"{row['ratio']['median']:.3f}",
-                f"{row['ratio']['low']:.3f} to {row['ratio']['high']:.3f}",
-                significant(row["latency_s"]["median"] * 1e3),
-                "holds" if row["holds"] else "over",
+                row.plan or "no reuse",
+                f"{row.predicted_ratio:.3f}",
+                f"{row.ratio.median:.3f}",
+                f"{row.ratio.low:.3f} to {row.ratio.high:.3f}",
+                significant(row.latency_s.median * 1e3),
+                "holds" if row.holds else "over",
             ),
         )
-        for row in timings["rows"]
+        for row in timings.rows
     )
     head = (
         "plan", "latency ratio (predicted)", "latency ratio (measured)", "95 % (measured)",
         "latency ms (measured)", "limit",
     )  # fmt: skip
-    return Table(f"Timed whole on {timings['device']}", head, rows, note)
+    return Table(f"Timed whole on {timings.device}", head, rows, note)
 
 
 def priced_table(facts: Facts, device: MeasuredDevice) -> Table:
@@ -76,7 +76,7 @@ def priced_table(facts: Facts, device: MeasuredDevice) -> Table:
     if model is None:
         from trex.models.registry import architecture
 
-        model = architecture(facts.model, **facts.manifest["settings"]["model_args"])
+        model = architecture(facts.model, **facts.manifest.settings.model_args.as_json())
     original = device.latency_s(workload(model))
     best = device.latency_s(workload(model, Plan.parse(facts.best.plan)))
     rows = tuple(
@@ -95,7 +95,7 @@ def priced_table(facts: Facts, device: MeasuredDevice) -> Table:
     )
 
 
-def read_bench(file: Path) -> dict[str, Any]:
+def read_bench(file: Path) -> Bench:
     """What `trex bench --out` wrote.
 
     Raises:
@@ -106,9 +106,7 @@ def read_bench(file: Path) -> dict[str, Any]:
         found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read: {error}", hint=hint) from None
-    check_fields(BenchFields, found, file, RunError, hint)
-    assert isinstance(found, dict)
-    return found
+    return read_fields(Bench, found, file, RunError, hint)
 
 
 def bench_tables(runs: Sequence[Facts], files: Sequence[Path]) -> dict[str, tuple[Table, ...]]:
@@ -131,43 +129,43 @@ def bench_tables(runs: Sequence[Facts], files: Sequence[Path]) -> dict[str, tupl
     return {name: tuple(tables) for name, tables in found.items()}
 
 
-def _is_of(timed: dict[str, Any], facts: Facts) -> bool:
+def _is_of(timed: Bench, facts: Facts) -> bool:
     best = facts.model, facts.best.plan
-    return any((timed["models"].get(name), plan) == best for name, plan in timed["plans"].items())
+    return any((timed.models.get(name), plan) == best for name, plan in timed.plans.items())
 
 
-def _bench_table(timed: dict[str, Any], facts: Facts) -> Table:
+def _bench_table(timed: Bench, facts: Facts) -> Table:
     rows = []
-    for row in timed["rows"]:
-        name = row["variant"]
-        model, plan = timed["models"].get(name), timed["plans"].get(name, "")
+    for row in timed.rows:
+        name = row.variant
+        model, plan = timed.models.get(name), timed.plans.get(name, "")
         best = (model, plan) == (facts.model, facts.best.plan)
-        low, high = row["speedup"]["low"], row["speedup"]["high"]
+        low, high = row.speedup.low, row.speedup.high
         cells = (
             name,
-            row["runtime"],
-            row["dtype"],
-            str(row["batch"]),
-            significant(row["latency_s"]["median"] * 1e3),
-            f"{row['images_per_second']:.1f}",
-            f"{row['speedup']['median']:.2f}x ({low:.2f} to {high:.2f})",
-            *_accuracy(facts, row["dtype"], best, original=model == facts.model and not plan),
+            row.runtime,
+            row.dtype,
+            str(row.batch),
+            significant(row.latency_s.median * 1e3),
+            f"{row.images_per_second:.1f}",
+            f"{row.speedup.median:.2f}x ({low:.2f} to {high:.2f})",
+            *_accuracy(facts, row.dtype, best, original=model == facts.model and not plan),
         )
         rows.append((best, cells))
-    first = timed["rows"][0]
+    first = timed.rows[0]
     head = (
         "variant", "runtime", "type", "batch", "latency ms (measured)",
         "images/s (measured)", "faster (measured)", "top-1 % (measured)",
         "points (measured)",
     )  # fmt: skip
-    where = ", ".join(str(value) for value in timed["machine"].values())
+    where = ", ".join(str(value) for value in timed.machine.values())
     return Table(
         "Timed with trex bench",
         head,
         tuple(rows),
-        f"{where}; {timed['device']}, {count(timed['threads'], 'thread')}, {timed['rounds']} "
-        f"rounds, {timed['clock']} time; 95 % intervals. Faster: than {first['variant']} in "
-        f"{first['runtime']}, {first['dtype']}, at the same batch. Accuracies are of this run, "
+        f"{where}; {timed.device}, {count(timed.threads, 'thread')}, {timed.rounds} "
+        f"rounds, {timed.clock} time; 95 % intervals. Faster: than {first.variant} in "
+        f"{first.runtime}, {first.dtype}, at the same batch. Accuracies are of this run, "
         "in float; those of int8 are told by trex export --int8.",
     )
 
@@ -178,5 +176,5 @@ def _accuracy(facts: Facts, dtype: str, best: bool, *, original: bool) -> tuple[
     if found is None or dtype == "int8" or not (best or original):
         return "-", "-"
     if original:
-        return percent(found["baseline_top1"]), "-"
-    return percent(found["top1"]), points(found["difference"])
+        return percent(found.baseline_top1), "-"
+    return percent(found.top1), points(found.difference)

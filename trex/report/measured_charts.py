@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from trex.report.evaluations import Evaluation
 from trex.report.finetunings import Finetuning
 from trex.report.tables import shortened
+from trex.store.schemas import EvaluationLine
 
 
 class Curve(NamedTuple):
@@ -61,9 +62,9 @@ def curves(subject: str, finetunings: tuple[Finetuning, ...]) -> Curves | None:
     return Curves(f"{subject}: fine-tuning", found) if found else None
 
 
-def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
+def noisy_pair(evaluation: EvaluationLine) -> NoisyPair | None:
     """One evaluation's; None without errors."""
-    noisy = evaluation.noisy
+    noisy = evaluation.non_ideal
     if noisy is None:
         return None
     plan = shortened(evaluation.plan, 56) or "no reuse"
@@ -72,10 +73,14 @@ def noisy_pair(evaluation: Evaluation) -> NoisyPair | None:
     return NoisyPair(
         title=f"{plan} on {shortened(noisy.chip, 44)}, {noisy.mode} mode",
         n=evaluation.n,
-        original=Spread("original", 100 * evaluation.baseline_top1, _percent(noisy.baseline_top1)),
-        variant=Spread(picked, 100 * evaluation.top1, _percent(noisy.top1)),
+        original=Spread(
+            "original",
+            100 * evaluation.baseline_top1,
+            _percent(noisy.baseline_top1_by_draw),
+        ),
+        variant=Spread(picked, 100 * evaluation.top1, _percent(noisy.top1_by_draw)),
     )
 
 
-def _percent(fractions: tuple[float, ...]) -> tuple[float, ...]:
+def _percent(fractions: Sequence[float]) -> tuple[float, ...]:
     return tuple(100 * f for f in fractions)

@@ -22,7 +22,7 @@ from trex.report.exports import (
 )
 from trex.report.facts import Facts
 from trex.report.figures import draw_plan, plan_span
-from trex.report.fits import HEAD
+from trex.report.fits import HEAD, cells, fits_in_words
 from trex.report.machines import Table, bench_tables, priced_table, timed_table
 from trex.report.plans import PlanPicture, plan_in_words, plan_numbers, tokens_in_words
 from trex.report.published import paper_points
@@ -87,7 +87,7 @@ def write_report(
     return Written(page, tuple(files))
 
 
-def _rendered(sections: Sequence[dict[str, Any]], compared: Sequence[ShownFigure]) -> str:
+def _rendered(sections: Sequence[dict[str, object]], compared: Sequence[ShownFigure]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -112,11 +112,11 @@ def _machine_tables(facts: Facts, device: MeasuredDevice | None) -> list[Table]:
 
 def _section(
     facts: Facts, machines: Sequence[Table], out: Path, files: list[Path]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything the page says about one run."""
     priced = prices(facts)
     best, baseline = facts.best, facts.baseline
-    settings = facts.manifest["settings"]
+    settings = facts.manifest.settings
     off_front = facts.winner not in facts.front
     table = (*facts.front, *([facts.winner] if off_front else []))
     head, rows = candidate_rows(facts, table)
@@ -161,17 +161,19 @@ def _section(
         "rows": [(row[-1] == "yes", [row[i] for i in columns]) for row in shown],
         "left_out": len(rows) - len(shown),
         "off_front": off_front,
-        "command": shlex.join(map(str, facts.manifest.get("command", ()))),
-        "versions": facts.manifest.get("versions", {}),
+        "command": shlex.join(map(str, facts.manifest.command)),
+        "versions": facts.manifest.versions,
         "hashes": {
-            "weights": settings.get("weights_sha256"),
-            "device" if facts.on_machine else "chip": settings.get("chip_sha256"),
-            f"calibration {facts.unit}": settings.get("calibration_sha256"),
-            f"evaluation {facts.unit}": (facts.evaluation or {}).get("data_sha256"),
+            "weights": settings.weights_sha256,
+            "device" if facts.on_machine else "chip": settings.chip_sha256,
+            f"calibration {facts.unit}": settings.calibration_sha256,
+            f"evaluation {facts.unit}": facts.evaluation.data_sha256 if facts.evaluation else None,
         },
+        "fits": facts.fits and fits_in_words(facts.fits),
         "fits_head": HEAD,
+        "fits_rows": [cells(way) for way in facts.fits.tried] if facts.fits else [],
         "noisy": _noisy(facts),
-        "seed": settings.get("search", {}).get("seed"),
+        "seed": settings.search.get("seed"),
     }
 
 
@@ -180,9 +182,9 @@ def _plans_in_words(facts: Facts) -> str:
     measured = f"{len(facts.candidates):,} fitted and measured"
     if facts.given:
         return f"given, {measured}"
-    feasible = facts.manifest["feasible"]
+    feasible = facts.manifest.feasible
     within = "more than can be listed" if feasible is None else f"{feasible:,}"
-    return f"{facts.manifest['space_size']:,} costed, {within} within the budget, {measured}"
+    return f"{facts.manifest.space_size:,} costed, {within} within the budget, {measured}"
 
 
 def _figures(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trex.search.ranking import order_of
+from trex.store.ranking import order_of
 from trex.store.record import Measured, Record
 
 
@@ -30,13 +30,13 @@ def rung_results(records: Sequence[Record]) -> tuple[RungResult, ...]:
     """Every rung's after the fit, rung by rung, as the records stand."""
     found = [
         RungResult(
-            rung=later.rung,
+            rung=rung,
             key=record.key,
             plan=record.plan,
-            images=later.images,
-            measured=later.measured,
+            images=record.spent(rung).images,
+            measured=measured,
         )
         for record in records
-        for later in record.later
+        for rung, measured in record.later.items()
     ]
-    return tuple(sorted(found, key=lambda result: order_of(result.rung) or 0))
+    return tuple(sorted(found, key=lambda result: order_of(result.rung)))

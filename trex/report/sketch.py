@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
-from trex.store.record import overall
+from trex.store.schemas import Short, Summary
 from trex.units import significant
 
 _WIDTH: Final = 60
 _HEIGHT: Final = 10
 
 
-def front_sketch(result: dict[str, Any]) -> list[str]:
+def front_sketch(result: Summary) -> list[str]:
     """A search's front, loss against EDAP gain, or speed-up on a measured machine.
 
     Nothing where fewer than three points differ.
     """
-    baseline = overall(result["baseline"])
-    name = "times faster" if result["baseline"].get("spread") else "EDAP gain"
+    baseline = result.baseline.overall
+    name = "times faster" if result.baseline.on_machine else "EDAP gain"
 
-    def point(record: dict[str, Any]) -> tuple[float, float]:
-        return baseline / overall(record["estimate"]), record["selection"]["loss"]
+    def point(record: Short) -> tuple[float, float]:
+        return baseline / record.estimate.overall, record.selection.loss
 
-    points = [point(record) for record in result["pareto"]]
-    best = point(result["best"])
+    points = [point(record) for record in result.pareto]
+    best = point(result.best)
     gains, losses = zip(*points, best, strict=True)
     varied = len(set(points)) >= 3 and max(gains) > min(gains) and max(losses) > min(losses)
     if not varied or min(losses) <= 0:

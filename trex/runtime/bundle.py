@@ -28,7 +28,8 @@ from trex.files import make_folder, parse_json, write_atomic
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.runtime.dynamic import BASE, PLAN, DynamicModel, Point, own_tensors
-from trex.store.schemas import Amount, Fields, ModelArguments, Text, check_fields
+from trex.store.fields import Amount, Fields, Positive, Text, read_fields
+from trex.store.schemas import ModelArguments
 from trex.store.tensors import state_hash
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
@@ -41,7 +42,7 @@ _RUNNING: Final = ("model", "model_args", "plans", "weights_sha256", "data")
 
 
 class _PriceFields(Fields):
-    latency_s: Annotated[float, Field(gt=0.0)]
+    latency_s: Positive
 
 
 class _PartFields(Fields):
@@ -204,7 +205,7 @@ def load_dynamic_config(folder: Path) -> dict[str, Any]:
             f"{file} is of schema {found}, this TReX reads {SCHEMA}",
             hint="use the version of TReX that wrote it",
         )
-    check_fields(_DynamicFields, config, file, BundleError, _HINT)
+    read_fields(_DynamicFields, config, file, BundleError, _HINT)
     if config["fingerprint"] != _fingerprint(config):
         raise BundleError(
             f"{file} was changed after it was written",

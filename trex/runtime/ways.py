@@ -20,7 +20,7 @@ from trex.runtime.adaptive import Cascade, EarlyExits, ExitHead
 from trex.runtime.bundle import load_dynamic, load_dynamic_config
 from trex.runtime.choose import Chosen, running
 from trex.runtime.dynamic import DynamicModel
-from trex.store.schemas import Amount, Fields, Share, Text, check_fields
+from trex.store.fields import Amount, Fields, Share, Text, read_fields
 from trex.store.tensors import read_tensors, write_tensors
 
 SCHEMA: Final = 1
@@ -109,7 +109,7 @@ def load_ways(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{file} cannot be read: {error}", hint=_HINT) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise BundleError(f"{file} is of another schema than {SCHEMA}", hint=_HINT)
-    check_fields(_AdaptiveFields, content, file, BundleError, _HINT)
+    read_fields(_AdaptiveFields, content, file, BundleError, _HINT)
     if content["bundle"] != load_dynamic_config(folder)["fingerprint"]:
         raise BundleError(f"{file} is of another bundle than {folder} is now", hint=_HINT)
     return content

@@ -24,6 +24,7 @@ from trex.hardware.entries import rows_codes
 from trex.plan import Form, Plan
 from trex.reuse.sizes import ParameterTable
 from trex.search.space import Steps
+from trex.store.record import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -47,21 +48,22 @@ class VariantCosts(PlanCosts):
 
     def estimate(
         self, row: int, device: Chip | MeasuredDevice, accounting: DeviceAccounting
-    ) -> dict[str, Any]:
-        """One plan's costs as plain values, for records; None where nobody measured them."""
+    ) -> Estimate:
+        """One plan's costs, for records; None where nobody measured them."""
         known = not isinstance(device, MeasuredDevice)
-        return {
-            "chip": device.name,
-            "accounting": accounting,
-            "basis": device.basis,
-            **({"spread": device.spread} if isinstance(device, MeasuredDevice) else {}),
-            "latency_s": float(self.latency_s[row]),
-            "energy_j": float(self.energy_j[row]) if known else None,
-            "area_m2": float(self.area_m2[row]) if known else None,
-            "edap_mj_ms_mm2": float(self.edap_mj_ms_mm2[row]) if known else None,
-            "parameters": int(self.parameters[row]),
-            "macs": int(self.macs[row]),
-        }
+        spread = {"spread": device.spread} if isinstance(device, MeasuredDevice) else {}
+        return Estimate(
+            chip=device.name,
+            accounting=accounting,
+            basis=device.basis,
+            latency_s=float(self.latency_s[row]),
+            energy_j=float(self.energy_j[row]) if known else None,
+            area_m2=float(self.area_m2[row]) if known else None,
+            edap_mj_ms_mm2=float(self.edap_mj_ms_mm2[row]) if known else None,
+            **spread,
+            parameters=int(self.parameters[row]),
+            macs=int(self.macs[row]),
+        )
 
 
 #: What adds up over a plan's encoders: the rows of `PlanPricer.encoder`.

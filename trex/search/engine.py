@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -28,15 +27,17 @@ from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry
 from trex.search.moves import RESERVOIR, ROUND, next_rows
 from trex.search.predict import Losses
-from trex.search.ranking import best_first, furthest_first
 from trex.search.refined import measure_confirmed, measure_refined
 from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
 from trex.search.timed import holding
 from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
-from trex.store.run import V0_1, Run
-from trex.stored import plan_fields, read_plan
+from trex.store.ranking import best_first, furthest_first
+from trex.store.record import Estimate, Record
+from trex.store.run import PROOF, TUNED, V0_1, WINNER, Run
+from trex.store.schemas import Manifest, Tuned, Winner
+from trex.stored import plan_fields
 
 
 class Search:
@@ -47,13 +48,13 @@ class Search:
         manifest: what the run folder says of it.
     """
 
-    def __init__(self, shop: Workshop, manifest: dict[str, Any]) -> None:
+    def __init__(self, shop: Workshop, manifest: Manifest) -> None:
         self.problem, self.priced, self.run = shop.problem, shop.priced, shop.run
         self.shop = shop
         self._manifest = manifest
 
-    def execute(self) -> dict[str, Any]:
-        """Search, and return what `best.json` holds: the winner's record and its weights' hash."""
+    def execute(self) -> Winner:
+        """Search, and return what `best.json` holds: which candidate won."""
         self.shop.check_storage()
         with self.run.folder():
             if not self.run.begun:
@@ -69,16 +70,7 @@ class Search:
         """Give the disk space back that it took on the way."""
         self.shop.close()
 
-    @property
-    def proof(self) -> dict[str, Any] | None:
-        """How well the best prediction is proved to be the best; None where nothing was solved."""
-        try:
-            stored = self.run.read_json("proof.json")
-        except RunError:
-            return None
-        return {name: value for name, value in stored.items() if name != "schema"}
-
-    def estimate(self, plan: Plan) -> dict[str, Any]:
+    def estimate(self, plan: Plan) -> Estimate:
         """What a plan costs, as records hold it."""
         return self.shop.estimate(plan)
 
@@ -101,7 +93,7 @@ class Search:
             )
         )
         if chosen.proof is not None:
-            self.run.write_json("proof.json", chosen.proof)
+            self.run.write(PROOF, chosen.proof)
         if sampled:
             sampler = sampler_of(settings, self.priced.pricer.overall)
             measure_fitted(
@@ -147,7 +139,7 @@ class Search:
         reservoir = np.stack([space.row(plan) for plan in chosen])
         measure_fitted(self.shop, plans, losses)
         while len(plans) < settings.evaluations:
-            loss_of = {record["key"]: record["selection"]["loss"] for record in self.run.records()}
+            loss_of = {record.key: record.selection.loss for record in self.run.records()}
             measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
             wanted = min(ROUND, settings.evaluations - len(plans))
             rows = next_rows(self.priced, losses, reservoir, measured, wanted)
@@ -156,16 +148,16 @@ class Search:
             plans += [space.plan(row) for row in rows]
             measure_fitted(self.shop, plans, losses)
 
-    def _finalists(self, wanted: int) -> list[dict[str, Any]]:
+    def _finalists(self, wanted: int) -> list[Record]:
         """The best records; on a measured machine those that hold its limits when timed whole."""
         records = furthest_first(self.run.records())
         if is_measured(self.problem.device):
             return holding(self.shop, records, wanted)
         return records[:wanted]
 
-    def _best_of(self, rung: str) -> list[dict[str, Any]]:
+    def _best_of(self, rung: str) -> list[Record]:
         """The records that came to a rung, the best first."""
-        return best_first([r for r in self.run.records() if rung in r], rung)
+        return best_first(self.run.records(), rung)
 
     def _losses(self) -> Losses:
         """What plans are predicted to lose; measured once."""
@@ -197,44 +189,46 @@ class Search:
                 hint="remove it: it is made again, of what the study holds of the probes",
             ) from error
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> Winner:
         (record,) = self._finalists(1)
         best = self._fit_best(record)
         if trainings := finetune_rungs(self.shop):
             self._hand_over(record, trainings[-1])
         return best
 
-    def _fit_best(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _fit_best(self, record: Record) -> Winner:
         """Write the winner, fitted on all images, and what `best.json` holds."""
-        if (self.run.best / "best.json").exists():
-            stored = self.run.read_json("best/best.json")
-            if stored["key"] == record["key"] and is_whole(self.run.best):
-                return stored
-        winner = fit_winner(self.shop, read_plan(record))
+        stored = self.run.winner()
+        if stored is not None and stored.key == record.key and is_whole(self.run.best):
+            return stored
+        winner = fit_winner(self.shop, record.parsed)
         self._save(self.run.best, winner.variant, record)
-        best = {
-            **_named(record),
-            "producers": winner.producers,
-            "refinement": [asdict(done) for done in winner.rounds],
-        }
-        self.run.write_json("best/best.json", best)
+        best = Winner(
+            key=record.key,
+            **plan_fields(record.parsed),
+            producers={str(share): loss for share, loss in winner.producers.items()},
+            refinement=[asdict(done) for done in winner.rounds],
+        )
+        self.run.write(WINNER, best)
         return best
 
-    def _hand_over(self, record: dict[str, Any], rung: FinetuneRung) -> None:
+    def _hand_over(self, record: Record, rung: FinetuneRung) -> None:
         """Write the winner with the weights that the last rung measured."""
-        told_before = (self.run.finetuned / "finetuned.json").exists()
+        told_before = (self.run.path / TUNED).exists()
         if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
-            told = {
-                "rung": rung.name,
-                "images": rung.images(record),
-                "measured": record[rung.name],
-            }
-            self.run.write_json("finetuned/finetuned.json", {**_named(record), **told})
+            told = Tuned(
+                key=record.key,
+                **plan_fields(record.parsed),
+                rung=rung.name,
+                images=rung.images(record),
+                measured=record.later[rung.name],
+            )
+            self.run.write(TUNED, told)
         rung.clear(self.run.records())
         shutil.rmtree(self.run.trainings, ignore_errors=True)
 
-    def _save(self, folder: Path, variant: nn.Module, record: dict[str, Any]) -> None:
+    def _save(self, folder: Path, variant: nn.Module, record: Record) -> None:
         loaded = self.problem.loaded
         save_bundle(
             folder,
@@ -243,10 +237,5 @@ class Search:
             arguments=loaded.arguments,
             base_weights_sha256=loaded.weights_sha256,
             data_config=self.problem.data_config,
-            extra={"estimate": record["estimate"]},
+            extra={"estimate": record.estimate.as_json()},
         )
-
-
-def _named(record: dict[str, Any]) -> dict[str, Any]:
-    """Which plan a record is of."""
-    return {"key": record["key"], **plan_fields(read_plan(record))}

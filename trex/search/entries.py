@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from optuna.trial import FrozenTrial
 
+from trex.errors import RunError
 from trex.plan import EncoderPlan, Plan
 from trex.search.space import NEAREST, TAKEN, Choice, SearchSpace
 from trex.search.study import Entry
-from trex.stored import read_plan
+from trex.store.fields import Fields, read_fields
+from trex.store.record import Estimate, Measured, Record
+from trex.stored import current, read_plan
 
 #: what a study minimises
 LOSS: Final = "loss (KL from the original, nats an image)"
@@ -20,6 +23,7 @@ LATENCY: Final = "latency (ms)"
 #: an attribute that holds a whole record, for run folders on other machines
 RECORD: Final = "record"
 _NO_REUSE: Final = "no reuse"
+_Told = TypeVar("_Told", bound=Fields)
 
 
 class Options:
@@ -61,7 +65,7 @@ def entry(plan: Plan, options: Options, notes: Mapping[str, Any]) -> Entry:
     return Entry(key=plan.key, choices=chosen, notes={**plan_notes(plan), **notes})
 
 
-def plan_notes(plan: Plan) -> dict[str, Any]:
+def plan_notes(plan: Plan) -> dict[str, str | int]:
     """The plan in words; `plan_of_trial` reads it back."""
     return {"plan": str(plan) or _NO_REUSE, "consumers": plan.n_reuse}
 
@@ -104,7 +108,7 @@ def choice_name(space: SearchSpace, encoder: int, choice: Choice) -> str:
     return ", ".join(parts)
 
 
-def estimate_notes(estimate: Mapping[str, Any], predicted_loss: float | None) -> dict[str, Any]:
+def estimate_notes(estimate: Estimate, predicted_loss: float | None) -> dict[str, float]:
     """What is known before anything is fitted."""
     scales = (
         ("latency_s", LATENCY, 1e3),
@@ -112,33 +116,47 @@ def estimate_notes(estimate: Mapping[str, Any], predicted_loss: float | None) ->
         ("area_m2", "area (mm2)", 1e6),
         ("edap_mj_ms_mm2", EDAP, 1.0),
     )
-    by = "predicted" if estimate.get("basis") == "measured" else "estimate"
+    by = "predicted" if estimate.on_machine else "estimate"
     notes = {
-        f"{by}: {name}": estimate[field] * scale
+        f"{by}: {name}": value * scale
         for field, name, scale in scales
-        if estimate[field] is not None
+        if (value := getattr(estimate, field)) is not None
     }
     if predicted_loss is not None:
         notes["estimate: loss (nats)"] = predicted_loss
     return notes
 
 
-def measured_notes(record: Mapping[str, Any]) -> dict[str, Any]:
+def measured_notes(record: Record) -> dict[str, Any]:
     """What fitting and measuring showed."""
-    return {**selection_notes(record["selection"], record["seconds"]), RECORD: dict(record)}
+    return {**selection_notes(record.selection, record.seconds or 0.0), RECORD: record.as_json()}
 
 
-def selection_notes(selection: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def told_elsewhere(kind: type[_Told], trial: FrozenTrial) -> _Told:
+    """What a worker on another machine put beside its trial, `RECORD`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    where, hint = f"trial {trial.number} of the study", "drop the study, or name another one"
+    told = trial.user_attrs.get(RECORD)
+    record = read_fields(kind, told, where, RunError, hint)
+    if told is None or not isinstance(record, Record):
+        return record
+    return kind.model_validate(current(told))  # version 0.1 told a plan's transforms beside it
+
+
+def selection_notes(selection: Measured, seconds: float) -> dict[str, float]:
     """What a rung measured on the images that candidates are compared on, and how long it took."""
     notes = {
-        "measured: agreement with the original (%)": 100 * selection["agreement"],
-        "measured: soft agreement with the original (%)": 100 * selection["soft_agreement"],
-        "measured: images": selection["n"],
+        "measured: agreement with the original (%)": 100 * selection.agreement,
+        "measured: soft agreement with the original (%)": 100 * selection.soft_agreement,
+        "measured: images": selection.n,
         "measured: seconds": seconds,
     }
-    if selection["top1"] is not None:
-        notes["measured: top-1 (%)"] = 100 * selection["top1"]
-        notes["measured: top-1 of the original (%)"] = 100 * selection["baseline_top1"]
+    if selection.top1 is not None and selection.baseline_top1 is not None:
+        notes["measured: top-1 (%)"] = 100 * selection.top1
+        notes["measured: top-1 of the original (%)"] = 100 * selection.baseline_top1
     return notes
 
 

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from trex.search.ranking import finetuned_rung
 from trex.search.refined import fitted_variant, refined_variant
 from trex.search.rungs import measure_rung, measured_selection
 from trex.search.workshop import Workshop
+from trex.store.ranking import finetuned_rung
+from trex.store.record import Measured, Record
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
 from trex.training.finetune.processes import Processes
@@ -62,11 +62,11 @@ class FinetuneRung:
         recipe = self._recipe(epochs)
         return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
 
-    def images(self, record: dict[str, Any]) -> int:
+    def images(self, record: Record) -> int:
         """That a record's candidate is trained on, each view counted; none without reuse."""
-        return self.order.steps * self.order.batch_size if record["plan"] else 0
+        return self.order.steps * self.order.batch_size if record.plan else 0
 
-    def measure(self, records: Sequence[dict[str, Any]]) -> None:
+    def measure(self, records: Sequence[Record]) -> None:
         """Train recorded candidates, measure and record them."""
         measure_rung(
             self.shop,
@@ -77,7 +77,7 @@ class FinetuneRung:
             measure=self._measure,
         )
 
-    def variant(self, record: dict[str, Any]) -> nn.Module:
+    def variant(self, record: Record) -> nn.Module:
         """A record's candidate with its trained weights; trained again where they are not here."""
         state = self.shop.run.usable_parameters(self._weights(record))
         if state is None:
@@ -86,28 +86,28 @@ class FinetuneRung:
         variant.load_state_dict(state)
         return variant
 
-    def clear(self, records: Sequence[dict[str, Any]]) -> None:
+    def clear(self, records: Sequence[Record]) -> None:
         """Give the disk space back that the rung's trained weights took."""
         for record in records:
             self.shop.run.remove_parameters(self._weights(record))
 
-    def _measure(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _measure(self, record: Record) -> Measured:
         variant = self._train(record)
         measured = measured_selection(self.shop, variant)
         if self.last:
             self.shop.run.write_parameters(self._weights(record), variant.state_dict())
         shutil.rmtree(self._folder(record), ignore_errors=True)
-        epochs = self.order.epochs if record["plan"] else 0
-        return {**measured, "start": _start(record), "epochs": epochs}
+        epochs = self.order.epochs if record.plan else 0
+        return measured.model_copy(update={"start": _start(record), "epochs": epochs})
 
-    def _train(self, record: dict[str, Any]) -> nn.Module:
+    def _train(self, record: Record) -> nn.Module:
         shop = self.shop
         problem, order = shop.problem, self.order
         recipe = self._recipe(order.epochs)
         loaded, seed = problem.loaded, problem.settings.seed
         start = refined_variant if _start(record) == "refined" else fitted_variant
         variant = start(shop, record)
-        if not record["plan"]:  # the original has lost nothing to win back
+        if not record.plan:  # the original has lost nothing to win back
             return variant
         teacher = None
         if recipe.losses.distils:
@@ -152,11 +152,11 @@ class FinetuneRung:
             }
         )
 
-    def _folder(self, record: dict[str, Any]) -> Path:
-        return self.shop.run.trainings / f"{record['key']}-{self.number}"
+    def _folder(self, record: Record) -> Path:
+        return self.shop.run.trainings / f"{record.key}-{self.number}"
 
-    def _weights(self, record: dict[str, Any]) -> str:
-        return f"{record['key']}.{self.name}"
+    def _weights(self, record: Record) -> str:
+        return f"{record.key}.{self.name}"
 
 
 def finetune_rungs(shop: Workshop) -> list[FinetuneRung]:
@@ -165,6 +165,6 @@ def finetune_rungs(shop: Workshop) -> list[FinetuneRung]:
     return [FinetuneRung(shop=shop, number=number) for number in range(1, len(images) + 1)]
 
 
-def _start(record: dict[str, Any]) -> str:
+def _start(record: Record) -> str:
     """What training begins with."""
-    return "refined" if "refined" in record else "fitted"
+    return "refined" if "refined" in record.later else "fitted"

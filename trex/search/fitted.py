@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from optuna.samplers import BaseSampler
 
@@ -17,19 +16,20 @@ from trex.search.entries import (
     EDAP,
     LATENCY,
     LOSS,
-    RECORD,
     entry,
     estimate_notes,
     in_tree_order,
     measured_notes,
     plan_notes,
+    told_elsewhere,
 )
 from trex.search.predict import SKETCH, Losses, build, correlations, probes
 from trex.search.records import spent_on
 from trex.search.study import Entry
 from trex.search.workers import More, Result
 from trex.search.workshop import Workshop
-from trex.stored import current, plan_fields
+from trex.store.record import Record
+from trex.stored import plan_fields
 
 
 def measure_losses(shop: Workshop) -> Losses:
@@ -80,20 +80,20 @@ def measure_fitted(
         total: how many plans there will be, with the further ones.
     """
 
-    def values(record: dict[str, Any]) -> list[float]:
-        estimate = record["estimate"]
+    def values(record: Record) -> list[float]:
+        estimate = record.estimate
         of = {
-            LOSS: record["selection"]["loss"],
-            EDAP: estimate["edap_mj_ms_mm2"],
-            LATENCY: estimate["latency_s"] * 1e3,
+            LOSS: record.selection.loss,
+            EDAP: estimate.overall,  # of chips alone
+            LATENCY: estimate.latency_s * 1e3,
         }
         return [of[objective] for objective in objectives]
 
-    def result(record: dict[str, Any]) -> Result:
-        return Result(record["key"], values(record), measured_notes(record))
+    def result(record: Record) -> Result:
+        return Result(record.key, values(record), measured_notes(record))
 
     def known(key: str) -> Result | None:
-        record = shop.record(key)
+        record = shop.run.record(key)
         return None if record is None else result(record)
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
@@ -114,10 +114,10 @@ def measure_fitted(
         more=more,
         total=total,
     )
-    recorded = {record["key"] for record in shop.run.records()}
+    recorded = {record.key for record in shop.run.records()}
     for key in done.keys() - recorded:  # measured on other machines
-        record = current(done[key].user_attrs[RECORD])
-        shop.run.append_unless(partial(shop.record, key), record)
+        record = told_elsewhere(Record, done[key])
+        shop.run.append_unless(partial(shop.run.record, key), record)
 
 
 def trial_entry(plan: Plan, shop: Workshop, losses: Losses | None) -> Entry:
@@ -133,26 +133,24 @@ def _predicted(shop: Workshop, plan: Plan, losses: Losses | None) -> float | Non
     return float(losses.predict(shop.problem.space.row(plan)[None])[0])
 
 
-def _record(
-    shop: Workshop, fitted: FittedPlan, losses: Losses | None, seconds: float
-) -> dict[str, Any]:
+def _record(shop: Workshop, fitted: FittedPlan, losses: Losses | None, seconds: float) -> Record:
     plan = fitted.plan
     predicted = _predicted(shop, plan, losses)
     selection = shop.selection(fitted.logits)
-    rungs = [spent_on("fitted", selection["loss"], shop.calibration.n_fit, seconds)]
+    rungs = [spent_on("fitted", selection.loss, shop.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
     shop.run.write_parameters(plan.key, fitted.state)
-    return {
-        "key": plan.key,
+    return Record(
+        key=plan.key,
         **plan_fields(plan),
-        "ranked_on": shop.ranks_on,
-        "estimate": shop.estimate(plan),
-        "predicted_loss": predicted,
-        "selection": selection,
-        "rungs": rungs,
-        "seconds": round(seconds, 3),
-    }
+        ranked_on=shop.ranks_on,
+        estimate=shop.estimate(plan),
+        predicted_loss=predicted,
+        selection=selection,
+        rungs=tuple(rungs),
+        seconds=round(seconds, 3),
+    )
 
 
 def _first_rows(calibration: Calibration, images: int) -> tuple[range, range]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +13,11 @@ from trex.errors import RunError, WeightsError
 from trex.exporters.bundle import load_bundle, load_config
 from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel, load
-from trex.search.ranking import best_record, records_of
-from trex.search.records import measured_front
+from trex.search.front import measured_front
+from trex.store.ranking import best_record, records_of
+from trex.store.record import Record
 from trex.store.run import Run
-from trex.stored import read_plan
+from trex.store.schemas import ModelArguments
 from trex.training.transforms import InputConfig, input_config_from_json
 
 
@@ -32,8 +32,8 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
         WeightsError: the checkpoint is gone, or holds other weights than the run used.
     """
     manifest = run.manifest()
-    settings = manifest["settings"]
-    source = manifest["weights_source"]
+    settings = manifest.settings
+    source = manifest.weights_source
     if weights is None and source != "hub":
         weights = Path(source)
         if not weights.exists():
@@ -42,9 +42,9 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
                 hint="say where it is now with --weights",
             )
     loaded = _load_same(
-        settings["model"], weights, settings["model_args"], settings["weights_sha256"], run.path
+        settings.model, weights, settings.model_args, settings.weights_sha256, run.path
     )
-    return loaded, input_config_from_json(settings["data"])
+    return loaded, input_config_from_json(settings.data)
 
 
 def load_original_of_bundle(
@@ -62,15 +62,19 @@ def load_original_of_bundle(
     """
     stored = load_config(folder)
     loaded = _load_same(
-        stored["model"], weights, stored["model_args"], stored["base_weights_sha256"], folder
+        stored["model"],
+        weights,
+        ModelArguments.model_validate(stored["model_args"]),
+        stored["base_weights_sha256"],
+        folder,
     )
     return loaded, input_config_from_json(stored["data"])
 
 
 def _load_same(
-    name: str, weights: Path | None, arguments: dict[str, Any], sha256: str, made: Path
+    name: str, weights: Path | None, arguments: ModelArguments, sha256: str, made: Path
 ) -> LoadedModel:
-    loaded = load(name, weights=weights, **arguments)
+    loaded = load(name, weights=weights, **arguments.as_json())
     if loaded.weights_sha256 != sha256:
         raise WeightsError(
             f"{weights or 'the hub'} holds other weights than {made} was made with",
@@ -79,7 +83,7 @@ def _load_same(
     return loaded
 
 
-def pick_record(run: Run, pick: str) -> dict[str, Any]:
+def pick_record(run: Run, pick: str) -> Record:
     """The record of the winner, `best` or `finetuned`, of the `knee`, or of a plan in text.
 
     A number is the best measured plan with so many consumers. Of consumers whose transform the
@@ -89,19 +93,17 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
         RunError: the run has no winner yet, no knee, or has not measured such a plan.
     """
     if pick == "best":
-        return record_of(run, run.read_json("best/best.json")["key"])
+        return record_of(run, run.chosen().key)
     if pick == "finetuned":
-        search = run.manifest()["settings"]["search"]
+        search = run.manifest().settings.search
         if not search.get("finetuning", {}).get("images"):
             raise RunError(
                 f"{run.path} has fine-tuned nothing",
                 hint="search with --finetuned-candidates, or use `trex finetune`",
             )
-        return record_of(run, run.read_json("finetuned/finetuned.json")["key"])
+        return record_of(run, run.tuned().key)
     if pick == "knee":
-        front = (
-            measured_front(run.records(), run.manifest()["baseline"]) if run.records() else None
-        )
+        front = measured_front(run.records(), run.manifest().baseline) if run.records() else None
         if front is None or front.knee is None:
             raise RunError(
                 f"the front of {run.path} has no knee",
@@ -109,9 +111,9 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
             )
         return front.knee
     if re.fullmatch(r"[0-9]{1,9}", pick):
-        of_count = [record for record in run.records() if record["n_reuse"] == int(pick)]
+        of_count = [record for record in run.records() if record.n_reuse == int(pick)]
         if not of_count:
-            counts = sorted({record["n_reuse"] for record in run.records()})
+            counts = sorted({record.n_reuse for record in run.records()})
             raise RunError(
                 f"{run.path} has measured no plan of {pick} consumers",
                 hint=f"it holds plans of {', '.join(map(str, counts)) or 'no'} consumers",
@@ -126,15 +128,14 @@ def pick_record(run: Run, pick: str) -> dict[str, Any]:
     return best_record(records)
 
 
-def record_of(run: Run, key: str) -> dict[str, Any]:
+def record_of(run: Run, key: str) -> Record:
     """A candidate's record.
 
     Raises:
         RunError: there is none.
     """
-    for record in run.records():
-        if record["key"] == key:
-            return record
+    if (record := run.record(key)) is not None:
+        return record
     raise RunError(
         f"{run.path / 'results.jsonl'} has no record of the winner, {key}",
         hint="restore the file, or run the same command again",
@@ -157,10 +158,10 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
     """
     record = pick_record(run, pick)
     if pick == "best":
-        return record["plan"], load_bundle(run.best)
+        return record.plan, load_bundle(run.best)
     if pick == "finetuned":
-        return record["plan"], load_bundle(run.finetuned)
+        return record.plan, load_bundle(run.finetuned)
     fitted = FittedPlan(
-        plan=read_plan(record), state=run.parameters(record["key"]), logits=torch.empty(0)
+        plan=record.parsed, state=run.parameters(record.key), logits=torch.empty(0)
     )
-    return record["plan"], apply_fitted(deepcopy(original.model), fitted)
+    return record.plan, apply_fitted(deepcopy(original.model), fitted)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from trex.fit.fitter import FittedPlan, apply_fitted
 from trex.models.registry import LoadedModel
 from trex.search.pareto import pareto_front
 from trex.settings import difference
+from trex.store.record import Estimate, Record
 from trex.store.run import Run
-from trex.stored import read_plan
 
 Cost = Literal["latency", "energy", "edap"]
 _FIELDS: Final[dict[Cost, str]] = {
@@ -28,7 +28,7 @@ _FIELDS: Final[dict[Cost, str]] = {
     "edap": "edap_mj_ms_mm2",
 }
 #: what runs have to agree on to be drawn on together
-_SAME: Final = ("model", "model_args", "weights_sha256", "chip_sha256", "accounting", "data")
+_SAME: Final = {"model", "model_args", "weights_sha256", "chip_sha256", "accounting", "data"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +42,16 @@ class Chosen:
     """
 
     run: Run
-    record: dict[str, Any]
+    record: Record
     winner: bool
+
+    def cost(self, of: Cost) -> float:
+        """What it costs on the run's device, as records hold it.
+
+        Raises:
+            RunError: a measured machine's, which knows latency alone.
+        """
+        return cost_of(self.record.estimate, of)
 
     def variant(self, original: LoadedModel) -> nn.Module:
         """The running variant; the original stays as it is.
@@ -53,9 +61,24 @@ class Chosen:
         """
         if self.winner:
             return load_bundle(self.run.best)
-        state = self.run.parameters(self.record["key"])
-        fitted = FittedPlan(plan=read_plan(self.record), state=state, logits=torch.empty(0))
+        state = self.run.parameters(self.record.key)
+        fitted = FittedPlan(plan=self.record.parsed, state=state, logits=torch.empty(0))
         return apply_fitted(deepcopy(original.model), fitted)
+
+
+def cost_of(estimate: Estimate, cost: Cost) -> float:
+    """A cost of a plan; in SI units, EDAP in mJ·ms·mm².
+
+    Raises:
+        RunError: a measured machine's, which knows latency alone.
+    """
+    value: float | None = getattr(estimate, _FIELDS[cost])
+    if value is None:
+        raise RunError(
+            f"{estimate.chip} is a measured machine, which knows no {cost}",
+            hint="leave --minimize out: latency is what it knows",
+        )
+    return value
 
 
 def runs_of(folder: Path) -> list[Run]:
@@ -70,10 +93,10 @@ def runs_of(folder: Path) -> list[Run]:
     runs = [Run.open(path) for path in inside]
     if not runs:
         return [Run.open(folder)]
-    first = runs[0].manifest()["settings"]
+    first = runs[0].manifest().settings
     for run in runs[1:]:
-        own = run.manifest()["settings"]
-        wrong = difference({n: first.get(n) for n in _SAME}, {n: own.get(n) for n in _SAME})
+        own = run.manifest().settings
+        wrong = difference(first.model_dump(include=_SAME), own.model_dump(include=_SAME))
         if wrong:
             raise RunError(
                 f"{run.path} and {runs[0].path} cannot share a bundle: {wrong}",
@@ -106,7 +129,7 @@ def choose_points(runs: Sequence[Run], number: int, cost: Cost) -> list[Chosen]:
             if len(front) >= 2
             else "search under several limits: trex search --budgets 0.9x 0.65x 0.4x",
         )
-    price = [float(chosen.record["estimate"][_FIELDS[cost]]) for chosen in front]
+    price = [chosen.cost(cost) for chosen in front]
     places = [i for i, chosen in enumerate(front) if chosen.winner]
     if len(places) < 2:
         places = sorted({0, len(front) - 1, *places})
@@ -132,20 +155,16 @@ def _front(runs: Sequence[Run], cost: Cost) -> list[Chosen]:
     winners: list[Chosen] = []
     others: list[Chosen] = []
     for run in runs:
-        records = run.records()
-        best = None
-        if (run.best / "best.json").is_file():
-            best = run.read_json("best/best.json")["key"]
-        for record in records:
-            chosen = Chosen(run=run, record=record, winner=record["key"] == best)
+        best = run.winner()
+        for record in run.records():
+            won = best is not None and record.key == best.key
+            chosen = Chosen(run=run, record=record, winner=won)
             (winners if chosen.winner else others).append(chosen)
-    known = {chosen.record["plan"] for chosen in winners}
-    rest = [chosen for chosen in others if chosen.record["plan"] not in known]
+    known = {chosen.record.plan for chosen in winners}
+    rest = [chosen for chosen in others if chosen.record.plan not in known]
     kept = _undominated(winners, cost)
     more = (chosen for chosen in _undominated([*kept, *rest], cost) if not chosen.winner)
-    return sorted(
-        [*kept, *more], key=lambda chosen: float(chosen.record["estimate"][_FIELDS[cost]])
-    )
+    return sorted([*kept, *more], key=lambda chosen: chosen.cost(cost))
 
 
 def _undominated(some: Sequence[Chosen], cost: Cost) -> list[Chosen]:
@@ -154,8 +173,8 @@ def _undominated(some: Sequence[Chosen], cost: Cost) -> list[Chosen]:
     objectives = np.array(
         [
             [
-                float(f"{chosen.record['estimate'][_FIELDS[cost]]:.9g}"),
-                1.0 - chosen.record["selection"]["soft_agreement"],
+                float(f"{chosen.cost(cost):.9g}"),
+                1.0 - chosen.record.selection.soft_agreement,
             ]
             for chosen in some
         ]

@@ -186,7 +186,7 @@ class Losses:
             roots += np.sqrt(own)
         return sums, roots
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values for the run folder."""
         return {
             "correlation": dict(zip(KINDS, self.correlation, strict=True)),

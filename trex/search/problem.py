@@ -77,7 +77,7 @@ class SearchSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, object]:
         """Plain values; what version 0.1 did not know is left out where it changes nothing."""
         told = asdict(self)
         usual = {"moves": 0, "confirmed": 0, "fresh_share": 0.0, "choice_images": MOST_IMAGES}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,10 +14,10 @@ from trex.fit.refine import refine
 from trex.search.rungs import measure_rung, measured_selection
 from trex.search.winner import answered
 from trex.search.workshop import Workshop
-from trex.stored import read_plan
+from trex.store.record import Record
 
 
-def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
+def measure_refined(shop: Workshop, records: Sequence[Record]) -> None:
     """Refine fitted candidates on the images they were fitted on, measure and record them."""
     measure_rung(
         shop,
@@ -30,7 +29,7 @@ def measure_refined(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def measure_confirmed(shop: Workshop, records: Sequence[dict[str, Any]]) -> None:
+def measure_confirmed(shop: Workshop, records: Sequence[Record]) -> None:
     """Compare candidates once more, with images on which none was chosen."""
     measure_rung(
         shop,
@@ -42,12 +41,12 @@ def measure_confirmed(shop: Workshop, records: Sequence[dict[str, Any]]) -> None
     )
 
 
-def fitted_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
+def fitted_variant(shop: Workshop, record: Record) -> nn.Module:
     """A recorded candidate as it was fitted for the selection, running; the original stays."""
     return apply_fitted(deepcopy(shop.problem.loaded.model), _state(shop, record))
 
 
-def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
+def refined_variant(shop: Workshop, record: Record) -> nn.Module:
     """A recorded candidate fitted and refined on the images it is not compared on."""
     settings = shop.problem.settings
     calibration = shop.calibration
@@ -63,10 +62,10 @@ def refined_variant(shop: Workshop, record: dict[str, Any]) -> nn.Module:
     return variant
 
 
-def _state(shop: Workshop, record: dict[str, Any]) -> FittedPlan:
+def _state(shop: Workshop, record: Record) -> FittedPlan:
     """A fitted candidate, fitted again where another machine did it, or its file is damaged."""
-    plan = read_plan(record)
-    if (state := shop.run.usable_parameters(record["key"])) is not None:
+    plan = record.parsed
+    if (state := shop.run.usable_parameters(record.key)) is not None:
         return FittedPlan(plan=plan, state=state, logits=torch.empty(0))
     (fitted,) = shop.fitter().fit([plan])
     return fitted

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from trex.fit.fitter import Take
+from trex.fit.scratch import TensorFile
 from trex.plan import Plan
 from trex.reuse.precision import forward_precision
-from trex.search.entries import LOSS, RECORD, entry, estimate_notes, selection_notes
+from trex.search.entries import (
+    LOSS,
+    RECORD,
+    entry,
+    estimate_notes,
+    selection_notes,
+    told_elsewhere,
+)
 from trex.search.problem import count_passes
 from trex.search.records import spent_on
 from trex.search.workers import Result
 from trex.search.workshop import Workshop
-from trex.stored import read_plan
+from trex.store.record import Later, Measured, Record
 from trex.training.data import batches
 
 
 def measure_rung(
     shop: Workshop,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Record],
     *,
     rung: str,
     part: str,
-    images: Callable[[dict[str, Any]], int],
-    measure: Callable[[dict[str, Any]], dict[str, Any]],
+    images: Callable[[Record], int],
+    measure: Callable[[Record], Measured],
 ) -> None:
     """Measure recorded candidates anew and record that, each as a line of its own.
 
@@ -41,27 +49,25 @@ def measure_rung(
         images: that the rung spends on a record's candidate.
         measure: does the work on a record's candidate; what it is like on the selection images.
     """
-    by_key = {record["key"]: record for record in records}
+    by_key = {record.key: record for record in records}
 
-    def result(line: dict[str, Any]) -> Result:
-        notes = selection_notes(line["measured"], line["rung"]["seconds"])
-        return Result(line["key"], [line["measured"]["loss"]], {**notes, RECORD: line})
+    def result(line: Later) -> Result:
+        notes = selection_notes(line.measured, line.rung.seconds)
+        return Result(line.key, [line.measured.loss], {**notes, RECORD: line.as_json()})
 
     def known(key: str) -> Result | None:
-        record = shop.record(key)
-        if record is None or rung not in record:
+        record = shop.run.record(key)
+        measured = None if record is None else record.later.get(rung)
+        if record is None or measured is None:
             return None
-        spent = next(spent for spent in record["rungs"] if spent["rung"] == rung)
-        return result({"key": key, "rung": spent, "measured": record[rung]})
+        return result(Later(key=key, rung=record.spent(rung), measured=measured))
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         while (plan := take(order)) is not None:
             key, started = plan.key, time.monotonic()
             measured = measure(by_key[key])
-            spent = spent_on(
-                rung, measured["loss"], images(by_key[key]), time.monotonic() - started
-            )
-            line = {"key": key, "rung": spent, "measured": measured}
+            spent = spent_on(rung, measured.loss, images(by_key[key]), time.monotonic() - started)
+            line = Later(key=key, rung=spent, measured=measured)
             shop.run.append(line)
             yield result(line)
 
@@ -69,9 +75,9 @@ def measure_rung(
         part,
         [
             entry(
-                read_plan(record),
+                record.parsed,
                 shop.options,
-                estimate_notes(record["estimate"], record["predicted_loss"]),
+                estimate_notes(record.estimate, record.predicted_loss),
             )
             for record in records
         ],
@@ -80,14 +86,21 @@ def measure_rung(
         objectives=[LOSS],
     )
     for key in by_key:  # measured on other machines
-        shop.run.append_unless(partial(known, key), done[key].user_attrs[RECORD])
+        line = told_elsewhere(Later, done[key])
+        shop.run.append_unless(partial(known, key), line)
 
 
-def measured_selection(shop: Workshop, variant: nn.Module) -> dict[str, Any]:
+def measured_selection(shop: Workshop, variant: nn.Module) -> Measured:
     """How a variant does on all images that are not fitted on."""
-    fit = shop.problem.settings.fit
-    with torch.no_grad(), forward_precision(fit.precision):
-        parts = (batch for part in shop.parts.measured for batch in batches(part, fit.batch_size))
-        logits = torch.cat([variant(batch.images).float() for batch in parts])
-    count_passes(len(logits) * shop.problem.space.num_encoders)
-    return shop.selection(logits)
+    fit, done = shop.problem.settings.fit, 0
+    with (
+        closing(TensorFile(shop.scratch)) as logits,
+        torch.no_grad(),
+        forward_precision(fit.precision),
+    ):
+        for part in shop.parts.measured:
+            for batch in batches(part, fit.batch_size):
+                logits.write(done, variant(batch.images))
+                done += len(batch.images)
+        count_passes(done * shop.problem.space.num_encoders)
+        return shop.selection(logits.mapped())

@@ -305,7 +305,7 @@ class SearchSpace:
             max_reuse=0,
         )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What a run must have been started with; told as by version 0.1 where it could."""
         told = asdict(self)
         del told["layout"], told["left_out"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from trex.errors import RunError, StorageError
-from trex.files import parse_json
+from trex.files import parse_json, sealed_line, unsealed
 from trex.search.shared import SharedStorage
 from trex.store.locks import LOCKS, FileLocks, file_lock
 
@@ -107,11 +106,22 @@ class Journal(BaseJournalBackend):
                 if not line.endswith(b"\n"):
                     return
                 self._ends.append(self._ends[-1] + len(line))
-                yield parse_json(line)
+                yield self._entry(line[:-1], len(self._ends) - 1)
+
+    def _entry(self, line: bytes, number: int) -> dict[str, Any]:
+        entry: dict[str, Any]
+        try:
+            entry, _ = unsealed(line)
+        except ValueError as error:
+            raise RunError(
+                f"{self._path}:{number} is damaged: {error}",
+                hint="remove the file: it is made again from results.jsonl",
+            ) from None
+        return entry
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add entries."""
-        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        """Add entries, each with a hash of itself, which other readers of Optuna's pass over."""
+        data = "".join(sealed_line(log, (",", ":")) + "\n" for log in logs).encode()
         with file_lock(self._lock):
             try:
                 with self._path.open("r+b") as file:

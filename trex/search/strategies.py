@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from trex.search.feasible import PricedSpace
 from trex.search.predict import Losses
 from trex.search.solve import Solution, Solver, nearest_row
 from trex.search.space import MOST_PLANS, Numbers
+from trex.store.schemas import Proof
 
 #: draws a random plan that fits is looked for in, for every plan that is wanted
 _DRAWS: Final = 2000
@@ -55,10 +56,10 @@ class Chosen:
     """
 
     plans: tuple[Plan, ...]
-    proof: dict[str, Any] | None = None
+    proof: Proof | None = None
 
     @classmethod
-    def of(cls, rows: Numbers, task: Task, proof: dict[str, Any] | None = None) -> Chosen:
+    def of(cls, rows: Numbers, task: Task, proof: Proof | None = None) -> Chosen:
         """The plans of some rows."""
         return cls(plans=tuple(map(task.priced.space.plan, rows)), proof=proof)
 
@@ -68,7 +69,7 @@ class Strategy(Protocol):
 
     #: whether it reads predicted losses; measuring what they are made of takes a while
     predicts: bool
-    #: what of the measured ranks its plans: see `search.ranking`
+    #: what of the measured ranks its plans: see `store.ranking`
     ranks_on: Literal["soft_agreement", "loss"]
 
     def choose(self, task: Task) -> Chosen:
@@ -188,15 +189,15 @@ STRATEGIES: Final[dict[str, Strategy]] = {
 }
 
 
-def proof_of(best: Solution) -> dict[str, Any]:
-    """How well the best prediction is proved to be the best, as records hold it."""
-    return {
-        "method": "branch and bound",
-        "proved": bool(best.gaps[0] <= 1e-6 * max(abs(best.losses[0]), 1e-3)),
-        "predicted_loss": float(best.losses[0]),
-        "bound": float(best.bounds[0]),
-        "gap": float(best.gaps[0]),
-    }
+def proof_of(best: Solution) -> Proof:
+    """How well the best prediction is proved to be the best."""
+    return Proof(
+        method="branch and bound",
+        proved=bool(best.gaps[0] <= 1e-6 * max(abs(best.losses[0]), 1e-3)),
+        predicted_loss=float(best.losses[0]),
+        bound=float(best.bounds[0]),
+        gap=float(best.gaps[0]),
+    )
 
 
 def count_feasible(priced: PricedSpace) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -25,7 +25,9 @@ from trex.search.budget import TOLERANCE, Limit
 from trex.search.refined import fitted_variant
 from trex.search.workshop import Workshop
 from trex.store.locks import LOCKS, file_lock
+from trex.store.record import Record
 from trex.store.run import TIMINGS
+from trex.store.schemas import IntervalFields, Timed, Timings
 from trex.units import format_quantity
 
 _logger = logging.getLogger(__name__)
@@ -34,9 +36,7 @@ _logger = logging.getLogger(__name__)
 _TOGETHER: Final = 4
 
 
-def holding(
-    shop: Workshop, records: Sequence[dict[str, Any]], wanted: int = 1
-) -> list[dict[str, Any]]:
+def holding(shop: Workshop, records: Sequence[Record], wanted: int = 1) -> list[Record]:
     """The first of some records whose latency, timed whole, is within the limits.
 
     What was timed is kept in the run folder and not timed again.
@@ -49,16 +49,17 @@ def holding(
     Raises:
         InfeasibleError: none is within the limits; it names the nearest.
     """
-    held: list[dict[str, Any]] = []
+    held: list[Record] = []
     with file_lock(shop.run.path / LOCKS / "timings"):
-        stored = _stored(shop)
-        rows = {row["key"]: row for row in stored["rows"]}
+        stored = shop.run.timings() or _begun(shop)
+        rows = {row.key: row for row in stored.rows}
         for start in range(0, len(records), _TOGETHER):
             some = records[start : start + _TOGETHER]
-            if new := [record for record in some if record["key"] not in rows]:
-                rows |= {row["key"]: row for row in _timed(shop, new)}
-                shop.run.write_json(TIMINGS, {**stored, "rows": list(rows.values())})
-            held += [record for record in some if rows[record["key"]]["holds"]]
+            if new := [record for record in some if record.key not in rows]:
+                rows |= {row.key: row for row in _timed(shop, new)}
+                more = {"rows": list(rows.values())}
+                shop.run.write(TIMINGS, stored.model_copy(update=more))
+            held += [record for record in some if rows[record.key].holds]
             if len(held) >= wanted:
                 break
     if not held:
@@ -77,23 +78,24 @@ def _device(shop: Workshop) -> MeasuredDevice:
     return device
 
 
-def _stored(shop: Workshop) -> dict[str, Any]:
-    """What was timed before, or nothing yet."""
-    if (shop.run.path / TIMINGS).exists():
-        return shop.run.read_json(TIMINGS)
+def _begun(shop: Workshop) -> Timings:
+    """How the machine runs, and nothing timed yet."""
     device = _device(shop)
     profile = device.profile
-    names = ("runtime", "threads", "dtype", "batch", "rounds")
-    return {
-        "device": device.name,
-        **{name: getattr(profile, name) for name in names},
-        "clock": clock_of(profile.threads, profile.device),
-        "spread": device.spread,
-        "rows": [],
-    }
+    return Timings(
+        device=device.name,
+        runtime=profile.runtime,
+        threads=profile.threads,
+        dtype=profile.dtype,
+        batch=profile.batch,
+        clock=clock_of(profile.threads, profile.device),
+        rounds=profile.rounds,
+        spread=device.spread,
+        rows=[],
+    )
 
 
-def _timed(shop: Workshop, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _timed(shop: Workshop, records: Sequence[Record]) -> list[Timed]:
     """Time some plans in turns with the original."""
     profile, problem = _device(shop).profile, shop.problem
     setting = setting_of(profile)
@@ -106,9 +108,9 @@ def _timed(shop: Workshop, records: Sequence[dict[str, Any]]) -> list[dict[str, 
                          profile.batch)
         }  # fmt: skip
         for record in records:
-            if record["plan"]:  # the original is there already
+            if record.plan:  # the original is there already
                 variant = _variant(shop, problem.loaded, fitted_variant(shop, record))
-                functions[record["key"]] = prepared(variant, setting, profile.batch)
+                functions[record.key] = prepared(variant, setting, profile.batch)
         found = interleaved(
             functions,
             profile.rounds,
@@ -121,20 +123,20 @@ def _timed(shop: Workshop, records: Sequence[dict[str, Any]]) -> list[dict[str, 
     baseline = float(shop.priced.baseline.latency_s[0])
     rows = []
     for record in records:
-        name = record["key"] if record["plan"] else ""
+        name = record.key if record.plan else ""
         latency, ratio = found.latency_s(name), found.ratio(name, "")
-        predicted = record["estimate"]["latency_s"]
+        predicted = record.estimate.latency_s
         rows.append(
-            {
-                "key": record["key"],
-                "plan": record["plan"],
-                "predicted_s": predicted,
-                "predicted_ratio": predicted / baseline,
-                "latency_s": plain(latency),
-                "original_s": plain(found.latency_s("")),
-                "ratio": plain(ratio),
-                "holds": all(_share(of, latency, ratio) <= 1.0 for of in latency_limits(shop)),
-            }
+            Timed(
+                key=record.key,
+                plan=record.plan,
+                predicted_s=predicted,
+                predicted_ratio=predicted / baseline,
+                latency_s=_told(latency),
+                original_s=_told(found.latency_s("")),
+                ratio=_told(ratio),
+                holds=all(_share(of, latency, ratio) <= 1.0 for of in latency_limits(shop)),
+            )
         )
     return rows
 
@@ -149,21 +151,25 @@ def _variant(shop: Workshop, loaded: LoadedModel, model: torch.nn.Module) -> Var
     )
 
 
+def _told(of: Interval) -> IntervalFields:
+    return IntervalFields(**plain(of))
+
+
 def _share(limit: Limit, latency: Interval, ratio: Interval) -> float:
     """A timing as a share of its limit: paired with the original where the limit is relative."""
     value = ratio.median if limit.relative else latency.median
     return value / (limit.value * (1.0 + TOLERANCE))
 
 
-def _none_holds(shop: Workshop, rows: Sequence[dict[str, Any]]) -> InfeasibleError:
-    nearest = min(rows, key=lambda row: row["ratio"]["median"])
+def _none_holds(shop: Workshop, rows: Sequence[Timed]) -> InfeasibleError:
+    nearest = min(rows, key=lambda row: row.ratio.median)
     limits = ", ".join(str(limit) for limit in latency_limits(shop))
     return InfeasibleError(
         f"none of {len(rows)} plans is within latency <= {limits} when the whole model is timed; "
-        f'the nearest is "{nearest["plan"]}": measured '
-        f"{format_quantity(nearest['latency_s']['median'], 's')}, "
-        f"{nearest['ratio']['median']:.3f}x of the original, predicted "
-        f"{nearest['predicted_ratio']:.3f}x",
+        f'the nearest is "{nearest.plan}": measured '
+        f"{format_quantity(nearest.latency_s.median, 's')}, "
+        f"{nearest.ratio.median:.3f}x of the original, predicted "
+        f"{nearest.predicted_ratio:.3f}x",
         hint="raise the limit to that; or profile the machine again with more --rounds, while it "
         "does nothing else",
     )

@@ -88,7 +88,7 @@ def _way_of(shop: Workshop, plan: Plan) -> tuple[FitSettings, dict[float, float]
     with progress_bar("producers' share", steps, "encoder steps") as advance:
         for share, fitter in zip(_PRODUCERS, fitters, strict=True):
             (fitted,) = fitter.fit([plan])
-            tried[share or 0.0] = shop.selection(fitted.logits)["loss"]
+            tried[share or 0.0] = shop.selection(fitted.logits).loss
             advance(fitter.steps([plan]))
     best = min(tried, key=lambda share: (tried[share], share))
     return replace(way, producers=best or None), tried

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from torch import Tensor
 
 from trex.fit.calibration import Calibration, FitSettings
-from trex.fit.choose import choose_settings, steps_to_choose
+from trex.fit.choose import choose_settings, steps_to_choose, way_of
 from trex.fit.fitter import PlanFitter, Take
 from trex.plan import Plan
 from trex.reuse.transforms import AVERAGED, averaged
@@ -33,7 +33,9 @@ from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry, Study, check_study
 from trex.search.workers import More, Phase, Result, work_off
 from trex.store.locks import LOCKS, file_lock
-from trex.store.run import FIT, V0_1, Run
+from trex.store.record import Estimate, Measured
+from trex.store.run import FIT, Run
+from trex.store.schemas import Fit
 from trex.training.data import Batch, ImageSet, batches
 
 
@@ -143,7 +145,7 @@ class Workshop:
     @property
     def goes_on_from_v0_1(self) -> bool:
         """Whether version 0.1 began the run."""
-        return self.run.begun and self.run.manifest()["schema"] == V0_1
+        return self.run.begun and self.run.of_v0_1
 
     @cached_property
     def fit_settings(self) -> FitSettings:
@@ -159,24 +161,32 @@ class Workshop:
             if stored is None:
                 stored = self.known.fitting() if self.known else None
                 stored = stored or self._chosen_fit()
-                self.run.write_json(FIT, stored)
-        return replace(base, **stored["chosen"])
+                self.run.write(FIT, stored)
+        chosen = stored.chosen
+        return replace(
+            base,
+            shrink=chosen.shrink,
+            drift=chosen.drift,
+            class_weight=chosen.class_weight,
+            ridge=chosen.ridge,
+            producers=chosen.producers,
+        )
 
-    def _chosen_fit(self) -> dict[str, Any]:
+    def _chosen_fit(self) -> Fit:
         calibration, plan = self.calibration, self._reference_plan()
         most = self.problem.settings.choice_images
         steps = steps_to_choose(calibration, most)
         with progress_bar("choosing how to fit", steps, "encoder steps", 1) as advance:
             trials = choose_settings(calibration, plan, most=most, progress=advance)
-        return {
-            "fitted": str(plan),
-            "chosen": trials[0].chosen,
-            "tried": [trial.as_json() for trial in trials],
-        }
+        return Fit(
+            fitted=str(plan),
+            chosen=way_of(trials[0].settings),
+            tried=[trial.tried for trial in trials],
+        )
 
     @property
     def ranks_on(self) -> Literal["soft_agreement", "loss"]:
-        """What of the measured ranks plans: see `search.ranking`.
+        """What of the measured ranks plans: see `store.ranking`.
 
         Plans of the joint space lose little, and less than agreement can tell apart.
         """
@@ -239,7 +249,7 @@ class Workshop:
         """What a study says could be done in every encoder."""
         return Options(self.problem.space, self.problem.plans)
 
-    def estimate(self, plan: Plan) -> dict[str, Any]:
+    def estimate(self, plan: Plan) -> Estimate:
         """What a plan costs, as records hold it."""
         problem = self.problem
         costs = self.priced.pricer.price_plans([plan])
@@ -270,14 +280,10 @@ class Workshop:
         if self._like is None and "calibration" in self.__dict__:
             self.calibration.close()
 
-    def selection(self, logits: Tensor) -> dict[str, Any]:
+    def selection(self, logits: Tensor) -> Measured:
         """How logits of the first measured images, however many, compare with the original's."""
         original = self.calibration.logits[self.calibration.n_fit :]
         return selection_metrics(logits, original[: len(logits)], self._labels[: len(logits)])
-
-    def record(self, key: str) -> dict[str, Any] | None:
-        """A candidate's record, if there is one."""
-        return next((r for r in self.run.records() if r["key"] == key), None)
 
     def work_off(
         self,

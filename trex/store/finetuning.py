@@ -4,7 +4,8 @@ manifest.json     what was asked, of what (versions, hashes), written once
 curve.csv         losses, learning rate and speed by step
 checkpoints/      the state, until the training is finished
 bundle/           the fine-tuned variant
-results.jsonl     one record of the variant as it was fitted, one as it was fine-tuned
+results.jsonl     one record of the variant as it was fitted, one as it was fine-tuned; every line
+                  has a checksum
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from trex.files import (
     parse_json,
     read_jsonl,
     repair_jsonl,
+    sealed_line,
     sweep,
     write_atomic,
 )
 from trex.plan import Plan
 from trex.settings import difference
-from trex.store.schemas import StageFields, check_fields
+from trex.store.fields import check_plan, read_fields
+from trex.store.schemas import FinetuneManifest, Stage
 from trex.stored import current, text_of_v0_1
 
 _logger = logging.getLogger(__name__)
@@ -40,6 +43,18 @@ _logger = logging.getLogger(__name__)
 #: of what is written; version 0.1's is read too, and its fine-tunings can be gone on with
 SCHEMA: Final = 2
 V0_1: Final = 1
+
+_RESTORE: Final = "restore its files, or fine-tune again in another folder"
+
+
+def is_finetuning(path: Path) -> bool:
+    """Whether a folder was written by `trex finetune`."""
+    try:
+        manifest = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    settings = manifest.get("settings") if isinstance(manifest, dict) else None
+    return isinstance(settings, dict) and "fitted_sha256" in settings
 
 
 class FinetuneFolder:
@@ -75,7 +90,26 @@ class FinetuneFolder:
         make_folder(self.path)
         write_atomic(file, json.dumps({"schema": SCHEMA, **manifest}, indent=2) + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
+    def manifest(self) -> FinetuneManifest:
+        """What was asked.
+
+        Raises:
+            RunError: it is missing, damaged or of another version.
+        """
+        file = self.path / "manifest.json"
+        try:
+            stored = parse_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read: {error}", hint="restore the file") from None
+        schema = stored.get("schema") if isinstance(stored, dict) else None
+        if schema not in (V0_1, SCHEMA):
+            raise RunError(
+                f"{file} is of schema {schema}, this TReX reads {V0_1} and {SCHEMA}",
+                hint="use the version of TReX that wrote it",
+            )
+        return read_fields(FinetuneManifest, stored, file, RunError, _RESTORE)
+
+    def records(self) -> list[Stage]:
         """What is measured so far, each stage once.
 
         Raises:
@@ -84,15 +118,19 @@ class FinetuneFolder:
         file = self.path / "results.jsonl"
         if not file.exists():
             return []
-        by_stage: dict[str, dict[str, Any]] = {}
-        for number, record in enumerate(read_jsonl(file).records, start=1):
-            check_fields(StageFields, record, f"{file}:{number}", RunError, "restore the file")
-            by_stage.setdefault(record["stage"], current(record))
+        by_stage: dict[str, Stage] = {}
+        for number, line in enumerate(read_jsonl(file).records, start=1):
+            where = f"{file}:{number}"
+            line.pop("schema", None)
+            stage = read_fields(Stage, line, where, RunError, _RESTORE)
+            check_plan(stage.plan, where, RunError, _RESTORE)
+            by_stage.setdefault(stage.stage, Stage.model_validate(current(line)))
         return list(by_stage.values())
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Stage) -> None:
         """Add one stage's record."""
-        append_line(self.path / "results.jsonl", json.dumps({"schema": SCHEMA, **record}))
+        line = sealed_line({"schema": SCHEMA, **record.as_json()})
+        append_line(self.path / "results.jsonl", line)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ manifest.json     what was asked, of what (versions, hashes), written once
 fit.json          how plans are fitted, chosen once on the fitted images, and what else was tried
 surrogate.json    predicted losses' measured parts, once they are all there
 results.jsonl     one record a candidate, appended; what later rungs measured follows as lines of
-                  their own. This file alone says what was measured
+                  their own. This file alone says what was measured; every line has a checksum
 candidates/       the fitted parameters of every recorded candidate, each file with its hash
 best/             the winner as a bundle, fitted on all images (best.json)
 timings.json      what a measured machine took for the best plans, where one was searched for
@@ -19,18 +19,38 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from trex.errors import PlanError, RunError, StorageError
-from trex.files import append_line, make_folder, parse_json, read_jsonl, repair_jsonl, write_atomic
+from trex.files import (
+    GrowingLines,
+    append_line,
+    make_folder,
+    parse_json,
+    repair_jsonl,
+    sealed_line,
+    write_atomic,
+)
 from trex.plan import Layout
 from trex.settings import difference
+from trex.store.fields import Fields, check_plan, read_fields
 from trex.store.locks import LOCKS, file_lock
-from trex.store.schemas import FILES, RecordFields, RungFields, check_fields, check_plan
-from trex.stored import current, read_layout, read_plan, text_of_v0_1
+from trex.store.record import Later, Record
+from trex.store.schemas import (
+    FILES,
+    Fit,
+    Manifest,
+    Proof,
+    Short,
+    Summary,
+    Timings,
+    Tuned,
+    Winner,
+)
+from trex.stored import current, read_layout, text_of_v0_1
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +61,19 @@ _logger = logging.getLogger(__name__)
 SCHEMA: Final = 3
 V0_1: Final = 2
 
-#: how plans are fitted
+#: names of the files
+RESULTS: Final = "results.jsonl"
 FIT: Final = "fit.json"
+WINNER: Final = "best/best.json"
+TUNED: Final = "finetuned/finetuned.json"
+PROOF: Final = "proof.json"
+SUMMARY: Final = "summary.json"
 #: what a measured machine took for the best plans
 TIMINGS: Final = "timings.json"
 
 _DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
+_RESTORE: Final = "restore the file, or search again elsewhere"
+_Told = TypeVar("_Told", bound=Fields)
 #: names a folder may hold before it is a run
 _BEFORE: Final = (".manifest.json.", ".lock")
 
@@ -60,25 +87,28 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines = GrowingLines(path / RESULTS)
+        #: by key
+        self._records: dict[str, Record] = {}
 
     @classmethod
-    def start(cls, path: Path, manifest: dict[str, Any]) -> Run:
+    def start(cls, path: Path, manifest: Manifest) -> Run:
         """Create the folder, or go on in one whose settings are the same.
 
-        Only `manifest["settings"]` is compared; the rest (versions, time, command) is for people.
+        Only `manifest.settings` is compared; the rest (versions, time, command) is for people.
 
         Raises:
             RunError: the folder holds a run of other settings, or something else.
             StorageError: it cannot be created.
         """
-        run = cls(path)
-        run.check(manifest["settings"])
+        run, settings = cls(path), manifest.settings.as_json()
+        run.check(settings)
         with run.folder(), file_lock(path / LOCKS / "manifest"):
             if run.begun:
-                run.check(manifest["settings"])
+                run.check(settings)
             else:
                 # The manifest makes it a run: killed before, the same command begins anew.
-                text = json.dumps({"schema": SCHEMA, **manifest}, indent=2)
+                text = json.dumps({"schema": SCHEMA, **manifest.as_json()}, indent=2)
                 write_atomic(run._manifest_path, text + "\n")
         return run
 
@@ -163,13 +193,22 @@ class Run:
     def _manifest_path(self) -> Path:
         return self.path / "manifest.json"
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What was asked.
 
         Raises:
             RunError: it is missing, damaged or of another version.
         """
-        return self.read_json("manifest.json")
+        return self._told("manifest.json", Manifest)
+
+    @property
+    def of_v0_1(self) -> bool:
+        """Whether version 0.1 began the run.
+
+        Raises:
+            RunError: as `manifest`.
+        """
+        return bool(self.read_json("manifest.json")["schema"] == V0_1)
 
     def layout(self) -> Layout:
         """Which plans the run's model can run.
@@ -177,17 +216,17 @@ class Run:
         Of a run of version 0.1, whose plans merge nothing, only who may reuse whom is known.
         """
         manifest = self.manifest()
-        if "layout" not in manifest:
-            return Layout(stages=tuple(manifest["settings"]["space"]["stages"]), tokens=0)
         try:
-            return read_layout(manifest["layout"])
-        except (AttributeError, TypeError, ValueError) as error:
+            if manifest.layout is None:
+                return Layout(stages=tuple(manifest.settings.space["stages"]), tokens=0)
+            return read_layout(manifest.layout.as_json())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{self._manifest_path} is damaged: layout: {error}", hint="restore the file"
             ) from None
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """One of the folder's JSON files; a plan at its top is told as this version tells it.
+        """One of the folder's JSON files, checked; a plan at its top as this version tells it.
 
         Raises:
             RunError: it is missing, damaged or of another version.
@@ -216,14 +255,58 @@ class Run:
                 f"{file} is of schema {found}, this TReX reads {SCHEMA} and {V0_1}",
                 hint="use the version of TReX that wrote it",
             )
-        told = _current(data, file) if "plan" in data else data
+        old = data["schema"] == V0_1 and "plan" in data
+        told = _renewed_plan(data, file) if old else data
         if (fields := FILES.get(name)) is not None:
-            check_fields(
-                fields, told, file, RunError, "restore the file, or search again elsewhere"
-            )
+            read_fields(fields, told, file, RunError, _RESTORE)
         return told
 
-    def fitting(self) -> dict[str, Any] | None:
+    def _told(self, name: str, fields: type[_Told]) -> _Told:
+        """One of the folder's JSON files as what it holds."""
+        told = {key: value for key, value in self.read_json(name).items() if key != "schema"}
+        return read_fields(fields, told, self.path / name, RunError, _RESTORE)
+
+    def winner(self) -> Winner | None:
+        """Which candidate the search chose; None before.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        return self.chosen() if (self.path / WINNER).exists() else None
+
+    def chosen(self) -> Winner:
+        """The same.
+
+        Raises:
+            RunError: as `read_json`, and before it has chosen.
+        """
+        return self._told(WINNER, Winner)
+
+    def tuned(self) -> Tuned:
+        """The winner as the last short training left it.
+
+        Raises:
+            RunError: as `read_json`, and before that.
+        """
+        return self._told(TUNED, Tuned)
+
+    def proof(self) -> Proof | None:
+        """How well the best prediction is proved to be the best; None where nothing was solved.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        return self._told(PROOF, Proof) if (self.path / PROOF).exists() else None
+
+    def timings(self) -> Timings | None:
+        """What a measured machine took for the best plans; None where none was timed.
+
+        Raises:
+            RunError: as `read_json`.
+        """
+        return self._told(TIMINGS, Timings) if (self.path / TIMINGS).exists() else None
+
+    def fitting(self) -> Fit | None:
         """How plans are fitted (`chosen`), and what else was `tried`.
 
         None before anything was fitted, and in a run that version 0.1 began.
@@ -231,79 +314,105 @@ class Run:
         Raises:
             RunError: as `read_json`.
         """
-        return self.read_json(FIT) if (self.path / FIT).exists() else None
+        return self._told(FIT, Fit) if (self.path / FIT).exists() else None
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """What the search told at its end; None before.
 
         Raises:
             RunError: as `read_json`.
         """
-        if not (self.path / "summary.json").exists():
+        if not (self.path / SUMMARY).exists():
             return None
-        summary = self.read_json("summary.json")
-        return summary if summary["schema"] == SCHEMA else _renewed(summary, self.records())
+        summary = self._told(SUMMARY, Summary)
+        if self.read_json(SUMMARY)["schema"] == SCHEMA:
+            return summary
+        return _renewed(summary, self.records())
+
+    def write(self, name: str, told: Fields) -> None:
+        """Write one of the folder's JSON files, at once."""
+        self.write_json(name, told.as_json())
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write one of the folder's JSON files, at once."""
+        """The same of plain values."""
         write_atomic(self.path / name, json.dumps({"schema": SCHEMA, **data}, indent=2) + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """The finished candidates, each once, in the order they were finished.
 
         Raises:
             RunError: a record is damaged, or of another version.
         """
-        file = self.path / "results.jsonl"
-        if not file.exists():
+        if not (self.path / RESULTS).exists():
+            self._records = {}
             return []
-        unique: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(read_jsonl(file).records, start=1):
-            where = f"{file}:{number}"
-            if line.get("schema") not in (V0_1, SCHEMA) or "key" not in line:
-                raise RunError(
-                    f"{where}: is not a record this TReX reads",
-                    hint="use the version of TReX that wrote it",
-                )
-            fields = RungFields if "rung" in line else RecordFields
-            check_fields(fields, line, where, RunError, _DROP_LINE)
-            if "rung" not in line:
-                check_plan(line["plan"], where, RunError, _DROP_LINE)
-                unique.setdefault(line["key"], _current(line, where))
-            elif (record := unique.get(line["key"])) and line["rung"]["rung"] not in record:
-                record[line["rung"]["rung"]] = line["measured"]
-                record["rungs"] = [*record.get("rungs", ()), line["rung"]]
-        return list(unique.values())
+        lines, first = self._lines.new()
+        if first:
+            self._records = {}
+        try:
+            for number, line in lines:
+                self._take(line, f"{self.path / RESULTS}:{number}")
+        except RunError:
+            self._lines = GrowingLines(self.path / RESULTS)
+            raise
+        return list(self._records.values())
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def record(self, key: str) -> Record | None:
+        """A candidate's record, if there is one.
+
+        Raises:
+            RunError: as `records`.
+        """
+        self.records()
+        return self._records.get(key)
+
+    def _take(self, line: dict[str, Any], where: str) -> None:
+        """One more line of `results.jsonl`."""
+        schema = line.pop("schema", None)
+        if schema not in (V0_1, SCHEMA) or "key" not in line:
+            raise RunError(
+                f"{where}: is not a record this TReX reads",
+                hint="use the version of TReX that wrote it",
+            )
+        if "rung" in line:
+            later = read_fields(Later, line, where, RunError, _DROP_LINE)
+            if (record := self._records.get(later.key)) is not None:
+                self._records[later.key] = record.with_later(later)
+            return
+        record = read_fields(Record, line, where, RunError, _DROP_LINE)
+        check_plan(record.plan, where, RunError, _DROP_LINE)
+        if schema == V0_1:
+            record = Record.model_validate(_renewed_plan(line, where))
+        self._records.setdefault(record.key, record)
+
+    def append(self, record: Record | Later) -> None:
         """Add one candidate's record, or what a later rung measured; on disk when this returns."""
         self.append_unless(lambda: None, record)
 
-    def append_unless(self, known: Callable[[], object], record: Mapping[str, Any]) -> None:
+    def append_unless(self, known: Callable[[], object], record: Record | Later) -> None:
         """The same, unless `known` finds something once other processes can no longer append.
 
         A line that a crash has cut off is removed first.
         """
         with file_lock(self.path / LOCKS / "results"):
             if known() is None:
-                self._append("results.jsonl", json.dumps({"schema": SCHEMA, **record}))
+                self._append(RESULTS, {"schema": SCHEMA, **record.as_json()})
 
     def append_to(self, name: str, line: Mapping[str, Any]) -> None:
         """Add a line to another of the folder's files of lines.
 
         Raises:
-            RunError: the file is damaged before its last line.
             StorageError: it cannot be written.
         """
         with file_lock(self.path / LOCKS / name):
-            self._append(name, json.dumps(line))
+            self._append(name, line)
 
-    def _append(self, name: str, line: str) -> None:
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
         """The lock is held: a last line that a crash has cut off can be told from one in work."""
         file = self.path / name
         if file.exists() and repair_jsonl(file):
             _logger.warning("%s: the last line was cut off and is left out", file)
-        append_line(file, line)
+        append_line(file, sealed_line(line))
 
     def write_parameters(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Keep a candidate's fitted parameters under its key, or `KEY.RUNG` of a later rung.
@@ -338,6 +447,32 @@ class Run:
     def remove_parameters(self, name: str) -> None:
         """Give the disk space back."""
         self._parameters(name).unlink(missing_ok=True)
+
+    def prune(self, kept: Collection[str], *, delete: bool) -> list[tuple[str, int]]:
+        """The files of fitted parameters of others than these, and their bytes.
+
+        Args:
+            kept: names, as `write_parameters` has them.
+            delete: whether they go.
+
+        Raises:
+            RunError: a search is going on here.
+            StorageError: a file cannot be deleted.
+        """
+        with self.locked():
+            files = [
+                f for f in sorted(self.candidates.glob("*.safetensors")) if f.stem not in kept
+            ]
+            found = [(file.name, file.stat().st_size) for file in files]
+            try:
+                for file in files if delete else ():
+                    file.unlink()
+            except OSError as error:
+                raise StorageError(
+                    f"{self.path}: a file cannot be deleted: {error.strerror}",
+                    hint="check the folder's permissions",
+                ) from error
+        return found
 
     def _parameters(self, name: str) -> Path:
         return self.candidates / f"{name}.safetensors"
@@ -391,17 +526,15 @@ class Run:
             os.close(descriptor)
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
-        if different := difference(self.manifest()["settings"], settings):
+        if different := difference(self.manifest().settings.as_json(), settings):
             raise RunError(
                 f"{self.path} holds a run of other settings: {different}",
                 hint="choose another --out folder; nothing was changed",
             )
 
 
-def _current(stored: dict[str, Any], where: object) -> dict[str, Any]:
-    """What holds a plan, as this version tells it."""
-    if stored["schema"] == SCHEMA:
-        return stored
+def _renewed_plan(stored: dict[str, Any], where: object) -> dict[str, Any]:
+    """What holds a plan of version 0.1, as this version tells it."""
     try:
         return current(stored)
     except PlanError as error:
@@ -410,31 +543,29 @@ def _current(stored: dict[str, Any], where: object) -> dict[str, Any]:
         raise RunError(f"{where} is damaged: {error}", hint="restore the file") from error
 
 
-def _renewed(summary: dict[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _renewed(summary: Summary, records: Sequence[Record]) -> Summary:
     """A summary of version 0.1, its plans told as this version tells them."""
+    told = {(text_of_v0_1(r.parsed), r.transform, r.selection): r.plan for r in records}
 
-    def renewed(short: dict[str, Any]) -> dict[str, Any]:
-        for record in records:
-            told = text_of_v0_1(read_plan(record)), record["transform"], record["selection"]
-            if told == (short["plan"], short["transform"], short["selection"]):
-                return {**short, "plan": record["plan"]}
-        raise RunError(
-            f'summary.json tells of "{short["plan"]}", of which there is no record',
-            hint="restore results.jsonl, or delete summary.json",
-        )
+    def renewed(short: Short) -> Short:
+        plan = told.get((short.plan, short.transform, short.selection))
+        if plan is None:
+            raise RunError(
+                f'summary.json tells of "{short.plan}", of which there is no record',
+                hint="restore results.jsonl, or delete summary.json",
+            )
+        return short.model_copy(update={"plan": plan})
 
-    front, tuned, best = summary["front"], summary.get("finetuned"), renewed(summary["best"])
-    return {
-        **summary,
-        "best": best,
-        "finetuned": tuned and {**tuned, "plan": best["plan"]},
-        "pareto": [renewed(short) for short in summary["pareto"]],
-        "front": {
-            **front,
-            "points": [renewed(short) for short in front["points"]],
-            "knee": front["knee"] and renewed(front["knee"]),
-        },
-    }
+    front, tuned, best = summary.front, summary.finetuned, renewed(summary.best)
+    points, knee = list(map(renewed, front.points)), front.knee and renewed(front.knee)
+    return summary.model_copy(
+        update={
+            "best": best,
+            "finetuned": tuned and tuned.model_copy(update={"plan": best.plan}),
+            "pareto": list(map(renewed, summary.pareto)),
+            "front": front.model_copy(update={"points": points, "knee": knee}),
+        }
+    )
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:

@@ -1,14 +1,14 @@
-"""Measuring a variant against its original, as plain values for records and tables."""
+"""Measuring a variant against its original, for records and tables."""
 
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 from torch import nn
 
 from trex.hardware import Chip
 from trex.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
+from trex.store.schemas import Evaluation, NonIdeal
 from trex.text.metrics import matthews
 from trex.text.sources import Texts
 from trex.training.data import ImageSet, batches, dataset_fingerprint
@@ -25,7 +25,7 @@ def measure_pair(
     *,
     batch_size: int = 50,
     workers: int = 0,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Both models on the same labelled images; accuracies and differences are fractions.
 
     Two classes, often of unequal size, also have a Matthews correlation.
@@ -41,25 +41,25 @@ def measure_pair(
         for name, of in (("", answers), ("baseline_", of_original))
         if of.logits.shape[1] == 2
     }
-    return {
-        "data": images.origin,
-        "unit": "texts" if isinstance(images.source, Texts) else "images",
-        "data_sha256": dataset_fingerprint(images),
-        "top1": paired.top1,
-        "top5": paired.top5,
-        "baseline_top1": paired.baseline_top1,
-        "baseline_top5": paired.baseline_top5,
-        **correlations,
-        "difference": paired.difference,
-        "ci95": list(paired.ci95),
-        "p_value": paired.p_value,
-        "agreement": paired.agreement,
-        "n": paired.n,
-        "skipped": len(parts.skipped),
-        "images_per_second": speed.images_per_second,
-        "baseline_images_per_second": speed.baseline_images_per_second,
-        "speedup": speed.speedup,
-    }
+    found = Evaluation(
+        data=images.origin,
+        unit="texts" if isinstance(images.source, Texts) else "images",
+        data_sha256=dataset_fingerprint(images),
+        top1=paired.top1,
+        top5=paired.top5,
+        baseline_top1=paired.baseline_top1,
+        baseline_top5=paired.baseline_top5,
+        difference=paired.difference,
+        ci95=list(paired.ci95),
+        p_value=paired.p_value,
+        agreement=paired.agreement,
+        n=paired.n,
+        skipped=len(parts.skipped),
+        images_per_second=speed.images_per_second,
+        baseline_images_per_second=speed.baseline_images_per_second,
+        speedup=speed.speedup,
+    )
+    return found.model_copy(update=correlations)
 
 
 def measure_non_ideal(
@@ -72,7 +72,7 @@ def measure_non_ideal(
     draws: int,
     mode: Mode,
     batch_size: int = 50,
-) -> dict[str, Any]:
+) -> NonIdeal:
     """Both models on instances of a chip that errs; accuracies are fractions.
 
     Every draw is another chip instance with other programming, write and read errors, the same
@@ -106,15 +106,16 @@ def measure_non_ideal(
         finally:
             remove_non_ideal(model)
     spread = {
-        f"{name}_std": statistics.stdev(values) if draws > 1 else None
-        for name, values in results.items()
+        name: statistics.stdev(values) if draws > 1 else None for name, values in results.items()
     }
-    return {
-        "chip": chip.name,
-        "mode": mode,
-        "draws": draws,
-        **{name: statistics.fmean(values) for name, values in results.items()},
-        **spread,
-        "top1_by_draw": results["top1"],
-        "baseline_top1_by_draw": results["baseline_top1"],
-    }
+    return NonIdeal(
+        chip=chip.name,
+        mode=mode,
+        draws=draws,
+        top1=statistics.fmean(results["top1"]),
+        baseline_top1=statistics.fmean(results["baseline_top1"]),
+        top1_std=spread["top1"],
+        baseline_top1_std=spread["baseline_top1"],
+        top1_by_draw=results["top1"],
+        baseline_top1_by_draw=results["baseline_top1"],
+    )

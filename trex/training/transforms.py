@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from trex.errors import DataError
-from trex.store.schemas import check_fields
+from trex.store.fields import read_fields
 from trex.text.config import TextConfig, TextTransform
 
 #: Share of a picture's area that a fitting view shows at least.
@@ -120,7 +120,7 @@ class DataConfig:
         Raises:
             DataError: it is not that.
         """
-        check_fields(_Stored, data, "the stored preprocessing", DataError, "restore the file")
+        read_fields(_Stored, data, "the stored preprocessing", DataError, "restore the file")
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
@@ -139,7 +139,7 @@ def input_config_from_json(data: Mapping[str, Any]) -> InputConfig:
     """
     if "tokenizer" not in data:
         return DataConfig.from_json(data)
-    check_fields(_StoredText, data, "the stored preprocessing", DataError, "restore the file")
+    read_fields(_StoredText, data, "the stored preprocessing", DataError, "restore the file")
     return TextConfig(**data)
 
 

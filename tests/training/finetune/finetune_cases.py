@@ -15,7 +15,11 @@ from torch import nn
 from trex.models.digits import DIGITS_MODEL, IMAGE_SIZE
 from trex.models.registry import LoadedModel, adapter_of, create
 from trex.models.weights import weights_hash
+from trex.plan import Plan
 from trex.reuse import apply_reuse
+from trex.store.record import Estimate
+from trex.store.schemas import Stage
+from trex.stored import plan_fields
 from trex.training.data import ImageSet, open_dataset
 from trex.training.finetune import Job, Recipe
 from trex.training.transforms import DataConfig, eval_transform
@@ -75,17 +79,21 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate_json(json.dumps(fields))
 
 
+def candidate(plan: str) -> Stage:
+    """What a search tells of a plan, made up but for the plan."""
+    price = Estimate(
+        chip="chip", accounting="paper", latency_s=1.0, energy_j=1.0, area_m2=1.0,
+        edap_mj_ms_mm2=1.0,
+    )  # fmt: skip
+    return Stage(stage="fitted", **plan_fields(Plan.parse(plan)), estimate=price)
+
+
 def job(out: Path, images: ImageSet, loaded: LoadedModel, **changes: Any) -> Job:
     fields: dict[str, Any] = {
         "original": loaded,
         "data_config": DataConfig.of_model(loaded.model),
         "fitted": variant_of(loaded),
-        "candidate": {
-            "plan": PLAN,
-            "n_reuse": 3,
-            "transform": "linear",
-            "estimate": {"latency_s": 1.0},
-        },
+        "candidate": candidate(PLAN),
         "images": images,
         "extra": None,
         "evaluation": None,

@@ -174,7 +174,7 @@ def test_a_bundle_that_names_no_chip(
 
 
 def test_a_plan_by_name_and_hard_labels(place: Path, tmp_path: Path) -> None:
-    plan = list(Run.open(place / "run").records())[-1]["plan"]
+    plan = Run.open(place / "run").records()[-1].plan
     (tmp_path / "r.yaml").write_text(RECIPE.replace("{kl: 1.0,", "{ce: 1.0,"))
     command = arguments(place, tmp_path / "out", "--pick", plan, "--labels", "hard")
     command[command.index("--recipe") + 1] = str(tmp_path / "r.yaml")

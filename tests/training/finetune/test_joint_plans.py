@@ -212,7 +212,7 @@ def trained(
         images,
         loaded,
         fitted=cases.variant_of(loaded, plan),
-        candidate={"plan": plan, "estimate": {"latency_s": 1.0}},
+        candidate=cases.candidate(plan),
         recipe=cases.recipe(
             epochs=3,
             losses={"kl": 1.0, "tokens": 1.0, "class_kl": 1.0},

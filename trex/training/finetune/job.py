@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
 from trex.store.finetuning import FinetuneFolder
+from trex.store.schemas import RecipeTold, Stage, Training
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
@@ -49,8 +50,8 @@ class Job:
     data_config: InputConfig
     #: the variant as it was fitted
     fitted: nn.Module
-    #: of the variant, from the search's record: plan, estimate, ...
-    candidate: dict[str, Any]
+    #: what is known of the variant before its training
+    candidate: Stage
     #: with the model's own preprocessing
     images: ImageSet
     #: more images without labels, none of them held out
@@ -69,7 +70,7 @@ class Job:
     origin: str
 
 
-def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
+def finetune(job: Job, processes: Processes) -> list[Stage]:
     """Train, measure and write; the two records, or none in all processes but the first.
 
     Going on in a folder repeats nothing that is recorded there.
@@ -96,7 +97,7 @@ def finetune(job: Job, processes: Processes) -> list[dict[str, Any]]:
         return _conclude(job, folder, variant, training, taught)
 
 
-def train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, Any]]:
+def train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, dict[str, object]]:
     """Train a variant, or several that share parameters (`Paths`), in place.
 
     Returns:
@@ -133,7 +134,7 @@ def train(job: Job, variant: nn.Module, processes: Processes) -> tuple[Outcome, 
     )  # fmt: skip
     started = time.monotonic()
     teacher = _teacher(job, variant, source, order, processes)
-    taught: dict[str, Any] = {"mode": recipe.teacher.mode if teacher else "none"}
+    taught: dict[str, object] = {"mode": recipe.teacher.mode if teacher else "none"}
     if isinstance(teacher, CachedTeacher):
         taught |= {
             "stored_bytes": teacher.stored_bytes,
@@ -198,9 +199,10 @@ def _conclude(
     folder: FinetuneFolder,
     variant: nn.Module,
     training: Outcome,
-    taught: dict[str, Any],
-) -> list[dict[str, Any]]:
+    taught: dict[str, object],
+) -> list[Stage]:
     """Write the bundle and read it back, measure both, then drop the checkpoints."""
+    estimate = job.candidate.estimate
     save_bundle(
         folder.bundle,
         variant,
@@ -208,25 +210,25 @@ def _conclude(
         arguments=job.original.arguments,
         base_weights_sha256=job.original.weights_sha256,
         data_config=job.data_config,
-        extra={"estimate": job.candidate["estimate"]},
+        extra={} if estimate is None else {"estimate": estimate.as_json()},
     )
     made = load_bundle(folder.bundle)
-    done = {record["stage"] for record in folder.records()}
-    details = {
-        "kept": training.kept,
-        "steps": training.steps,
-        "seconds": round(training.seconds, 1),
-        "images_per_second": training.images / training.seconds if training.seconds else None,
-        "wait_share": training.waited_s / training.seconds if training.seconds else None,
-        "teacher": taught,
-        "held_out": training.history,
-        "recipe": job.recipe.model_dump(),
-        "seed": job.seed,
-    }
+    done = {record.stage for record in folder.records()}
+    details = Training(
+        kept=training.kept,
+        steps=training.steps,
+        seconds=round(training.seconds, 1),
+        images_per_second=training.images / training.seconds if training.seconds else None,
+        wait_share=training.waited_s / training.seconds if training.seconds else None,
+        teacher=taught,
+        held_out=training.history,
+        recipe=RecipeTold(**job.recipe.model_dump()),
+        seed=job.seed,
+    )
     for record in _measured(job, made):
-        if record["stage"] not in done:
-            extra = {"training": details} if record["stage"] == "finetuned" else {}
-            folder.append({**record, **extra})
+        if record.stage not in done:
+            last = record.stage == "finetuned"
+            folder.append(record.model_copy(update={"training": details}) if last else record)
     for file in (folder.path / "checkpoints").glob("step-*.pt"):
         file.unlink()
     return folder.records()
@@ -241,7 +243,7 @@ def on_chip(job: Job, variant: nn.Module) -> nn.Module:
     return make_non_ideal(variant, job.chip, pixels, seed=job.seed)
 
 
-def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
+def _measured(job: Job, made: nn.Module) -> Iterator[Stage]:
     for stage, model in (("fitted", job.fitted), ("finetuned", made)):
         evaluation = non_ideal = None
         if job.evaluation is not None:
@@ -250,23 +252,23 @@ def _measured(job: Job, made: nn.Module) -> Iterator[dict[str, Any]]:
             if job.chip is not None:
                 noisy = on_chip(job, deepcopy(model))
                 non_ideal = measure_pair(noisy, original, job.evaluation, workers=job.workers)
-        yield {
+        found = {
             "stage": stage,
-            **job.candidate,
             "weights_sha256": weights_hash(model),
             "evaluation": evaluation,
             "non_ideal_chip": None if job.chip is None else job.chip.name,
             "non_ideal_evaluation": non_ideal,
         }
+        yield job.candidate.model_copy(update=found)
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _settings(job: Job) -> dict[str, object]:
     return {
         "model": job.original.name,
         "model_args": job.original.arguments,
         "weights_sha256": job.original.weights_sha256,
         "fitted_sha256": weights_hash(job.fitted),
-        "plan": job.candidate["plan"],
+        "plan": job.candidate.plan,
         "data": asdict(job.data_config),
         "images_sha256": dataset_fingerprint(job.images),
         "extra_sha256": None if job.extra is None else dataset_fingerprint(job.extra),
@@ -279,10 +281,10 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def manifest_of(job: Job, processes: Processes) -> dict[str, Any]:
-    """What a fine-tuning's folder says was asked."""
+def manifest_of(job: Job, processes: Processes, **more: object) -> dict[str, object]:
+    """What a fine-tuning's folder says was asked; `more`: further settings."""
     return {
-        "settings": _settings(job),
+        "settings": {**_settings(job), **more},
         "command": ["trex", *sys.argv[1:]],
         "versions": versions(),
         "run": job.origin,

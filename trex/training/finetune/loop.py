@@ -328,7 +328,7 @@ class Trainer:
             self._model.eval()
             return "last"
         averaged = self._selector.averaged()
-        names = [entry["weights"] for entry in self._selector.history]
+        names = [entry.weights for entry in self._selector.history]
         if averaged is not None and "average" not in names:
             kept = deepcopy(self._kept_model())
             kept.load_state_dict(averaged)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trex.store.schemas import HeldOutLoss
 from trex.training.data import Batch
 from trex.training.finetune.recipe import Selection
 
@@ -86,7 +87,7 @@ class Selector:
         self._best_state: State = {}
         #: name of the kept weights, and what the held-out images said of all of them
         self.best = ""
-        self.history: list[dict[str, Any]] = []
+        self.history: list[HeldOutLoss] = []
 
     def see(
         self,
@@ -102,9 +103,16 @@ class Selector:
         Weights that were `fitted` on the held-out images look better on them than they are: they
         are noted, and never kept.
         """
-        known = [entry["loss"] for entry in self._eligible]
+        known = [entry.loss for entry in self._eligible]
         state = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
-        self.history.append({"weights": name, **result._asdict(), "fitted_on_held_out": fitted})
+        self.history.append(
+            HeldOutLoss(
+                weights=name,
+                loss=result.loss,
+                agreement=result.agreement,
+                fitted_on_held_out=fitted,
+            )
+        )
         if not fitted and (not known or result.loss < min(known)):
             self.best, self._best_state = name, state
         if average and self._settings.average > 1:
@@ -116,12 +124,12 @@ class Selector:
         patience = self._settings.patience
         if patience is None or not self.best:
             return False
-        names = [entry["weights"] for entry in self._eligible]
+        names = [entry.weights for entry in self._eligible]
         return len(names) - 1 - names.index(self.best) >= patience
 
     @property
-    def _eligible(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.history if not entry["fitted_on_held_out"]]
+    def _eligible(self) -> list[HeldOutLoss]:
+        return [entry for entry in self.history if not entry.fitted_on_held_out]
 
     def averaged(self) -> State | None:
         """The mean of the last weights, where there are several."""
@@ -138,16 +146,17 @@ class Selector:
         """Give a model the kept weights."""
         model.load_state_dict(self._best_state)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything, for a checkpoint."""
         return {
             "recent": self._recent,
             "best_state": self._best_state,
             "best": self.best,
-            "history": self.history,
+            "history": [entry.as_json() for entry in self.history],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """From `state`."""
         self._recent, self._best_state = state["recent"], state["best_state"]
-        self.best, self.history = state["best"], state["history"]
+        self.best = state["best"]
+        self.history = list(map(HeldOutLoss.model_validate, state["history"]))

@@ -16,6 +16,7 @@ from trex.files import parse_json, write_atomic
 from trex.runtime.bundle import contents_of, load_dynamic, save_dynamic
 from trex.runtime.dynamic import DynamicModel
 from trex.store.finetuning import FinetuneFolder
+from trex.store.schemas import Stage
 from trex.training.finetune.job import Job, manifest_of, train
 from trex.training.finetune.paths import Paths
 from trex.training.finetune.precision import settled
@@ -66,8 +67,7 @@ def finetune_shared(
     job.recipe.check_extra(job.extra is not None)
     job = replace(job, recipe=settled(job.recipe, processes.device))
     folder = FinetuneFolder(job.out)
-    manifest = manifest_of(job, processes)
-    manifest["settings"] |= {"between": between}
+    manifest = manifest_of(job, processes, between=between)
     model, untrained = load_dynamic(bundle), load_dynamic(bundle)
     with folder.locked():
         folder.start(manifest)
@@ -109,6 +109,10 @@ def read_paths(folder: Path) -> dict[str, Any]:
     return told
 
 
+def _stage(plan: str) -> Stage:
+    return Stage(stage="fitted", plan=plan)
+
+
 def _untold(contents: Any) -> Any:
     """Contents without what was measured before the training."""
     return replace(
@@ -126,7 +130,7 @@ def _twins(job: Job, untrained: DynamicModel, processes: Processes) -> dict[str,
         if not (bundle / "config.json").is_file():
             variant = deepcopy(untrained.variant(point.name))
             own = replace(
-                job, fitted=untrained.variant(point.name), out=out, candidate={"plan": point.plan}
+                job, fitted=untrained.variant(point.name), out=out, candidate=_stage(point.plan)
             )
             FinetuneFolder(out).start(manifest_of(own, processes))
             train(own, variant, processes)
@@ -165,7 +169,7 @@ def _measured(
                     if job.evaluation is None
                     else measure_pair(
                         model, job.original.model, job.evaluation, workers=job.workers
-                    )
+                    ).as_json()
                     for name, model in models.items()
                 },
             }

@@ -14,6 +14,7 @@ from trex.models.adapter import Adapter
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.reuse import plan_of
+from trex.store.schemas import HeldOutLoss
 from trex.training.finetune.network import Observed
 from trex.training.finetune.order import Order
 from trex.training.finetune.paths import Paths
@@ -61,7 +62,7 @@ class Outcome:
     """
 
     kept: str
-    history: list[dict[str, Any]]
+    history: list[HeldOutLoss]
     steps: int
     seconds: float
     waited_s: float

@@ -68,7 +68,7 @@ def _layout(body: Sequence[Operation | Encoder]) -> Layout:
     return Layout(stages=tuple(encoder.stage for encoder in encoders), tokens=tokens)
 
 
-def _operation_json(op: Operation) -> dict[str, Any]:
+def _operation_json(op: Operation) -> dict[str, object]:
     """Only what is not at its default."""
     values = {field.name: getattr(op, field.name) for field in fields(op)}
     return {
@@ -78,7 +78,7 @@ def _operation_json(op: Operation) -> dict[str, Any]:
     }
 
 
-def _encoder_json(encoder: Encoder) -> dict[str, Any]:
+def _encoder_json(encoder: Encoder) -> dict[str, object]:
     plain = {field.name: getattr(encoder, field.name) for field in fields(encoder)}
     return {**plain, "operations": list(map(_operation_json, encoder.operations))}
 
