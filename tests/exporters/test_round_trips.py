@@ -53,7 +53,7 @@ def test_a_pt2_file_answers_like_the_variant(kind: str, plan: str, tmp_path: Pat
     program: Any = load_program(tmp_path / "out" / "model.pt2")
     images = KINDS[kind].images(5)
     with torch.no_grad():
-        answers_alike(program(images), made, images)
+        answers_alike(program.module()(images), made, images)
 
 
 @pytest.mark.slow
