@@ -12,7 +12,9 @@ from small_runs import Inputs, plain_records
 from trex.cli import main
 from trex.commands import _budgets
 from trex.errors import InfeasibleError
+from trex.store.record import Estimate, Measured
 from trex.store.run import Run
+from trex.store.schemas import Budgets, Short, Summary
 
 JOINT = ("--space", "joint", "--evaluations", "3", "--final-views", "0", "--refine-rounds", "0")
 
@@ -75,22 +77,28 @@ def test_the_cheapest_plan_that_loses_little(inputs: Inputs, tmp_path: Path, cap
     out = tmp_path / "cheapest"
     assert main(command(inputs, out, "--max-drop", "40", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
-    drops = {one["limit"]: _budgets.drop_of(one) for one in told["searches"]}
+    drops = {one.limit: _budgets.drop_of(one) for one in Budgets.model_validate(told).searches}
     assert told["chosen"] is not None
     assert drops[told["chosen"]] <= 40
     share = float(told["chosen"][:-1])
     assert all(float(limit[:-1]) >= share for limit, drop in drops.items() if drop <= 40)
 
 
+def lost(points: float) -> Summary:
+    """A search's result, as far as the search for the cheapest reads it."""
+    measured = Measured.model_construct(top1=None, baseline_top1=None, agreement=1 - points / 100)
+    best = Short.model_construct(selection=measured)
+    return Summary.model_construct(best=best, baseline=Estimate.model_construct(spread=None))
+
+
 @pytest.mark.parametrize("works", [0.3, 0.64, 0.77, 0.95, None])
 def test_the_search_for_the_cheapest_closes_in(works: float | None) -> None:
     asked = []
 
-    def search(limit: str) -> dict[str, Any]:
+    def search(limit: str) -> Summary:
         share = float(limit[:-1])
         asked.append(share)
-        lost = 0.0 if works is not None and share >= works else 50.0
-        return {"best": {"selection": {"top1": None, "agreement": 1 - lost / 100}}}
+        return lost(0.0 if works is not None and share >= works else 50.0)
 
     found = _budgets._cheapest(1.0, search)
     if works is None:
@@ -104,7 +112,7 @@ def test_the_search_for_the_cheapest_closes_in(works: float | None) -> None:
 def test_where_nothing_fits_the_search_for_the_cheapest_says_so() -> None:
     asked = []
 
-    def search(limit: str) -> dict[str, Any]:
+    def search(limit: str) -> Summary:
         asked.append(limit)
         raise InfeasibleError(f"none fits {limit}")
 

@@ -52,7 +52,7 @@ def test_a_pt2_file_reads_texts(folder: Path, plan: str, tmp_path: Path) -> None
     export([made], tmp_path / "out", exporter("torch-export"), probe)
     program: Any = load_program(tmp_path / "out" / "model.pt2")
     with torch.no_grad():
-        found = program(texts(made, 5))
+        found = program.module()(texts(made, 5))
     torch.testing.assert_close(found, logits_of(made.model, texts(made, 5)), rtol=0, atol=1e-4)
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 

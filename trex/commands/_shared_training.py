@@ -6,12 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from trex.commands import _arguments
+from trex.commands import _training
 
 if TYPE_CHECKING:
     from trex.models.registry import LoadedModel
     from trex.runtime.dynamic import DynamicModel
-    from trex.training.data import ImageSet
     from trex.training.finetune import Job
 
 
@@ -35,47 +34,32 @@ def prepare(args: argparse.Namespace) -> Job:
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
-    from trex.commands.finetune import recipe_of
     from trex.errors import TrainingError
     from trex.runtime.bundle import load_dynamic, load_dynamic_config
     from trex.store.schemas import Stage
-    from trex.training.data import open_dataset
     from trex.training.finetune import Job
     from trex.training.finetune.shared import paths_of
-    from trex.training.transforms import eval_transform, input_config_from_json
+    from trex.training.transforms import input_config_from_json
 
     if args.non_ideal or args.pick != "best":
         raise TrainingError(
             f"{'--non-ideal' if args.non_ideal else '--pick'} is of one plan",
             hint="leave it out with --dynamic",
         )
-    recipe = recipe_of(args)
+    recipe = _training.recipe_of(args)
     stored, model = load_dynamic_config(args.run_folder), load_dynamic(args.run_folder)
-    _arguments.check_sources(args.data, args.extra, args.eval)
     config = input_config_from_json(stored["data"])
     original = original_of(args, stored, model)
-    classes = getattr(original.model, "num_classes", None)
-
-    def unlabelled(source: str) -> ImageSet:
-        return open_dataset(
-            source, transform=eval_transform(config), labels=False, strict=args.strict
-        )
-
-    if recipe.losses.labels == "none":
-        images = unlabelled(args.data)
-    else:
-        images = _arguments.open_labelled(args.data, args, config, classes)
+    sets = _training.training_images(args, recipe, original, config)
     return Job(
         original=original,
         data_config=config,
         fitted=paths_of(model, between=args.between, seed=args.seed),
         fitted_on=None,
         candidate=Stage(stage="fitted", plan=""),
-        images=images,
-        extra=unlabelled(args.extra) if args.extra else None,
-        evaluation=_arguments.open_labelled(args.eval, args, config, classes)
-        if args.eval
-        else None,
+        images=sets.images,
+        extra=sets.extra,
+        evaluation=sets.evaluation,
         recipe=recipe,
         chip=None,
         seed=args.seed,

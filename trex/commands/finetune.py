@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from trex.commands import _arguments
+from trex.commands import _arguments, _training
 
 if TYPE_CHECKING:
-    from trex.training.data import ImageSet
-    from trex.training.finetune import Job, Recipe
-
-_SET_EXAMPLE: Final = "epochs=48"
-#: what is taken over from the search's record
+    from trex.training.finetune import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default="few_images", metavar="NAME|FILE", help="a shipped recipe, or a path"
     )
-    _arguments.add_set(parser, "the recipe", _SET_EXAMPLE)
+    _arguments.add_set(parser, "the recipe", _training.SET_EXAMPLE)
     parser.add_argument(
         "--non-ideal", metavar="CHIP", help="train, and measure too, with this chip's errors"
     )
@@ -102,20 +98,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe with the user's own values and labels.
-
-    Raises:
-        RecipeError: it is not valid, or does not fit the data that are given.
-    """
-    from trex.training.finetune import RecipeError, load_recipe
-
-    changes = _arguments.set_values(args.set, _SET_EXAMPLE, RecipeError)
-    recipe = load_recipe(args.recipe, changes).with_labels(args.labels)
-    recipe.check_extra(args.extra is not None)
-    return recipe
-
-
 def prepare(args: argparse.Namespace) -> Job:
     """Check everything a fine-tuning needs, before any work.
 
@@ -128,36 +110,22 @@ def prepare(args: argparse.Namespace) -> Job:
     from trex.search.pick import load_original, pick_record, pick_variant
     from trex.store.run import Run
     from trex.store.schemas import Stage
-    from trex.training.data import open_dataset
     from trex.training.finetune import Job
-    from trex.training.transforms import eval_transform
 
     if is_dynamic(args.run_folder):
         raise RunError(
             f"{args.run_folder} is a dynamic bundle, of several plans",
             hint="train them together with --dynamic, or give a run's folder",
         )
-    recipe = recipe_of(args)
+    recipe = _training.recipe_of(args)
     folder = Run.open(args.run_folder)
     if args.pick == "finetuned":
         raise RunError(
             "--pick finetuned: it was trained already, and a fine-tuning compares with the fit",
             hint="begin with --pick best, which is fitted on all images",
         )
-    _arguments.check_sources(args.data, args.extra, args.eval)
     original, config = load_original(folder, args.weights)
-    classes = getattr(original.model, "num_classes", None)
-
-    def unlabelled(source: str) -> ImageSet:
-        return open_dataset(
-            source, transform=eval_transform(config), labels=False, strict=args.strict
-        )
-
-    if recipe.losses.labels == "none":
-        images = unlabelled(args.data)
-    else:
-        images = _arguments.open_labelled(args.data, args, config, classes)
-    evaluation = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
+    sets = _training.training_images(args, recipe, original, config)
     _, fitted = pick_variant(folder, args.pick, original)
     record = pick_record(folder, args.pick)
     return Job(
@@ -172,9 +140,9 @@ def prepare(args: argparse.Namespace) -> Job:
             transform=record.transform,
             estimate=record.estimate,
         ),
-        images=images,
-        extra=unlabelled(args.extra) if args.extra else None,
-        evaluation=evaluation,
+        images=sets.images,
+        extra=sets.extra,
+        evaluation=sets.evaluation,
         recipe=recipe,
         chip=load_chip(args.non_ideal) if args.non_ideal else None,
         seed=args.seed,

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import trex
 from trex.errors import BundleError, PlanError, TrexError
-from trex.exporters.variant import Variant
-from trex.exporters.verify import Check, compare
+from trex.exporters.variant import Check, Variant
+from trex.exporters.verify import compare
 from trex.files import make_folder, parse_json, write_atomic
 from trex.models.registry import create
 from trex.models.weights import weights_hash

@@ -28,8 +28,8 @@ from torch import Tensor
 from trex.errors import ExportError
 from trex.exporters.card import CARD, model_card, prepare_photo, provenance
 from trex.exporters.graph import Counts, program_of
-from trex.exporters.variant import Variant, write_tokenizer
-from trex.exporters.verify import Check, compare
+from trex.exporters.variant import Check, Variant, write_tokenizer
+from trex.exporters.verify import compare
 from trex.files import write_atomic
 from trex.text.tokenizer import FILE as TOKENIZER
 

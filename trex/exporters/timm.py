@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from trex.errors import ExportError, StorageError
 from trex.exporters.card import CARD, model_card, provenance
-from trex.exporters.variant import Variant
-from trex.exporters.verify import Check, compare
+from trex.exporters.variant import Check, Variant
+from trex.exporters.verify import compare
 from trex.files import write_atomic
 from trex.training.transforms import DataConfig
 

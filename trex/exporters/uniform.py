@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trex.errors import BundleError
-from trex.exporters.variant import Variant
-from trex.exporters.verify import Check, compare
+from trex.exporters.variant import Check, Variant
+from trex.exporters.verify import compare
 from trex.files import make_folder, write_atomic
 from trex.models.uniform import UniForm, from_config
 from trex.models.uniform.config import (

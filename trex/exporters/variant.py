@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from trex.reuse import plan_of
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
 from trex.training.transforms import DataConfig, InputConfig
-
-if TYPE_CHECKING:
-    from trex.exporters.verify import Check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +69,38 @@ class Variant:
             generator = torch.Generator().manual_seed(0)
             return torch.randn(batch, *self.data_config.input_size, generator=generator)
         return torch.ones(batch, 2, self.data_config.tokens, dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One file beside its variant.
+
+    Attributes:
+        plan: of the variant.
+        images: compared.
+        batch_sizes: images in a forward.
+        difference: the largest of any logit, but of images at a tie.
+        ties: images of which two tokens are so alike that rounding decides who merges with whom:
+            the file answers like the variant does after noise of rounding's size.
+        tolerance: what it may be at most.
+        same_top1: images of the same first guess.
+        attentions: in the file's graph, softmaxed maps; None where it has no graph.
+        matchings: in the file's graph, of tokens; None where it has no graph.
+    """
+
+    plan: str
+    images: int
+    batch_sizes: tuple[int, ...]
+    difference: float
+    tolerance: float
+    same_top1: int
+    ties: int = 0
+    attentions: int | None = None
+    matchings: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "batch_sizes": list(self.batch_sizes)}
 
 
 class Exporter(Protocol):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from trex.errors import ExportError
 from trex.exporters.graph import Counts, expected_counts
-from trex.exporters.variant import Variant
+from trex.exporters.variant import Check, Variant
 from trex.models.adapter import first_tensor
 
 #: Most that a logit may differ, of logits up to 1; a share of the largest where these are larger.
@@ -24,38 +23,6 @@ _MOST_TIES: Final = 0.05
 #: looked into answered one way, one third the other.
 _ROUNDING: Final = 1e-6
 _DRAWS: Final = 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One file beside its variant.
-
-    Attributes:
-        plan: of the variant.
-        images: compared.
-        batch_sizes: images in a forward.
-        difference: the largest of any logit, but of images at a tie.
-        ties: images of which two tokens are so alike that rounding decides who merges with whom:
-            the file answers like the variant does after noise of rounding's size.
-        tolerance: what it may be at most.
-        same_top1: images of the same first guess.
-        attentions: in the file's graph, softmaxed maps; None where it has no graph.
-        matchings: in the file's graph, of tokens; None where it has no graph.
-    """
-
-    plan: str
-    images: int
-    batch_sizes: tuple[int, ...]
-    difference: float
-    tolerance: float
-    same_top1: int
-    ties: int = 0
-    attentions: int | None = None
-    matchings: int | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "batch_sizes": list(self.batch_sizes)}
 
 
 def compare(
