@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments
+
+if TYPE_CHECKING:
+    from trex.hardware import ChipReport
 
 #: what stands between an encoder and what it does
 _PLAN: Final = re.compile(r"<-|\d[~=]")
@@ -27,28 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find out what the thing is and check it."""
-    kind, lines, good = _check(args.thing, args.model)
+    kind, lines, why, good = _check(args.thing, args.model)
+    verdict = f"{'good' if good else 'NOT good'}{f': {why}' if why else ''}"
     if args.json:
-        print(json.dumps({"kind": kind, "ok": good, "details": lines}))
+        print(json.dumps({"kind": kind, "ok": good, "verdict": verdict, "details": lines}))
     else:
-        print("\n".join([f"{args.thing}: {kind}, {'good' if good else 'NOT good'}", *lines]))
+        print("\n".join([f"{args.thing}: {kind}", *lines, f"verdict: {verdict}"]))
     return 0 if good else 1
 
 
-def _check(thing: str, model: str | None) -> tuple[str, list[str], bool]:
+def _check(thing: str, model: str | None) -> tuple[str, list[str], str, bool]:
+    """What it is, what was found, in how far it is good, and whether."""
     path = Path(thing)
     if not path.exists() and _PLAN.search(thing):
-        return "plan", _plan(thing, model), True
+        return "plan", _plan(thing, model), "", True
     if (path / "manifest.json").is_file():
-        return "run folder", _run_folder(path), True
+        return "run folder", _run_folder(path), "", True
     if (path / "device.json").is_file():
-        return "measured device", _machine(path), True
+        return "measured device", _machine(path), "", True
     if (path / "dynamic.json").is_file():
-        return "dynamic bundle", _dynamic(path), True
+        return "dynamic bundle", _dynamic(path), "", True
     if (path / "config.json").is_file():
-        return "bundle", _bundle(path), True
+        return "bundle", _bundle(path), "", True
     if _is_space(thing):
-        return "search space", _space(thing, model), True
+        return "search space", _space(thing, model), "", True
     return _chip(thing)
 
 
@@ -145,7 +151,7 @@ def _machine(path: Path) -> list[str]:
     ]
 
 
-def _chip(name: str) -> tuple[str, list[str], bool]:
+def _chip(name: str) -> tuple[str, list[str], str, bool]:
     from trex.hardware import check_chip
 
     report = check_chip(name)
@@ -157,6 +163,17 @@ def _chip(name: str) -> tuple[str, list[str], bool]:
         + ")"
         for c in report.comparisons
     ]
+    lines += [f"assumption: {text}" for text in chip.assumptions]
+    return "chip", lines, "; ".join(_reasons(report)), report.ok
+
+
+def _reasons(report: ChipReport) -> Iterator[str]:
+    """What a chip's verdict rests on."""
     if report.source is None:
-        lines.append("nothing is published beside it, so nothing was compared")
-    return "chip", [*lines, *(f"assumption: {text}" for text in chip.assumptions)], report.ok
+        yield "nothing is published beside it, so no price was compared"
+    else:
+        met = sum(c.agrees for c in report.comparisons)
+        known = len(report.comparisons) - met - len(report.disagreements)
+        told = f"{met} of {len(report.comparisons)} published figures met"
+        yield told + (f", {known} known to differ" if known else "")
+    yield f"{len(report.chip.assumptions)} values are assumed"

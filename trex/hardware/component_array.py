@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trex.config import FieldProblem, StrictModel, did_you_mean
+from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
 from trex.datafiles import data_folder
 from trex.hardware.chip import ArrayModel, ReadTerm
-from trex.hardware.constant_array import DeviceSpec, check_cell
+from trex.hardware.constant_array import DeviceSpec, cell_problems
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
@@ -124,35 +125,39 @@ class ComponentArraySpec(StrictModel):
     weight_mapping: Literal["neighbouring columns"] = "neighbouring columns"
 
     @model_validator(mode="after")
-    def _one_origin(self) -> ComponentArraySpec:
-        check_cell(self.cell, self.device.bits_per_cell.value)
+    def _parts_fit(self) -> ComponentArraySpec:
+        raise_all(list(self._misfits()))
+        return self
+
+    def _misfits(self) -> Iterator[FieldProblem]:
+        yield from cell_problems(self.cell, self.device.bits_per_cell.value)
         from_table = self.table is not None and self.row is not None
         if from_table == (self.circuit is not None) or (self.table is None) != (self.row is None):
-            raise FieldProblem(
+            yield FieldProblem(
                 (),
                 "needs either a table and a row of it, or a circuit",
                 "give `table:` and `row:`, or `circuit:`",
             )
+            return
         if self.row is not None and self.row.cell != self.cell:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("row", "cell"),
                 f"{self.row.cell} is not the array's cell {self.cell}",
                 "correct one of them",
             )
         if self.adc_kind not in self.idle_fraction.adc:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("idle_fraction", "adc"),
                 f"nothing for a converter of kind {self.adc_kind!r}",
                 f"known: {', '.join(self.idle_fraction.adc)}",
             )
         if self.size % self.column_mux.value:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("column_mux", "value"),
                 f"converters of {self.column_mux.value} columns each do not share {self.size} "
                 "columns evenly",
                 "give a divisor of the array's size",
             )
-        return self
 
     @property
     def size(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from pydantic import Field, model_validator
 
-from trex.config import FieldProblem, StrictModel, did_you_mean
+from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
 from trex.hardware.chip import ArrayModel, Device, ReadTerm
 from trex.hardware.quantities import (
     AreaM2,
@@ -27,14 +28,14 @@ from trex.hardware.quantities import (
 MOST_BITS: Final = {"SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "flash": 4}
 
 
-def check_cell(cell: str, bits: int) -> None:
-    """Refuse an unknown cell, or one that cannot hold so many bits."""
+def cell_problems(cell: str, bits: int) -> Iterator[FieldProblem]:
+    """An unknown cell, or one that cannot hold so many bits."""
     if cell not in MOST_BITS:
-        raise FieldProblem(
+        yield FieldProblem(
             ("cell",), f"unknown cell {cell!r}", did_you_mean(cell, list(MOST_BITS))
         )
-    if bits > MOST_BITS[cell]:
-        raise FieldProblem(
+    elif bits > MOST_BITS[cell]:
+        yield FieldProblem(
             ("device", "bits_per_cell", "value"),
             f"a cell of {cell} cannot hold {bits} bits",
             f"at most {MOST_BITS[cell]}",
@@ -102,22 +103,25 @@ class ConstantArraySpec(StrictModel):
 
     @model_validator(mode="after")
     def _cells_hold_their_bits(self) -> ConstantArraySpec:
+        raise_all(list(self._misfits()))
+        return self
+
+    def _misfits(self) -> Iterator[FieldProblem]:
         cell_bits, weight_bits = self.device.bits_per_cell.value, self.weight_bits.value
-        check_cell(self.cell, cell_bits)
+        yield from cell_problems(self.cell, cell_bits)
         slices = self.slices
         if slices * cell_bits < weight_bits:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("weight_slices", "value"),
                 f"{slices} cells of {cell_bits} bit cannot hold a weight of {weight_bits} bits",
                 f"give at least {self._slices_needed}, or fewer weight_bits",
             )
         if slices > weight_bits:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("weight_slices", "value"),
                 f"a weight of {weight_bits} bits does not fill {slices} cells",
                 f"give at most {weight_bits}",
             )
-        return self
 
     @property
     def slices(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trex.config import FieldProblem, StrictModel
 
@@ -40,6 +40,10 @@ Cells = Annotated[int, Field(ge=1, le=2**16)]
 
 class Sourced(StrictModel, Generic[T]):
     """A value, and where it comes from: a `source`, an `assumption`, or both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["source"]}, {"required": ["assumption"]}]}
+    )
 
     value: T
     source: str | None = None
