@@ -7,7 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _densities, _devices
-from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
+from trex.commands._price_lines import (
+    accuracy_lines,
+    caveats,
+    figures,
+    plain,
+    plan_lines,
+    short,
+)
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
 
@@ -161,6 +168,7 @@ def as_json(cost: Cost, original: Cost, trimmed: Cost | None = None) -> dict[str
         "not_modelled": list(cost.not_modelled),
         "assumptions": list(cost.assumptions),
         "notes": list(cost.notes),
+        "accuracy": [figure.as_json() for figure in cost.accuracy],
     }
 
 
@@ -205,6 +213,7 @@ def as_text(cost: Cost, by: str | None, original: Cost, trimmed: Cost | None = N
     ]
     if cost.schedule == "pipelined":
         lines.append(f"an image every {cost.interval_s * 1e3:.4g} ms")
+    lines += accuracy_lines(cost.accuracy)
     if by:
         return [*lines, *caveats(cost)]
     left_out = f"{len(cost.not_modelled)} things are not modelled, {len(cost.assumptions)} values "

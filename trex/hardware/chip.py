@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from trex.hardware.accuracy import AccuracyFigure
+
 Schedule = Literal["sequential", "parallel", "pipelined"]
 SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
 
@@ -162,6 +164,8 @@ class Chip:
     assumptions: tuple[str, ...] = ()
     #: what the figures above include or leave out, in words
     notes: tuple[str, ...] = ()
+    #: what is stored of the accuracy that its arrays leave; decides no price
+    accuracy: tuple[AccuracyFigure, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def basis(self) -> Literal["estimate"]:
@@ -177,3 +181,22 @@ class Chip:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any value of the chip."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def converters(self) -> str:
+        """Its arrays' converters and cells, in words: `SRAM 128x128, 1 bit a cell, 7-bit ADC`."""
+        arrays = {a.name: a for a in (self.static_array, self.dynamic_array)}
+        return "; ".join(
+            f"{a.cell} {a.rows}x{a.columns}, {a.device.bits_per_cell} bit a cell, "
+            f"{a.adc_bits}-bit ADC"
+            for a in arrays.values()
+        )
+
+    @property
+    def errors_key(self) -> str:
+        """Sixteen hexadecimal digits that change with all that decides the accuracy it leaves."""
+        arrays = tuple(
+            (a.rows, a.weight_bits, a.input_bits, a.adc_bits, a.holds_bits_of_a_memory, a.device)
+            for a in (self.static_array, self.dynamic_array)
+        )
+        return hashlib.sha256(repr(arrays).encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ from trex.config import (
 )
 from trex.datafiles import data_folder, find
 from trex.errors import ChipError
+from trex.hardware.accuracy import stored_accuracy
 from trex.hardware.chip import Chip
 from trex.hardware.measured import DEVICE_FILE
 from trex.hardware.periphery import PeripherySpec
@@ -45,8 +46,7 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
             hint="give a chip with --hw; trex cost and check take measured machines, and "
             "trex bench times variants and models",
         )
-    path = find("hw_models", name, CHIP_FILE, ChipError)
-    document = read_document(path, ChipError, unclear=True)
+    document = read_document(chip_path(name), ChipError, unclear=True)
     changes = tuple(_override(document, *change) for change in (overrides or {}).items())
     spec, periphery = _specs(document)
     try:
@@ -57,7 +57,20 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
         raise document.error_of(
             document.at(p.location, str(p), p.hint) for p in several.problems
         ) from None
-    return replace(chip, notes=(*chip.notes, *filter(None, changes)))
+    return replace(
+        chip,
+        notes=(*chip.notes, *filter(None, changes)),
+        accuracy=stored_accuracy(document.path.parent, chip.errors_key),
+    )
+
+
+def chip_path(name: str | Path) -> Path:
+    """The file of a shipped chip by name, or of one's own by its folder or path.
+
+    Raises:
+        ChipError: there is no such chip.
+    """
+    return find("hw_models", name, CHIP_FILE, ChipError)
 
 
 def _specs(document: Document) -> tuple[ChipSpec, PeripherySpec]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from trex.config import read_document
-from trex.datafiles import find, shipped
+from trex.datafiles import shipped
 from trex.errors import ChipError
 from trex.files import make_folder, write_atomic
-from trex.hardware.load import CHIP_FILE, load_chip
+from trex.hardware.load import CHIP_FILE, chip_path, load_chip
 from trex.hardware.schema import SCHEMA_FILE, schema_line, schema_text
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -47,7 +47,7 @@ def new_chip(folder: Path, like: str | Path) -> tuple[Path, ...]:
     if folder.exists():
         raise ChipError(f"{folder}: there is something already", hint="choose another name")
     load_chip(like)
-    source = find("hw_models", like, CHIP_FILE, ChipError)
+    source = chip_path(like)
     text = _renamed(source.read_text(encoding="utf-8"), name)
     beside = _files_beside(source)
     make_folder(folder)
