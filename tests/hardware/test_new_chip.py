@@ -13,7 +13,7 @@ from trex.datafiles import data_folder, shipped
 from trex.errors import ChipError
 from trex.hardware import load_chip
 from trex.hardware.component_array import ComponentArraySpec
-from trex.hardware.constant_array import ConstantArraySpec, DeviceSpec
+from trex.hardware.constant_array import ConstantArraySpec, DeviceSpec, ErrorsSpec
 from trex.hardware.schema import SCHEMA_FILE, schema_text
 from trex.hardware.spec import ChipSpec, TrexChipSpec
 
@@ -203,6 +203,7 @@ def needed_in(model: type[BaseModel], path: str = "") -> dict[str, bool]:
         ("### Arrays of `kind: trex`", ConstantArraySpec),
         ("### Arrays of `kind: component`", ComponentArraySpec),
         ("### `device`, the cell", DeviceSpec),
+        ("### `errors`, beside the cell's variations", ErrorsSpec),
     ],
 )
 def test_the_docs_tables_say_what_is_needed(head, model: type[ChipSpec]):

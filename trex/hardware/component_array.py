@@ -12,7 +12,13 @@ from pydantic import Field, model_validator
 from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
 from trex.datafiles import data_folder
 from trex.hardware.chip import ArrayModel, ReadTerm
-from trex.hardware.constant_array import DeviceSpec, cell_problems
+from trex.hardware.constant_array import (
+    DeviceSpec,
+    ErrorsSpec,
+    cell_problems,
+    error_problems,
+    errors_of,
+)
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
@@ -122,6 +128,7 @@ class ComponentArraySpec(StrictModel):
     write_energy_j_per_bit: Sourced[EnergyJ]
     write_latency_s_per_row: Sourced[LatencyS]
     device: DeviceSpec
+    errors: ErrorsSpec | None = None
     weight_mapping: Literal["neighbouring columns"] = "neighbouring columns"
 
     @model_validator(mode="after")
@@ -131,6 +138,7 @@ class ComponentArraySpec(StrictModel):
 
     def _misfits(self) -> Iterator[FieldProblem]:
         yield from cell_problems(self.cell, self.device.bits_per_cell.value)
+        yield from error_problems(self.errors, self.device)
         from_table = self.table is not None and self.row is not None
         if from_table == (self.circuit is not None) or (self.table is None) != (self.row is None):
             yield FieldProblem(
@@ -218,6 +226,7 @@ class ComponentArraySpec(StrictModel):
             adc_bits=math.ceil(math.log2(circuit.levels)),
             device=self.device.device(),
             density=self.input_bit_density.value,
+            errors=errors_of(self.errors),
         )
 
     def _circuit(self, folder: Path) -> Circuit:

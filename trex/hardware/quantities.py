@@ -26,6 +26,12 @@ BitsPerS = Annotated[float, Field(ge=1e3, le=1e18)]
 #: A watt a square millimetre is far above what leakage can be, for chips that can be cooled.
 PowerWPerM2 = Annotated[float, Field(gt=0, le=1e6)]
 ResistanceOhm = Annotated[float, Field(ge=1, le=1e15)]
+#: From a nanosecond to three hundred years since something was written.
+AgeS = Annotated[float, Field(ge=1e-9, le=1e10)]
+#: Of a wire between two neighbouring cells.
+WireOhm = Annotated[float, Field(gt=0, le=1e4)]
+#: A converter's error in its own steps.
+Steps = Annotated[float, Field(ge=0, le=256)]
 #: How many of one thing make up another.
 Ratio = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
