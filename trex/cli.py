@@ -32,6 +32,7 @@ VERBS: Final = {
     "report": "one page, figures and tables of what runs found",
     "compare": "TReX beside token pruning, skipping, other models, on the same chip",
     "runs": "list, show, compare and prune run folders",
+    "chip": "start a chip of your own from another; the schema of chip files",
     "check": "validate a chip, measured device, space, plan, bundle or run folder",
 }
 

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,24 +46,58 @@ class FieldProblem(ValueError):
         self.hint = hint
 
 
+class FieldProblems(ValueError):
+    """Raised by a validator that finds several of its fields wrong at once."""
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def raise_all(problems: Sequence[FieldProblem]) -> None:
+    """Raise what a validator found wrong, all of it at once; nothing where it found nothing."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise FieldProblems(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What is wrong at one place of a file; `line` is 0 where it is not known."""
+
+    line: int
+    location: Location
+    message: str
+    hint: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A file's plain content, and the line each value stands on.
 
-    `error` is the class raised when the content is not valid.
+    `error` is the class raised when the content is not valid. `unclear` is what the reader could
+    not take as plain values; `check` tells it with everything else.
     """
 
     path: Path
     data: Any
     lines: Mapping[Location, int]
     error: type[TrexError]
+    unclear: tuple[Problem, ...] = ()
 
     def problem(self, location: Location, message: str, hint: str) -> TrexError:
         """An error that names this file, the field and its line."""
-        line = self.line(location)
-        where = f"{self.path}:{line}" if line else str(self.path)
-        field = ".".join(map(str, location))
-        return self.error(f"{where}: {field + ': ' if field else ''}{message}", hint=hint)
+        return self.error_of([self.at(location, message, hint)])
+
+    def at(self, location: Location, message: str, hint: str) -> Problem:
+        """What is wrong with a field, with the field's line."""
+        return Problem(line=self.line(location), location=location, message=message, hint=hint)
+
+    def error_of(self, problems: Iterable[Problem]) -> TrexError:
+        """One error that tells all of them, in the order of their lines."""
+        ordered = sorted(problems, key=lambda problem: problem.line)
+        return all_of([_told(self.path, problem, self.error) for problem in ordered])
 
     def with_values(self, values: Mapping[str, Any]) -> Document:
         """A copy with other values; a name such as `schedule.final_share` leads into mappings.
@@ -101,28 +135,84 @@ class Document:
         """The content, or the part of it at `location`, as a `model`.
 
         Raises:
-            TrexError: of this document's class, for the first field that is not valid.
+            TrexError: of this document's class; it names every field that is not valid.
         """
+        found, problems = self.check(model, location)
+        if found is None:
+            raise self.error_of(problems)
+        return found
+
+    def check(
+        self, model: type[ModelT], location: Location = ()
+    ) -> tuple[ModelT | None, list[Problem]]:
+        """The content, or the part of it at `location`, as a `model`, or all that is wrong."""
         part = self.data
         for key in location:
             part = part[key]
         try:
             # JSON keeps pydantic strict and still lets a list fill a tuple.
-            return model.model_validate_json(json.dumps(part))
+            found = model.model_validate_json(json.dumps(part))
         except ValidationError as error:
-            first = _most_telling(error.errors(include_url=False))
-            inner = tuple(first["loc"])
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, FieldProblem):
-                raise self.problem(
-                    location + inner + cause.location, str(cause), cause.hint
-                ) from None
-            message, hint = _explain(first, model)
-            raise self.problem(location + inner, message, hint) from None
+            return None, self._problems(error, model, location)
+        return (None if self.unclear else found), [*self.unclear]
+
+    def _problems(
+        self, error: ValidationError, model: type[BaseModel], location: Location
+    ) -> list[Problem]:
+        found = list(self.unclear)
+        named = {problem.location for problem in found}
+        for each in _most_telling(error.errors(include_url=False), model):
+            inner = tuple(each["loc"])
+            # the alternatives of a union fail one by one, behind the same value
+            place = location + inner
+            if each["type"] not in ("missing", "extra_forbidden"):
+                place = self._known(place)
+            if any(place[: len(other)] == other for other in named):
+                continue
+            named.add(place)
+            cause = each.get("ctx", {}).get("error")
+            causes = cause.problems if isinstance(cause, FieldProblems) else [cause]
+            for one in causes:
+                if isinstance(one, FieldProblem):
+                    where = location + inner + one.location
+                    found.append(self.at(where, str(one), one.hint))
+                else:
+                    found.append(self.at(location + inner, *_explain(each, model)))
+        return found
+
+    def _known(self, location: Location) -> Location:
+        """The longest beginning of a location that is in the file; all of it without lines."""
+        ends = range(len(location), 0, -1) if self.lines else ()
+        return next((location[:end] for end in ends if location[:end] in self.lines), location)
 
 
-def read_document(path: Path, error: type[TrexError]) -> Document:
+#: as many problems as are told of one file
+_MOST_TOLD: Final = 20
+
+
+def all_of(errors: Sequence[TrexError]) -> TrexError:
+    """One error, of the last one's class, that tells all of them with their hints."""
+    left_out = len(errors) - _MOST_TOLD
+    *others, last = errors[:_MOST_TOLD]
+    text = "\n".join([*map(str, others), last.message])
+    more = f" (and {left_out} more problems)" if left_out > 0 else ""
+    return type(last)(text, hint=f"{last.hint}{more}")
+
+
+def _told(path: Path, problem: Problem, error: type[TrexError]) -> TrexError:
+    where = f"{path}:{problem.line}" if problem.line else str(path)
+    field = ".".join(map(str, problem.location))
+    return error(f"{where}: {field + ': ' if field else ''}{problem.message}", hint=problem.hint)
+
+
+def read_document(path: Path, error: type[TrexError], *, unclear: bool = False) -> Document:
     """Read a `.yaml`, `.yml` or `.json` file.
+
+    Args:
+        path: of the file.
+        error: the class of what is raised.
+        unclear: keep values that are not plain (a key given twice, NaN, an infinity) for
+            `Document.check`, which then tells everything at once, instead of raising here.
 
     Raises:
         TrexError: of class `error`: the file is missing, unreadable, far too long, not of its
@@ -137,11 +227,17 @@ def read_document(path: Path, error: type[TrexError]) -> Document:
         raise error(f"{path}: cannot be read: {reason}", hint="check the path") from None
     if len(data) > _MOST_BYTES:
         raise error(f"{path}: is longer than any file of ours", hint="check the path")
-    return parse_document(text, path, error)
+    document = parse_document(text, path, error)
+    if document.unclear and not unclear:
+        raise document.error_of(document.unclear)
+    return document
 
 
 def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
-    """Read a document from text; `path` names it in errors and tells its format."""
+    """Read a document from text; `path` names it in errors and tells its format.
+
+    What is not plain in it is left in `Document.unclear`.
+    """
     lines: dict[Location, int] = {}
     is_json = path.suffix == ".json"
     try:
@@ -149,7 +245,8 @@ def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
         node = yaml.compose(text.replace("\t", " ") if is_json else text, Loader=_Loader)
         if node is None:
             raise error(f"{path}: is empty", hint="see the documentation for its fields")
-        data = _Reader(path, lines, error).build(node, ())
+        reader = _Reader(path, lines, error)
+        data = reader.build(node, ())
     except yaml.YAMLError as cause:
         mark = getattr(cause, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -161,7 +258,7 @@ def parse_document(text: str, path: Path, error: type[TrexError]) -> Document:
         data = _json(text, path, error)
     if not isinstance(data, dict):
         raise error(f"{path}: holds no fields", hint="write `name: value` lines")
-    return Document(path=path, data=data, lines=lines, error=error)
+    return Document(path=path, data=data, lines=lines, error=error, unclear=tuple(reader.unclear))
 
 
 def parse_value(text: str, name: str, error: type[TrexError]) -> Any:
@@ -174,11 +271,15 @@ def parse_value(text: str, name: str, error: type[TrexError]) -> Any:
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
             raise error(f"{name} has no value", hint="write null for none")
-        return _Reader(Path(name), {}, error).build(node, ())
+        reader = _Reader(Path(name), {}, error)
+        value = reader.build(node, ())
     except (yaml.YAMLError, RecursionError):
         raise error(
             f"{name}: {_short(text)} is no plain value", hint="write one as in YAML"
         ) from None
+    if reader.unclear:
+        raise all_of([_told(Path(name), problem, error) for problem in reader.unclear])
+    return value
 
 
 def _json(text: str, path: Path, error: type[TrexError]) -> Any:
@@ -220,15 +321,16 @@ class _Reader:
         self.path = path
         self.lines = lines
         self.error = error
+        self.unclear: list[Problem] = []
         self.values = 0
         self.constructor = yaml.constructor.SafeConstructor()
 
     def fail(self, node: yaml.Node, location: Location, message: str, hint: str) -> TrexError:
-        field = ".".join(map(str, location))
-        return self.error(
-            f"{self.path}:{node.start_mark.line + 1}: {field + ': ' if field else ''}{message}",
-            hint=hint,
-        )
+        return _told(self.path, _problem_at(node, location, message, hint), self.error)
+
+    def note(self, node: yaml.Node, location: Location, message: str, hint: str) -> None:
+        """What is wrong with one value, so that the others can be read."""
+        self.unclear.append(_problem_at(node, location, message, hint))
 
     def build(self, node: yaml.Node, location: Location) -> Any:
         if len(location) > _DEEPEST:
@@ -251,7 +353,8 @@ class _Reader:
                 raise self.fail(key_node, location, f"{key!r} is not a field name", "use text")
             inner = (*location, str(key))
             if str(key) in result:
-                raise self.fail(key_node, inner, "is given twice", "keep one of them")
+                self.note(key_node, inner, "is given twice", "keep one of them")
+                continue
             result[str(key)] = self.build(value_node, inner)
             self.lines[inner] = key_node.start_mark.line + 1
         return result
@@ -261,39 +364,56 @@ class _Reader:
         if kind not in _SCALARS:
             if node.tag.endswith(":timestamp"):
                 return str(node.value)
-            raise self.fail(node, location, f"holds a YAML tag {node.tag!r}", "write plain values")
+            self.note(node, location, f"holds a YAML tag {node.tag!r}", "write plain values")
+            return None
         if kind in ("int", "float") and not _PLAIN_NUMBER.fullmatch(node.value):
-            raise self.fail(
+            self.note(
                 node,
                 location,
                 f"{node.value} is not a plain number",
                 "write decimal digits, or quote it if it is text",
             )
+            return None
         try:
             value = self.constructor.construct_object(node)
         except ValueError:  # Python refuses to read thousands of digits
-            raise self.fail(
+            self.note(
                 node, location, f"{node.value[:20]}... is not a plain number", "write fewer digits"
-            ) from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self.fail(
-                node, location, f"{node.value} is not a number", "give a finite number"
             )
+            return None
+        if isinstance(value, float) and not math.isfinite(value):
+            self.note(node, location, f"{node.value} is not a number", "give a finite number")
+            return None
         return value
 
 
-def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
-    """An unknown field first: a misspelt name also causes the `missing` error beside it."""
+def _problem_at(node: yaml.Node, location: Location, message: str, hint: str) -> Problem:
+    return Problem(line=node.start_mark.line + 1, location=location, message=message, hint=hint)
+
+
+def _most_telling(errors: list[ErrorDetails], model: type[BaseModel]) -> list[ErrorDetails]:
+    """Unknown fields first, and not the `missing` ones that a misspelt name also causes."""
     unknown = [e for e in errors if e["type"] == "extra_forbidden"]
-    return (unknown or errors)[0]
+    meant = {
+        (*e["loc"][:-1], name)
+        for e in unknown
+        for name in _close(str(e["loc"][-1]), _fields_at(model, e["loc"][:-1]))
+    }
+    others = [e for e in errors if e["type"] != "extra_forbidden"]
+    return [*unknown, *(e for e in others if e["type"] != "missing" or e["loc"] not in meant)]
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint that names the closest known word, or lists them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = _close(name, known)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(sorted(known))}"
+
+
+def _close(name: str, known: list[str]) -> list[str]:
+    """The known word closest to a name, if any is close."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.6)
 
 
 #: pydantic's names of a bound that a number is beyond

@@ -204,8 +204,9 @@ def test_export_takes_the_estimate_of_the_form_it_exports(
 )
 def test_check(thing: str, kind: str, run_folder: Path, capsys) -> None:
     found = answer(capsys, "check", thing.replace("RUN", str(run_folder)))
-    assert found.keys() == {"kind", "ok", "details"}
+    assert found.keys() == {"kind", "ok", "verdict", "details"}
     assert (found["kind"], found["ok"]) == (kind, True)
+    assert found["verdict"].startswith("good")
     assert found["details"]
 
 

@@ -127,7 +127,7 @@ def test_a_value_needs_a_source(tmp_path):
 
 
 def test_a_misspelt_field_of_a_tables_row_is_compared_with_the_rows_fields(tmp_path):
-    path = written(tmp_path, "neurosim_sram_22nm", edit=("levels: 32}", "level: 32}"))
+    path = written(tmp_path, "neurosim_sram_22nm", edit=("levels: 128}", "level: 128}"))
     with pytest.raises(ChipError, match=r"sram\.row\.level: .*\n.*did you mean 'levels'"):
         load_chip(path)
 

@@ -67,7 +67,7 @@ def test_neurosims_layers(row):
 @pytest.mark.parametrize(("adc", "joules"), [("flash", 5.60e-6), ("sar", 8.12e-6)])
 def test_density_follows_neurosims_trace(adc, joules):
     """fc1 on SRAM at an input density of 0.12; the idle fractions are fitted on these two."""
-    chip = load_chip("neurosim_sram_22nm", {"arrays.sram.row.adc": adc})
+    chip = load_chip("neurosim_sram_22nm_5bit", {"arrays.sram.row.adc": adc})
     ours = array_and_adc_j(layer(384, 1536), chip, layer=[0.12] * 8)
     assert ours == pytest.approx(joules, rel=0.01)
 
@@ -228,7 +228,7 @@ def test_a_table_as_a_spreadsheet_writes_it(tmp_path):
         ({"table": None}, r"needs either a table"),
         ({"column_mux": 3}, r"chip\.yaml:\d+: arrays\.sram\.column_mux\.value: .* 128 columns"),
         ({"column_mux": 256}, r"arrays\.sram\.column_mux\.value: .* 128 columns"),
-        ({"column_mux": 1}, r"neurosim_22nm\.csv:\d+: total_area_um2 6291 contradicts"),
+        ({"column_mux": 1}, r"neurosim_22nm\.csv:\d+: total_area_um2 9214 contradicts"),
     ],
 )
 def test_fields_that_cannot_be(overrides, message):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from hardware_models import DEIT_S, vit
 
 from trex.cli import main
+from trex.commands import _arguments
 from trex.commands import cost as command
 from trex.hardware import ACCOUNTINGS, SCHEDULES
 
@@ -16,6 +18,7 @@ from trex.hardware import ACCOUNTINGS, SCHEDULES
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch):
     """The command prices any architecture; where it comes from is not its business."""
+    importlib.import_module("trex.bench.profile")  # it takes more of the registry than stands here
     registry = ModuleType("trex.models.registry")
     pooled = vit("pooled", depth=12, class_rows=0)
     registry.architecture = lambda name, **_: pooled if name == "pooled" else DEIT_S
@@ -197,7 +200,7 @@ def test_papers_equations_have_no_term_for_matching(capsys):
 
 
 def test_help_offers_what_the_library_knows():
-    assert command.ACCOUNTINGS == ACCOUNTINGS
+    assert _arguments.ACCOUNTINGS == ACCOUNTINGS
     assert command.SCHEDULES == SCHEDULES
 
 
@@ -251,3 +254,23 @@ def test_the_stages_of_every_schedule_add_up_and_show_what_reuse_saves(capsys):
 def test_schedules_are_of_full_accounting(capsys):
     assert main([*COST, "--schedules"]) == 2
     assert "add --accounting full" in capsys.readouterr().err
+
+
+def test_brief_is_the_totals_alone(capsys):
+    told = [*COST, "--plan", "5<-4 7<-6", "--accounting", "full"]
+    assert main(told) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert main([*told, "--brief"]) == 0
+    brief = capsys.readouterr().out.splitlines()
+    assert len(brief) < 20 < len(whole)
+    for name in ("total", "original", "without dead rows", "EDAP"):
+        (line,) = (line.split() for line in brief if line.startswith(name))
+        assert line in [other.split() for other in whole]
+    assert not any(line in ("assumptions:", "not modelled:", "notes:") for line in brief)
+    assert "are not modelled" in brief[-1]
+
+
+def test_brief_and_schedules_are_two_tables(capsys):
+    told = [*COST, "--accounting", "full", "--schedules", "--brief"]
+    assert main(told) == 2
+    assert "leave --brief out" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_one_encoder_beside_micsim():
 
 def test_all_linear_layers_beside_neurosim():
     model = pytest.importorskip("trex.models.registry").architecture("deit_small_patch16_224")
-    cost = price(workload(model), load_chip("neurosim_sram_22nm"), "full")
+    cost = price(workload(model), load_chip("neurosim_sram_22nm_5bit"), "full")
     linear = {op.name for op in cost.operations if op.kind == "static_matmul"}
     shares = [s for s in cost.shares if s.layer in linear]
     rows = {name: ours for name, ours, _ in table_after(AGREEMENT, "| part | difference |")}

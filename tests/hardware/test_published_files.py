@@ -19,7 +19,7 @@ def test_published_results_are_met_or_explained(name):
 
 def test_some_published_results_are_met():
     assert all(c.agrees for c in check_chip("trex_fefet_32nm").comparisons)
-    report = check_chip("neurosim_sram_22nm")
+    report = check_chip("neurosim_sram_22nm_5bit")
     assert sum(c.agrees for c in report.comparisons) >= 15
     assert all(c.known_difference for c in report.comparisons if not c.agrees)
 
@@ -58,7 +58,7 @@ def test_some_published_results_are_met():
     ],
 )
 def test_a_wrong_published_file(tmp_path, old, new, message):
-    folder = shipped("hw_models", "chip.yaml")["neurosim_sram_22nm"].parent
+    folder = shipped("hw_models", "chip.yaml")["neurosim_sram_22nm_5bit"].parent
     (tmp_path / "chip.yaml").write_text((folder / "chip.yaml").read_text())
     text = (folder / "published.yaml").read_text()
     assert old in text

@@ -91,6 +91,10 @@ def _data_files(folder: Path) -> dict[str, Loader]:
         shutil.copytree(chips / name, folder / name)
         file = folder / name / "chip.yaml"
         found[f"chip {name}"] = Loader(file=file, load=lambda file=file: load_chip(file))
+    figures = folder / "neurosim_sram_22nm" / "accuracy.yaml"
+    found["accuracy of a chip"] = Loader(
+        file=figures, load=lambda: load_chip(folder / "neurosim_sram_22nm")
+    )
     space = folder / "space.yaml"
     shutil.copyfile(data_folder("search_spaces") / "any.yaml", space)
     recipe = folder / "recipe.yaml"

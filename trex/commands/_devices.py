@@ -56,9 +56,12 @@ def device_of(
     from trex.bench.profile import check_here
     from trex.errors import BenchError
     from trex.hardware import MeasuredDevice, load_device
+    from trex.hardware.accuracy import warning_of
 
     device: Chip | MeasuredDevice = load_device(args.hw, overrides)
     if not isinstance(device, MeasuredDevice):
+        if warning := warning_of(device):
+            _logger.warning("%s", warning)
         return device
     try:
         check_here(device)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trex.hardware import Cost, Sums
+    from trex.hardware.accuracy import AccuracyFigure
 
 
 def caveats(cost: Cost) -> list[str]:
@@ -21,6 +22,23 @@ def caveats(cost: Cost) -> list[str]:
         if items:
             lines += ["", f"{title}:", *(line for item in items for line in _wrapped(item))]
     return lines
+
+
+def accuracy_lines(figures: Sequence[AccuracyFigure]) -> list[str]:
+    """What is known of the accuracy that a chip leaves the original."""
+    if not figures:
+        return _filled(
+            "accuracy on this chip: not measured; trex check CHIP --model MODEL --weights FILE "
+            "--data IMAGES measures it",
+            "  ",
+        )
+    return [
+        line
+        for of in figures
+        for line in _filled(
+            f"accuracy on this chip{'' if of.keeps else f', {of.grade}'}: {of}", "  "
+        )
+    ]
 
 
 def _wrapped(text: str) -> list[str]:

@@ -7,7 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _densities, _devices
-from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
+from trex.commands._price_lines import (
+    accuracy_lines,
+    caveats,
+    figures,
+    plain,
+    plan_lines,
+    short,
+)
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
 
@@ -45,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("stage", "component", "layer"),
         help="rows of the table",
     )
+    parser.add_argument(
+        "--brief", action="store_true", help="the totals alone, without rows, assumptions, notes"
+    )
     _densities.add_arguments(parser)
     _arguments.add_json(parser)
 
@@ -66,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             "--schedules compares all of them under full accounting",
             hint="add --accounting full and leave out --schedule",
         )
+    if args.brief and args.schedules:
+        raise ChipError("--schedules has its own table", hint="leave --brief out")
     plan = Plan.parse(args.plan, args.transform)
     overrides = _arguments.set_values(args.set, _SET_EXAMPLE, ChipError)
     chip = _devices.device_of(args, overrides)
@@ -92,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             for p in (plan, None, *([trimmed] if trimmed else ()))
         )  # fmt: skip
         result = as_json(cost, *originals)
-        lines = as_text(cost, args.by, *originals)
+        lines = as_text(cost, None if args.brief else args.by, *originals)
     if args.json:
         result["densities"] = _densities.as_json(measured, cost, chip)
         print(json.dumps(result, ensure_ascii=False))
@@ -156,12 +168,17 @@ def as_json(cost: Cost, original: Cost, trimmed: Cost | None = None) -> dict[str
         "not_modelled": list(cost.not_modelled),
         "assumptions": list(cost.assumptions),
         "notes": list(cost.notes),
+        "accuracy": [figure.as_json() for figure in cost.accuracy],
     }
 
 
-def as_text(cost: Cost, by: str, original: Cost, trimmed: Cost | None = None) -> list[str]:
-    """The lines of the table for people; `trimmed` is the original without dead rows."""
-    sums = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}[by]()
+def as_text(cost: Cost, by: str | None, original: Cost, trimmed: Cost | None = None) -> list[str]:
+    """The lines of the table for people; `trimmed` is the original without dead rows.
+
+    With `by` None its totals alone.
+    """
+    parts = {"stage": cost.by_stage, "component": cost.by_component, "layer": cost.by_layer}
+    sums = parts[by]() if by else {}
     groups = sums
     if by == "layer":
         shapes = {op.name: _shape_text(op) for op in cost.operations}
@@ -175,11 +192,11 @@ def as_text(cost: Cost, by: str, original: Cost, trimmed: Cost | None = None) ->
         *plan_lines(cost),
         "",
     ]
-    width = min(58, max(17, *map(len, groups)))
-    head = f"{by:<{width}} {'latency (ms)':>14} {'energy (mJ)':>13} {'area (mm2)':>12}"
+    width = min(58, max([17, *map(len, groups)]))
+    head = f"{by or '':<{width}} {'latency (ms)':>14} {'energy (mJ)':>13} {'area (mm2)':>12}"
     lines += [head, "-" * len(head)]
     lines += [_row(name, sums, width) for name, sums in groups.items()]
-    lines += ["-" * len(head), _row("total", cost, width)]
+    lines += [*(["-" * len(head)] if by else []), _row("total", cost, width)]
     gains = ""
     if cost.plan:
         lines += [_row("original", original, width)]
@@ -196,7 +213,11 @@ def as_text(cost: Cost, by: str, original: Cost, trimmed: Cost | None = None) ->
     ]
     if cost.schedule == "pipelined":
         lines.append(f"an image every {cost.interval_s * 1e3:.4g} ms")
-    return [*lines, *caveats(cost)]
+    lines += accuracy_lines(cost.accuracy)
+    if by:
+        return [*lines, *caveats(cost)]
+    left_out = f"{len(cost.not_modelled)} things are not modelled, {len(cost.assumptions)} values "
+    return [*lines, f"{left_out}assumed; without --brief they are listed"]
 
 
 def _row(name: str, sums: Sums | Cost, width: int) -> str:

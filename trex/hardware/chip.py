@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from trex.hardware.accuracy import AccuracyFigure
+
 Schedule = Literal["sequential", "parallel", "pipelined"]
 SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
 
@@ -50,6 +52,44 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayErrors:
+    """Errors of an array beside its cells' variations, all of them off; they decide no price.
+
+    Attributes:
+        stuck_on: share of the cells that stay at their largest conductance.
+        stuck_off: share that stays at the least.
+        drift_exponent: ν of G(t) = G·(t/t0)^−ν, in arrays of weights.
+        drift_exponent_deviation: its standard deviation over cells.
+        drift_time_s: t, since the weights were programmed.
+        drift_start_s: t0, when they were verified.
+        drift_compensated: whether outputs are multiplied by the array's mean loss.
+        programming_error: (share of the conductance range, standard deviation as a share of it)
+            of programmed weights, from 0 to 1.
+        wire_ohm_per_cell: of a column's wire, from cell to cell.
+        adc_gain: relative standard deviation over converters.
+        adc_offset_lsb: standard deviation over converters, in steps.
+        adc_noise_lsb: standard deviation of one conversion, in steps.
+    """
+
+    stuck_on: float = 0.0
+    stuck_off: float = 0.0
+    drift_exponent: float = 0.0
+    drift_exponent_deviation: float = 0.0
+    drift_time_s: float = 1.0
+    drift_start_s: float = 1.0
+    drift_compensated: bool = False
+    programming_error: tuple[tuple[float, float], ...] = ()
+    wire_ohm_per_cell: float = 0.0
+    adc_gain: float = 0.0
+    adc_offset_lsb: float = 0.0
+    adc_noise_lsb: float = 0.0
+
+
+#: all of them off
+NO_ERRORS: Final = ArrayErrors()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayModel:
     """One type of crossbar array, with its converters.
 
@@ -83,6 +123,8 @@ class ArrayModel:
     device: Device
     #: input-bit density where none is measured
     density: float = REFERENCE_DENSITY
+    #: not in its `repr`, so that chips without them keep their fingerprints
+    errors: ArrayErrors = field(default=NO_ERRORS, repr=False)
 
     @property
     def holds_bits_of_a_memory(self) -> bool:
@@ -162,6 +204,8 @@ class Chip:
     assumptions: tuple[str, ...] = ()
     #: what the figures above include or leave out, in words
     notes: tuple[str, ...] = ()
+    #: what is stored of the accuracy that its arrays leave; decides no price
+    accuracy: tuple[AccuracyFigure, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def basis(self) -> Literal["estimate"]:
@@ -176,4 +220,29 @@ class Chip:
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any value of the chip."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self!r}{self._added_errors}".encode()).hexdigest()[:16]
+
+    @property
+    def _added_errors(self) -> str:
+        """The arrays' `ArrayErrors`; empty where both have none."""
+        errors = (self.static_array.errors, self.dynamic_array.errors)
+        return repr(errors) if errors != (NO_ERRORS, NO_ERRORS) else ""
+
+    @property
+    def converters(self) -> str:
+        """Its arrays' converters and cells, in words: `SRAM 128x128, 1 bit a cell, 7-bit ADC`."""
+        arrays = {a.name: a for a in (self.static_array, self.dynamic_array)}
+        return "; ".join(
+            f"{a.cell} {a.rows}x{a.columns}, {a.device.bits_per_cell} bit a cell, "
+            f"{a.adc_bits}-bit ADC"
+            for a in arrays.values()
+        )
+
+    @property
+    def errors_key(self) -> str:
+        """Sixteen hexadecimal digits that change with all that decides the accuracy it leaves."""
+        arrays = tuple(
+            (a.rows, a.weight_bits, a.input_bits, a.adc_bits, a.holds_bits_of_a_memory, a.device)
+            for a in (self.static_array, self.dynamic_array)
+        )
+        return hashlib.sha256(f"{arrays!r}{self._added_errors}".encode()).hexdigest()[:16]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trex.config import FieldProblem, StrictModel, did_you_mean
+from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
 from trex.datafiles import data_folder
 from trex.hardware.chip import ArrayModel, ReadTerm
-from trex.hardware.constant_array import DeviceSpec, check_cell
+from trex.hardware.constant_array import (
+    DeviceSpec,
+    ErrorsSpec,
+    cell_problems,
+    error_problems,
+    errors_of,
+)
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
@@ -121,38 +128,44 @@ class ComponentArraySpec(StrictModel):
     write_energy_j_per_bit: Sourced[EnergyJ]
     write_latency_s_per_row: Sourced[LatencyS]
     device: DeviceSpec
+    errors: ErrorsSpec | None = None
     weight_mapping: Literal["neighbouring columns"] = "neighbouring columns"
 
     @model_validator(mode="after")
-    def _one_origin(self) -> ComponentArraySpec:
-        check_cell(self.cell, self.device.bits_per_cell.value)
+    def _parts_fit(self) -> ComponentArraySpec:
+        raise_all(list(self._misfits()))
+        return self
+
+    def _misfits(self) -> Iterator[FieldProblem]:
+        yield from cell_problems(self.cell, self.device.bits_per_cell.value)
+        yield from error_problems(self.errors, self.device)
         from_table = self.table is not None and self.row is not None
         if from_table == (self.circuit is not None) or (self.table is None) != (self.row is None):
-            raise FieldProblem(
+            yield FieldProblem(
                 (),
                 "needs either a table and a row of it, or a circuit",
                 "give `table:` and `row:`, or `circuit:`",
             )
+            return
         if self.row is not None and self.row.cell != self.cell:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("row", "cell"),
                 f"{self.row.cell} is not the array's cell {self.cell}",
                 "correct one of them",
             )
         if self.adc_kind not in self.idle_fraction.adc:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("idle_fraction", "adc"),
                 f"nothing for a converter of kind {self.adc_kind!r}",
                 f"known: {', '.join(self.idle_fraction.adc)}",
             )
         if self.size % self.column_mux.value:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("column_mux", "value"),
                 f"converters of {self.column_mux.value} columns each do not share {self.size} "
                 "columns evenly",
                 "give a divisor of the array's size",
             )
-        return self
 
     @property
     def size(self) -> int:
@@ -213,6 +226,7 @@ class ComponentArraySpec(StrictModel):
             adc_bits=math.ceil(math.log2(circuit.levels)),
             device=self.device.device(),
             density=self.input_bit_density.value,
+            errors=errors_of(self.errors),
         )
 
     def _circuit(self, folder: Path) -> Circuit:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, model_validator
 
-from trex.config import FieldProblem, StrictModel, did_you_mean
-from trex.hardware.chip import ArrayModel, Device, ReadTerm
+from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
+from trex.hardware.chip import NO_ERRORS, ArrayErrors, ArrayModel, Device, ReadTerm
 from trex.hardware.quantities import (
+    AgeS,
     AreaM2,
     Bits,
     Cells,
@@ -21,20 +23,22 @@ from trex.hardware.quantities import (
     PowerWPerM2,
     ResistanceOhm,
     Sourced,
+    Steps,
+    WireOhm,
 )
 
 #: Most bits a cell of each kind has been shown to hold in a compute array.
 MOST_BITS: Final = {"SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "flash": 4}
 
 
-def check_cell(cell: str, bits: int) -> None:
-    """Refuse an unknown cell, or one that cannot hold so many bits."""
+def cell_problems(cell: str, bits: int) -> Iterator[FieldProblem]:
+    """An unknown cell, or one that cannot hold so many bits."""
     if cell not in MOST_BITS:
-        raise FieldProblem(
+        yield FieldProblem(
             ("cell",), f"unknown cell {cell!r}", did_you_mean(cell, list(MOST_BITS))
         )
-    if bits > MOST_BITS[cell]:
-        raise FieldProblem(
+    elif bits > MOST_BITS[cell]:
+        yield FieldProblem(
             ("device", "bits_per_cell", "value"),
             f"a cell of {cell} cannot hold {bits} bits",
             f"at most {MOST_BITS[cell]}",
@@ -73,6 +77,104 @@ class DeviceSpec(StrictModel):
         )
 
 
+#: of a table of programming errors: a share of the conductance range, a standard deviation in it
+Point = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+class ErrorsSpec(StrictModel):
+    """Errors beside a cell's variations; see `trex.hardware.chip.ArrayErrors`."""
+
+    stuck_on: Sourced[Fraction] | None = None
+    stuck_off: Sourced[Fraction] | None = None
+    drift_exponent: Sourced[Fraction] | None = None
+    drift_exponent_deviation: Sourced[Fraction] | None = None
+    drift_time_s: Sourced[AgeS] | None = None
+    drift_start_s: Sourced[AgeS] | None = None
+    drift_compensated: bool = False
+    programming_error: Sourced[list[Point]] | None = None
+    wire_ohm_per_cell: Sourced[WireOhm] | None = None
+    adc_gain: Sourced[Fraction] | None = None
+    adc_offset_lsb: Sourced[Steps] | None = None
+    adc_noise_lsb: Sourced[Steps] | None = None
+
+    @model_validator(mode="after")
+    def _can_be(self) -> ErrorsSpec:
+        raise_all(list(self._misfits()))
+        return self
+
+    def _misfits(self) -> Iterator[FieldProblem]:
+        on, off = (of.value if of else 0.0 for of in (self.stuck_on, self.stuck_off))
+        if on + off > 1:
+            yield FieldProblem(
+                ("stuck_off", "value"), "and stuck_on are more than all cells", "lower one of them"
+            )
+        if self.drift_exponent or self.drift_exponent_deviation:
+            for name in ("drift_time_s", "drift_start_s"):
+                if getattr(self, name) is None:
+                    yield FieldProblem((name,), "is missing", "drift needs both of its times")
+        if (
+            self.drift_time_s
+            and self.drift_start_s
+            and self.drift_time_s.value < self.drift_start_s.value
+        ):
+            yield FieldProblem(
+                ("drift_time_s", "value"), "is before drift_start_s", "exchange the two values"
+            )
+        if self.programming_error:
+            shares = [share for share, _ in self.programming_error.value]
+            if (
+                len(shares) < 2
+                or shares[0] != 0
+                or shares[-1] != 1
+                or shares != sorted(set(shares))
+            ):
+                yield FieldProblem(
+                    ("programming_error", "value"),
+                    "does not lead from 0 to 1",
+                    "give [share of the conductance range, standard deviation] in rising order",
+                )
+
+    def errors(self) -> ArrayErrors:
+        """The numbers without their sources."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return ArrayErrors(
+            **{
+                name: _plain(of.value) if isinstance(of, Sourced) else of
+                for name, of in given.items()
+                if of is not None
+            }
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples for lists, which a frozen value needs."""
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
+
+
+def errors_of(spec: ErrorsSpec | None) -> ArrayErrors:
+    """An array's errors; none where its file has none."""
+    return NO_ERRORS if spec is None else spec.errors()
+
+
+def error_problems(spec: ErrorsSpec | None, device: DeviceSpec) -> Iterator[FieldProblem]:
+    """What an array's errors need of its cells, or cannot have beside them."""
+    if spec is None:
+        return
+    if spec.wire_ohm_per_cell and not (device.r_on_ohm and device.r_off_ohm):
+        yield FieldProblem(
+            ("errors", "wire_ohm_per_cell"),
+            "needs device.r_on_ohm and r_off_ohm: a wire's drop follows the cells' currents",
+            "add them with their source",
+        )
+    variation = device.programming_variation
+    if spec.programming_error and variation is not None and variation.value > 0:
+        yield FieldProblem(
+            ("errors", "programming_error"),
+            "stands beside device.programming_variation: two errors of one programming",
+            "set programming_variation to 0.0",
+        )
+
+
 class ConstantArraySpec(StrictModel):
     """A crossbar of `rows × columns` cells whose read, write and area are single figures.
 
@@ -99,25 +201,30 @@ class ConstantArraySpec(StrictModel):
     area_m2: Sourced[AreaM2]
     leakage_w_per_m2: Sourced[PowerWPerM2]
     device: DeviceSpec
+    errors: ErrorsSpec | None = None
 
     @model_validator(mode="after")
     def _cells_hold_their_bits(self) -> ConstantArraySpec:
+        raise_all(list(self._misfits()))
+        return self
+
+    def _misfits(self) -> Iterator[FieldProblem]:
         cell_bits, weight_bits = self.device.bits_per_cell.value, self.weight_bits.value
-        check_cell(self.cell, cell_bits)
+        yield from cell_problems(self.cell, cell_bits)
+        yield from error_problems(self.errors, self.device)
         slices = self.slices
         if slices * cell_bits < weight_bits:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("weight_slices", "value"),
                 f"{slices} cells of {cell_bits} bit cannot hold a weight of {weight_bits} bits",
                 f"give at least {self._slices_needed}, or fewer weight_bits",
             )
         if slices > weight_bits:
-            raise FieldProblem(
+            yield FieldProblem(
                 ("weight_slices", "value"),
                 f"a weight of {weight_bits} bits does not fill {slices} cells",
                 f"give at most {weight_bits}",
             )
-        return self
 
     @property
     def slices(self) -> int:
@@ -153,4 +260,5 @@ class ConstantArraySpec(StrictModel):
             input_bits=self.input_bits.value,
             adc_bits=self.adc_bits.value,
             device=self.device.device(),
+            errors=errors_of(self.errors),
         )

@@ -9,6 +9,7 @@ from typing import Final
 
 from trex.architecture import Operation
 from trex.errors import ChipError
+from trex.hardware.accuracy import AccuracyFigure
 from trex.hardware.chip import Chip, Schedule
 from trex.hardware.limits import not_modelled, used_assumptions
 from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
@@ -86,6 +87,8 @@ class Cost:
     not_modelled: tuple[str, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+    #: what is stored of the accuracy that the chip leaves
+    accuracy: tuple[AccuracyFigure, ...]
 
     @property
     def energy_j(self) -> float:
@@ -221,6 +224,7 @@ def price(
         not_modelled=not_modelled(work, pricer),
         assumptions=used_assumptions(work, pricer),
         notes=chip.notes,
+        accuracy=chip.accuracy,
     )
 
 

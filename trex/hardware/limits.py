@@ -129,6 +129,7 @@ def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
         if not any(part in f".{field}" for part in unused)
         # Of the cell, only the number of its bits costs anything.
         and (".device." not in field or field.endswith(".bits_per_cell"))
+        and ".errors." not in field
     )
 
 

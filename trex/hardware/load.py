@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from trex.config import Document, FieldProblem, did_you_mean, read_document
+from trex.config import (
+    Document,
+    FieldProblem,
+    FieldProblems,
+    Problem,
+    all_of,
+    did_you_mean,
+    read_document,
+)
 from trex.datafiles import data_folder, find
 from trex.errors import ChipError
+from trex.hardware.accuracy import stored_accuracy
 from trex.hardware.chip import Chip
 from trex.hardware.measured import DEVICE_FILE
 from trex.hardware.periphery import PeripherySpec
@@ -37,40 +46,92 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
             hint="give a chip with --hw; trex cost and check take measured machines, and "
             "trex bench times variants and models",
         )
-    path = find("hw_models", name, CHIP_FILE, ChipError)
-    document = read_document(path, ChipError)
+    document = read_document(chip_path(name), ChipError, unclear=True)
     changes = tuple(_override(document, *change) for change in (overrides or {}).items())
-    spec = document.validate(_kind(document))
+    spec, periphery = _specs(document)
     try:
-        chip = spec.chip(_periphery(document, spec), document.path.parent)
+        chip = spec.chip(periphery, document.path.parent)
     except FieldProblem as problem:
         raise document.problem(problem.location, str(problem), problem.hint) from None
-    return replace(chip, notes=(*chip.notes, *filter(None, changes)))
+    except FieldProblems as several:
+        raise document.error_of(
+            document.at(p.location, str(p), p.hint) for p in several.problems
+        ) from None
+    return replace(
+        chip,
+        notes=(*chip.notes, *filter(None, changes)),
+        accuracy=stored_accuracy(document.path.parent, chip.errors_key),
+    )
 
 
-def _kind(document: Document) -> type[ChipSpec]:
-    if "kind" not in document.data:
-        raise document.problem((), "kind is missing", f"one of {', '.join(KINDS)}")
-    kind = document.data["kind"]
+def chip_path(name: str | Path) -> Path:
+    """The file of a shipped chip by name, or of one's own by its folder or path.
+
+    Raises:
+        ChipError: there is no such chip.
+    """
+    return find("hw_models", name, CHIP_FILE, ChipError)
+
+
+def _specs(document: Document) -> tuple[ChipSpec, PeripherySpec]:
+    """The file as a kind of chip, and the component file it names.
+
+    Raises:
+        ChipError: everything that is wrong with either.
+    """
+    kind = document.data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise document.problem(
-            ("kind",), f"unknown kind {kind!r}", did_you_mean(str(kind), list(KINDS))
+        known = f"one of {', '.join(KINDS)}"
+        wrong = document.at(
+            ("kind",) if "kind" in document.data else (),
+            f"unknown kind {kind!r}" if "kind" in document.data else "kind is missing",
+            did_you_mean(str(kind), list(KINDS)) if "kind" in document.data else known,
         )
-    return KINDS[kind]
+        raise document.error_of([*document.unclear, wrong])
+    spec, problems = document.check(KINDS[kind])
+    problems += _unknown_arrays(document)
+    errors: list[ChipError] = []
+    periphery = None
+    path = _periphery_path(document)
+    if isinstance(path, Problem):
+        problems.append(path)
+    elif path is not None:
+        try:
+            periphery = read_document(path, ChipError).validate(PeripherySpec)
+        except ChipError as error:
+            errors.append(error)
+    if problems or errors or spec is None or periphery is None:
+        raise all_of([*errors, *([document.error_of(problems)] if problems else [])])
+    return spec, periphery
 
 
-def _periphery(document: Document, spec: ChipSpec) -> PeripherySpec:
-    """The component file a chip names: shipped, or a path relative to the chip's."""
+def _unknown_arrays(document: Document) -> Iterator[Problem]:
+    """Names in `static_array` and `dynamic_array` that no array has."""
+    arrays = document.data.get("arrays")
+    if not isinstance(arrays, dict) or not arrays:
+        return
+    for field in ("static_array", "dynamic_array"):
+        name = document.data.get(field)
+        if isinstance(name, str) and name not in arrays:
+            yield document.at((field,), f"no array {name!r}", did_you_mean(name, list(arrays)))
+
+
+def _periphery_path(document: Document) -> Path | Problem | None:
+    """The component file a chip names: shipped, or a path relative to the chip's.
+
+    None where the file names none, which its model tells.
+    """
+    name = document.data.get("periphery")
+    if not isinstance(name, str) or not name:
+        return None
     folder = data_folder("hw_models") / "components"
     shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = shipped.get(spec.periphery, document.path.parent / spec.periphery)
+    path = shipped.get(name, document.path.parent / name)
     if not path.is_file():
-        raise document.problem(
-            ("periphery",),
-            f"no component file {spec.periphery!r}",
-            did_you_mean(spec.periphery, list(shipped)),
+        return document.at(
+            ("periphery",), f"no component file {name!r}", did_you_mean(name, list(shipped))
         )
-    return read_document(path, ChipError).validate(PeripherySpec)
+    return path
 
 
 def _override(document: Document, field: str, value: Any) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from trex.architecture import Architecture, Operation, vit_encoder
 from trex.config import Document, FieldProblem, StrictModel, did_you_mean, read_document
-from trex.datafiles import find
 from trex.errors import ChipError
 from trex.hardware.chip import Chip
 from trex.hardware.cost import Cost, price
-from trex.hardware.load import CHIP_FILE, load_chip
+from trex.hardware.load import chip_path, load_chip
 from trex.hardware.prices import Accounting
 from trex.hardware.quantities import Count
 from trex.hardware.workload import workload
@@ -169,14 +169,21 @@ class ChipReport:
         return not self.disagreements
 
 
-def check_chip(name: str | Path) -> ChipReport:
+def check_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> ChipReport:
     """Load a chip and recompute what is published beside it.
 
+    Args:
+        name: as in `load_chip`.
+        overrides: as in `load_chip`; what is published is of the file's own values, so with any
+            nothing is compared.
+
     Raises:
-        ChipError: the chip or its `published.yaml` is not valid.
+        ChipError: the chip, its `published.yaml` or its `accuracy.yaml` is not valid.
     """
-    chip = load_chip(name)
-    path = find("hw_models", name, CHIP_FILE, ChipError).parent / PUBLISHED_FILE
+    chip = load_chip(name, overrides)
+    if overrides:
+        return ChipReport(chip=chip, source=None, comparisons=())
+    path = chip_path(name).parent / PUBLISHED_FILE
     if not path.is_file():
         return ChipReport(chip=chip, source=None, comparisons=())
     document = read_document(path, ChipError)

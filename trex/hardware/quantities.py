@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trex.config import FieldProblem, StrictModel
 
@@ -26,6 +26,12 @@ BitsPerS = Annotated[float, Field(ge=1e3, le=1e18)]
 #: A watt a square millimetre is far above what leakage can be, for chips that can be cooled.
 PowerWPerM2 = Annotated[float, Field(gt=0, le=1e6)]
 ResistanceOhm = Annotated[float, Field(ge=1, le=1e15)]
+#: From a nanosecond to three hundred years since something was written.
+AgeS = Annotated[float, Field(ge=1e-9, le=1e10)]
+#: Of a wire between two neighbouring cells.
+WireOhm = Annotated[float, Field(gt=0, le=1e4)]
+#: A converter's error in its own steps.
+Steps = Annotated[float, Field(ge=0, le=256)]
 #: How many of one thing make up another.
 Ratio = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -40,6 +46,10 @@ Cells = Annotated[int, Field(ge=1, le=2**16)]
 
 class Sourced(StrictModel, Generic[T]):
     """A value, and where it comes from: a `source`, an `assumption`, or both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["source"]}, {"required": ["assumption"]}]}
+    )
 
     value: T
     source: str | None = None

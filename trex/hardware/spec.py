@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from trex.config import FieldProblem, StrictModel, did_you_mean
+from trex.config import FieldProblem, StrictModel, raise_all
 from trex.hardware.chip import ArrayModel, Chip, Options, Schedule, SoftmaxModel
 from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec
@@ -87,17 +87,6 @@ class ChipSpec(StrictModel):
     options: OptionsSpec = OptionsSpec()
     notes: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _arrays_exist(self) -> ChipSpec:
-        arrays = self.array_specs()
-        for field in ("static_array", "dynamic_array"):
-            name = getattr(self, field)
-            if name not in arrays:
-                raise FieldProblem(
-                    (field,), f"no array {name!r}", did_you_mean(name, list(arrays))
-                )
-        return self
-
     def array_specs(self) -> Mapping[str, ArraySpec]:
         """The chip's arrays by name."""
         raise NotImplementedError
@@ -108,18 +97,18 @@ class ChipSpec(StrictModel):
         `folder` is where the chip file lies, for tables beside it.
 
         Raises:
-            FieldProblem: an array's table or row does not exist.
+            FieldProblem: an array's table or row does not exist; `FieldProblems` of several.
             ChipError: a table is wrong.
         """
         around = periphery.model()
-        arrays = {}
+        arrays, problems = {}, []
         for name, array in self.array_specs().items():
             try:
                 arrays[name] = array.model(name, folder)
             except FieldProblem as problem:
-                raise FieldProblem(
-                    ("arrays", name, *problem.location), str(problem), problem.hint
-                ) from None
+                where = ("arrays", name, *problem.location)
+                problems.append(FieldProblem(where, str(problem), problem.hint))
+        raise_all(problems)
         return Chip(
             name=self.name,
             kind=self.kind,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trex.noise.coding import InputCode, WeightCode, to_tiles
+from trex.noise.errors import ConverterErrors, disturb
 from trex.noise.physics import Physics
 from trex.noise.source import NoiseSource
 from trex.reuse.precision import fastest_precision
@@ -34,26 +35,36 @@ class Cells:
         meant: (S, …, I, O), levels before write noise; the same tensor where there is none.
         power: (S, …, I, O), the sum of G² over the cells of a weight's slice.
         whole: (S, …, I, O), levels without Gmin where writing left them whole numbers.
+        scale: what the array's outputs are multiplied by, digitally, against drift.
     """
 
     levels: Tensor
     meant: Tensor
     power: Tensor
     whole: Tensor | None = None
+    scale: float = 1.0
 
 
 def store(
-    integers: Tensor, physics: Physics, code: WeightCode, normal: NoiseSource | None
+    integers: Tensor,
+    physics: Physics,
+    code: WeightCode,
+    normal: NoiseSource | None,
+    held: NoiseSource | None = None,
 ) -> Cells:
     """Write a matrix (…, I, O) of integers into cells, with write noise unless `normal` is None.
 
     G' = G + γσ·√((G−Gmin)(Gmax−Gmin))·N(0, 1) (ClipFormer): a cell at Gmin stays where it is.
+    `held` is where what an instance has for good comes from (stuck cells); `normal` unless given.
     """
     slices = code.slices(integers)
     offset = code.encoding == "offset"
     meant = slices + physics.pedestal if offset else slices
     levels, conductance = meant, slices.abs()
     whole: Tensor | None = slices
+    if normal is not None and physics.cells_err:
+        found = disturb(slices, physics, normal, held or normal)
+        return Cells(found.levels, meant, found.power, None, found.scale)
     if normal is not None and physics.write_sigma:
         whole = None
         deviation = physics.write_sigma * (conductance * physics.top_level).sqrt()
@@ -70,14 +81,19 @@ class Converter:
     Attributes:
         steps: (S, O) or (S, 1), the least difference told apart, in levels.
         codes: the least and the greatest code.
+        errors: of an instance's converters; None where they only round and clip.
     """
 
     steps: Tensor
     codes: tuple[int, int]
+    errors: ConverterErrors | None = None
 
     def __call__(self, sums: Tensor, s: int) -> Tensor:
         """What the converters of slice `s` put out for column sums (…, O), in levels."""
-        return (sums / self.steps[s]).round_().clamp_(*self.codes).mul_(self.steps[s])
+        steps = sums / self.steps[s]
+        if self.errors is not None:
+            steps = self.errors(steps, s)
+        return steps.round_().clamp_(*self.codes).mul_(self.steps[s])
 
 
 def code_limits(physics: Physics) -> tuple[int, int]:
@@ -210,7 +226,7 @@ def exact_product(
                 sums = sums.addcmul_(deviation, noise, value=physics.read_sigma)
             counted = input_code.weights[read.k] * weight_code.weights[read.s]
             total.add_(converter(sums, read.s).sum(dim=-3), alpha=counted)
-        outputs.append(total)
+        outputs.append(total if cells.scale == 1 else total.mul_(cells.scale))
     # known exactly, so subtracted digitally
     excess = inputs.sum(dim=-1, keepdim=True) * excess_each(weight_code, physics)
     return torch.cat(outputs, dim=-2).sub_(excess)

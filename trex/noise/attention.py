@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +11,9 @@ from trex.models.adapter import Products
 from trex.noise.array import exact_product, store
 from trex.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
 from trex.noise.coding import WeightCode, to_tiles
-from trex.noise.linear import Instance, fake_quantise
-from trex.noise.moments import WriteTables
+from trex.noise.errors import ConverterErrors
+from trex.noise.linear import Instance, converter_errors, fake_quantise
+from trex.noise.moments import WriteTables, offsets_of, power_of, value_of
 from trex.noise.physics import Physics
 from trex.noise.source import NoiseSource
 
@@ -32,6 +35,7 @@ class NonIdealProduct(nn.Module):
         self.physics, self.instance = physics, instance
         self.by_vector, self.by_column = by_vector, by_column
         self.code = WeightCode.of(physics)
+        self.number = instance.number_product()
         self.seen: Sample | None = Sample()
         self.calibration: LayerCalibration | None = None
         self._matrix_step = torch.ones(())
@@ -51,6 +55,7 @@ class NonIdealProduct(nn.Module):
             self.physics,
             by_vector=self.by_vector,
             by_column=self.by_column,
+            errors=self._converter_errors(matrices, NoiseSource(0, 1), NoiseSource(0, 2)),
         )
         self._tables = WriteTables.of(self.physics, self.code, self.calibration.moments)
         self.seen = None
@@ -76,9 +81,13 @@ class NonIdealProduct(nn.Module):
             ideal = integers @ stored
             return (ideal + (output - ideal.detach())) * scale
         with torch.no_grad():
-            error, power = self._write(stored)
+            errors = self._converter_errors(stored)
+            erring = errors is not None or self.physics.cells_err
+            error, power = self._store(stored, errors) if erring else self._write(stored)
             noise = self._deviation(integers, power)
             noise.mul_(self.instance.noise(noise.shape, noise.device))
+            if errors is not None:
+                noise.add_(self._offset(integers, errors))
         return (integers @ (stored + error) + noise) * scale
 
     def _write(self, stored: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +103,37 @@ class NonIdealProduct(nn.Module):
             error.addcmul_(deviation, self.instance.noise(shape, stored.device))
         return error, tables.power.index_select(0, index).view(shape)
 
+    def _store(self, stored: Tensor, errors: ConverterErrors | None) -> tuple[Tensor, Tensor]:
+        """What `_write` gives, cell by cell: for errors that depend on a cell's place."""
+        assert self.calibration is not None
+        moments, code, physics = self.calibration.moments, self.code, self.physics
+        cells = store(stored, physics, code, self.instance.noise, self._held())
+        value = value_of(cells, code, physics, moments, errors)
+        return value - stored, power_of(cells, code, moments.passed)
+
+    def _held(self) -> NoiseSource:
+        return self.instance.programming(self.number)
+
+    def _converter_errors(
+        self, matrix: Tensor, held: NoiseSource | None = None, normal: NoiseSource | None = None
+    ) -> ConverterErrors | None:
+        return converter_errors(
+            self.physics,
+            self.code,
+            matrix.shape[-1],
+            held=held or self.instance.converters(self.number),
+            normal=normal or self.instance.noise,
+            device=matrix.device,
+        )
+
+    def _offset(self, integers: Tensor, errors: ConverterErrors) -> Tensor:
+        """What converters' offsets add to every output, (O,)."""
+        assert self.calibration is not None
+        known = self.calibration
+        added = offsets_of(self.code, known.converter.steps, known.moments, errors)
+        tiles = -(-integers.shape[-1] // self.physics.rows)
+        return added * (tiles * sum(known.input_code.weights))
+
     def _deviation(self, integers: Tensor, power: Tensor) -> Tensor:
         assert self.calibration is not None
         known = self.calibration
@@ -108,11 +148,11 @@ class NonIdealProduct(nn.Module):
         assert self.calibration is not None
         return exact_product(
             integers,
-            store(stored, self.physics, self.code, self.instance.noise),
+            store(stored, self.physics, self.code, self.instance.noise, self._held()),
             input_code=self.calibration.input_code,
             weight_code=self.code,
             physics=self.physics,
-            converter=self.calibration.converter,
+            converter=replace(self.calibration.converter, errors=self._converter_errors(stored)),
             normal=self.instance.noise,
         )
 

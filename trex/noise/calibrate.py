@@ -11,6 +11,7 @@ from torch import Tensor
 from trex.errors import DataError
 from trex.noise.array import Cells, Converter, code_limits, reads, worst_case
 from trex.noise.coding import InputCode, WeightCode
+from trex.noise.errors import ConverterErrors
 from trex.noise.moments import Moments, estimate
 from trex.noise.physics import Physics
 from trex.noise.source import NoiseSource
@@ -164,6 +165,7 @@ def calibrate_layer(
     matrices: int = 0,
     by_vector: bool = False,
     by_column: bool = True,
+    errors: ConverterErrors | None = None,
 ) -> LayerCalibration:
     """Read sampled vectors (…, V, I) bit by bit from the layer's cells (S, …, I, O).
 
@@ -176,6 +178,7 @@ def calibrate_layer(
             of its own; 0 for a matrix computed on the way.
         by_vector: every vector has an input step of its own.
         by_column: every column errs in its own way; else all do alike.
+        errors: of some instance's converters; ranges are set without.
     """
     code, common = seen.code(physics)
     step = None if by_vector else common
@@ -188,7 +191,7 @@ def calibrate_layer(
         input_code=code,
         weight_code=WeightCode.of(physics),
         physics=physics,
-        converter=converter,
+        converter=replace(converter, errors=errors),
         normal=NoiseSource(0),
         by_column=by_column,
         worth=worth,

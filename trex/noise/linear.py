@@ -6,8 +6,8 @@ clipping pass gradients straight through, noise is a constant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from trex.noise.array import Cells, exact_product, store
 from trex.noise.calibrate import LayerCalibration, Sample, calibrate_layer, signed_scale
 from trex.noise.coding import WeightCode, to_tiles
-from trex.noise.moments import power_of, value_of
+from trex.noise.errors import ConverterErrors
+from trex.noise.moments import offsets_of, power_of, value_of
 from trex.noise.physics import Mode, Physics
 from trex.noise.source import NoiseSource
+
+#: numbers of products with computed matrices start here; those of layers lie below
+_PRODUCTS: Final = 1 << 20
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,11 +33,13 @@ class Instance:
         seed: of the whole instance.
         mode: `fast` or `exact`.
         noise: read and write noise, in the order in which layers run.
+        products: with matrices computed on the way, as many as have been numbered.
     """
 
     seed: int
     mode: Mode
     noise: NoiseSource = field(init=False)
+    products: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.noise = NoiseSource(self.seed)
@@ -41,6 +47,29 @@ class Instance:
     def programming(self, layer: int) -> NoiseSource:
         """The noise with which a layer was programmed: the same at every call."""
         return NoiseSource(self.seed, layer + 1)
+
+    def converters(self, layer: int) -> NoiseSource:
+        """What a layer's converters have for good: the same at every call."""
+        return NoiseSource(self.seed, layer + 1, 1)
+
+    def number_product(self) -> int:
+        """A number for one more product, by which `programming` and `converters` know it."""
+        self.products += 1
+        return _PRODUCTS + self.products
+
+
+def converter_errors(
+    physics: Physics,
+    code: WeightCode,
+    columns: int,
+    *,
+    held: NoiseSource,
+    normal: NoiseSource,
+    device: torch.device,
+) -> ConverterErrors | None:
+    """Of the converters of an array's slices and columns; None where they only round and clip."""
+    slices = len(code.weights)
+    return ConverterErrors.draw(physics, slices, columns, held=held, normal=normal, device=device)
 
 
 def fake_quantise(values: Tensor, step: Tensor, limits: tuple[int, int]) -> Tensor:
@@ -61,6 +90,9 @@ class _Programmed:
     power: Tensor
     floor: Tensor
     cells: Cells | None
+    errors: ConverterErrors | None
+    #: what converters' offsets add to every output, (O,); None where they have none
+    offset: Tensor | None
 
 
 class NonIdealLinear(nn.Linear):
@@ -98,7 +130,19 @@ class NonIdealLinear(nn.Linear):
         some_instance = NoiseSource(0, self.index + 1)
         cells = store(integers.T, self.physics, self.code, some_instance)
         self.calibration = calibrate_layer(
-            self.seen.inputs, self.seen.vectors(), cells, self.physics, matrices=self.matrices
+            self.seen.inputs,
+            self.seen.vectors(),
+            cells,
+            self.physics,
+            matrices=self.matrices,
+            errors=converter_errors(
+                self.physics,
+                self.code,
+                self.out_features,
+                held=NoiseSource(0, self.index + 1, 1),
+                normal=NoiseSource(0, self.index + 1, 2),
+                device=self.weight.device,
+            ),
         )
         self.seen = None
 
@@ -124,6 +168,8 @@ class NonIdealLinear(nn.Linear):
             else:
                 noise = self._deviation(integers, programmed)
                 noise.mul_(self.instance.noise(noise.shape, noise.device))
+                if programmed.offset is not None:
+                    noise.add_(programmed.offset)
         return ideal + noise
 
     def _deviation(self, integers: Tensor, programmed: _Programmed) -> Tensor:
@@ -145,7 +191,7 @@ class NonIdealLinear(nn.Linear):
             input_code=self.calibration.input_code,
             weight_code=self.code,
             physics=self.physics,
-            converter=self.calibration.converter,
+            converter=replace(self.calibration.converter, errors=programmed.errors),
             normal=self.instance.noise,
         )
         output = product.mul_(programmed.step_O).reshape(*integers.shape[:-1], -1)
@@ -173,14 +219,33 @@ class NonIdealLinear(nn.Linear):
         cells = store(integers.T, self.physics, self.code, self.instance.programming(self.index))
         assert self.calibration.input_step is not None
         scale_O = step_O * self.calibration.input_step
-        power = power_of(cells, self.code, moments.passed).T * self.physics.read_sigma**2
+        noisy = self.physics.read_sigma**2 * cells.scale**2
+        power = power_of(cells, self.code, moments.passed).T * noisy
+        floor = moments.floor.T if cells.scale == 1 else moments.floor.T * cells.scale**2
+        errors = converter_errors(
+            self.physics,
+            self.code,
+            self.out_features,
+            held=self.instance.converters(self.index),
+            normal=self.instance.noise,
+            device=self.weight.device,
+        )
+        offset = None
+        if errors is not None and not exact:
+            known = self.calibration
+            added = offsets_of(self.code, known.converter.steps, moments, errors)
+            tiles = -(-self.in_features // self.physics.rows)
+            reads = tiles * sum(known.input_code.weights) * cells.scale
+            offset = added * reads * scale_O
+        behind = (None, None) if exact else (moments, errors)
         self._programmed = _Programmed(
             key=key,
             step_O=scale_O,
-            value=value_of(cells, self.code, self.physics, None if exact else moments).T
-            * scale_O[:, None],
+            value=value_of(cells, self.code, self.physics, *behind).T * scale_O[:, None],
             power=(power * scale_O[:, None].square()).contiguous(),
-            floor=moments.floor.T * scale_O[:, None].square(),
+            floor=floor * scale_O[:, None].square(),
             cells=cells if exact else None,
+            errors=errors,
+            offset=offset,
         )
         return self._programmed

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trex.noise.array import Cells, Converter, excess_each, reads, store
 from trex.noise.coding import InputCode, WeightCode, to_tiles
+from trex.noise.errors import ConverterErrors
 from trex.noise.physics import Physics
 from trex.noise.source import NoiseSource
 
@@ -37,17 +38,21 @@ class Moments:
         passed: (S,), what a converter's error power grows by with the read noise's: below one
             where rounding swallows noise, above where larger currents are also clipped more.
         floor: (K, O) or (K, 1), error power a fed row tile, in the integers' units squared.
+        through: (S,), the share of converters' gain and offset that rounding lets through; None
+            where they have none.
     """
 
     gain: Tensor
     kept: Tensor
     passed: Tensor
     floor: Tensor
+    through: Tensor | None = None
 
     def to(self, device: torch.device) -> Moments:
         """The same on a device."""
         parts = (self.gain, self.kept, self.passed, self.floor)
-        return Moments(*(part.to(device) for part in parts))
+        through = None if self.through is None else self.through.to(device)
+        return Moments(*(part.to(device) for part in parts), through)
 
 
 def estimate(
@@ -75,6 +80,9 @@ def estimate(
     #: sums over reads of the read noise's power before, and of all error's behind the converter
     totals = torch.zeros(2, slices, bits, columns, device=device, dtype=torch.float64)
     slope = torch.zeros(slices, 2, device=device, dtype=torch.float64)
+    erring, moved = converter, torch.zeros(slices, 2, device=device, dtype=torch.float64)
+    if converter.errors is not None:  # gain and offset are held, so they are no part of the noise
+        converter = replace(converter, errors=converter.errors.without_gain_and_offset())
     error = torch.zeros(*inputs.shape[:-1], columns, device=device)
     for read in reads(inputs, cells, input_code, physics):
         noise, sums = read.power * physics.read_sigma**2, read.sums
@@ -83,6 +91,8 @@ def estimate(
         for i, square in enumerate((noise, off * off)):
             weighted = square.sum(dim=-3).mul_(worth.square())
             totals[i, read.s, read.k] = weighted.flatten(0, -2).sum(0, dtype=torch.float64)
+        if erring.errors is not None:
+            moved[read.s] += _let_through(sums, read.s, erring)
         slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
         counted = input_code.weights[read.k] * weight_code.weights[read.s]
         error += off.sum(dim=-3) * (counted * worth)
@@ -104,7 +114,21 @@ def estimate(
     own = own + (measured - own.sum(0)) * share
     floor = own / fed.clamp_min(1e-6).double()[:, None]
     shares = (1 + extra).float()
-    return Moments(shares[:slices], shares[-slices:], passed.float(), floor.float())
+    through = None
+    if erring.errors is not None:
+        through = (moved[:, 0] / moved[:, 1].clamp_min(1e-30)).float()
+    return Moments(shares[:slices], shares[-slices:], passed.float(), floor.float(), through)
+
+
+def _let_through(sums: Tensor, s: int, converter: Converter) -> Tensor:
+    """Covariance of what gain and offset do behind and before rounding, and the latter's power."""
+    errors = converter.errors
+    assert errors is not None
+    quiet = replace(errors, noise=0.0)
+    plain = replace(converter, errors=None)(sums, s)
+    off = replace(converter, errors=quiet)(sums, s).sub_(plain).double()
+    before = (errors.gain[s] * sums + errors.offset[s] * converter.steps[s]).double()
+    return torch.stack([(off * before).mean(), before.square().mean()])
 
 
 def _products(inputs: Tensor, cells: Cells, weight_code: WeightCode) -> Tensor:
@@ -147,11 +171,16 @@ def power_of(cells: Cells, weight_code: WeightCode, passed: Tensor) -> Tensor:
 
 
 def value_of(
-    cells: Cells, weight_code: WeightCode, physics: Physics, moments: Moments | None = None
+    cells: Cells,
+    weight_code: WeightCode,
+    physics: Physics,
+    moments: Moments | None = None,
+    errors: ConverterErrors | None = None,
 ) -> Tensor:
     """The matrix the cells amount to, in the integers' units, (…, I, O).
 
-    Behind the converters where `moments` are given, else in front of them.
+    Behind the converters where `moments` are given, else in front of them; with their gains where
+    `errors` are given too.
     """
     weights = torch.tensor(weight_code.weights, device=cells.levels.device, dtype=torch.float32)
     if moments is None:
@@ -161,7 +190,21 @@ def value_of(
         if cells.levels is not cells.meant:
             changed = cells.levels - cells.meant
             value = value + torch.tensordot(weights * moments.kept, changed, dims=1)
+        if errors is not None and moments.through is not None:
+            gains = (weights * moments.through)[:, None] * errors.gain
+            value = value + torch.einsum("so,s...io->...io", gains, cells.levels)
+    if cells.scale != 1:
+        value = value * cells.scale
     return value - excess_each(weight_code, physics)
+
+
+def offsets_of(
+    weight_code: WeightCode, steps: Tensor, moments: Moments, errors: ConverterErrors
+) -> Tensor:
+    """What the converters' offsets add to a read of all slices, in the integers' units, (O,)."""
+    assert moments.through is not None
+    weights = torch.tensor(weight_code.weights, device=steps.device, dtype=torch.float32)
+    return torch.einsum("s,so->o", weights * moments.through, errors.offset * steps)
 
 
 @dataclass(frozen=True, slots=True)

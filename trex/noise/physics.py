@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from trex.errors import ChipError
-from trex.hardware.chip import ArrayModel, Device
+from trex.hardware.chip import NO_ERRORS, ArrayErrors, ArrayModel, Device
 
 Mode = Literal["fast", "exact"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
@@ -70,6 +70,9 @@ class Physics:
         read_sigma: σ_R in G' = G·(1 + N(0, σ_R²)), new at every read.
         write_sigma: γ·σ of the write or programming noise.
         pedestal: Gmin in levels.
+        errors: what else goes wrong in this array.
+        level_siemens: a level; 0 where resistances are not known.
+        line_activity: share of the rows that are fed at a time, where a mean will do.
     """
 
     rows: int
@@ -83,6 +86,24 @@ class Physics:
     encoding: Encoding
     adc_range: AdcRange
     map_step: MapStep
+    errors: ArrayErrors = NO_ERRORS
+    level_siemens: float = 0.0
+    line_activity: float = 0.5
+
+    @property
+    def cells_err(self) -> bool:
+        """Whether cells or wires err beyond their variations."""
+        of = self.errors
+        drift = of.drift_exponent or of.drift_exponent_deviation
+        return bool(
+            of.stuck_on or of.stuck_off or drift or of.programming_error or of.wire_ohm_per_cell
+        )
+
+    @property
+    def converters_err(self) -> bool:
+        """Whether converters have an offset, a gain of their own, or noise."""
+        of = self.errors
+        return bool(of.adc_gain or of.adc_offset_lsb or of.adc_noise_lsb)
 
     @property
     def top_level(self) -> int:
@@ -112,6 +133,13 @@ class Physics:
         write = _variation(
             device, "write_variation" if static is False else "programming_variation", where
         )
+        errors = array.errors
+        if not static:  # written for every image: no time to drift, and nothing is verified
+            errors = replace(
+                errors, drift_exponent=0.0, drift_exponent_deviation=0.0, programming_error=()
+            )
+        grows = read > 0 or write > 0 or errors.drift_exponent > 0
+        grows = grows or errors.drift_exponent_deviation > 0 or bool(errors.programming_error)
         return cls(
             rows=array.rows,
             weight_bits=array.weight_bits,
@@ -120,11 +148,20 @@ class Physics:
             cell_bits=device.bits_per_cell,
             read_sigma=read,
             write_sigma=write * settings.write_gain,
-            pedestal=_pedestal(device, where, needed=read > 0 or write > 0),
+            pedestal=_pedestal(device, where, needed=grows),
             encoding=settings.encoding or _usual_encoding(array),
             adc_range=settings.adc_range,
             map_step=settings.map_step,
+            errors=errors,
+            level_siemens=_level_siemens(device),
+            line_activity=array.density,
         )
+
+
+def _level_siemens(device: Device) -> float:
+    if device.r_on_ohm is None or device.r_off_ohm is None:
+        return 0.0
+    return (1 / device.r_on_ohm - 1 / device.r_off_ohm) / ((1 << device.bits_per_cell) - 1)
 
 
 def _usual_encoding(array: ArrayModel) -> Encoding:

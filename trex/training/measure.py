@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import PurePath
 
 from torch import nn
 
 from trex.hardware import Chip
+from trex.hardware.accuracy import AccuracyFigure
 from trex.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
 from trex.store.schemas import Evaluation, NonIdeal
 from trex.text.metrics import matthews
@@ -118,4 +120,66 @@ def measure_non_ideal(
         baseline_top1_std=spread["baseline_top1"],
         top1_by_draw=results["top1"],
         baseline_top1_by_draw=results["baseline_top1"],
+    )
+
+
+def measure_chip(
+    model: nn.Module,
+    name: str,
+    images: ImageSet,
+    chip: Chip,
+    range_images: ImageSet,
+    *,
+    draws: int,
+    mode: Mode,
+    command: str,
+    batch_size: int = 50,
+) -> AccuracyFigure:
+    """How an original answers on a chip that errs, next to itself without errors.
+
+    The model is left as it was.
+
+    Args:
+        model: the original.
+        name: its name.
+        images: labelled images to answer.
+        chip: what the encoders compute on.
+        range_images: others, all of which set the ranges of inputs and converters.
+        draws: chip instances, with the seeds 0, 1, ...
+        mode: `fast` or `exact`.
+        command: what the figure is to be told with.
+        batch_size: images in one forward.
+
+    Raises:
+        ChipError: the chip file lacks what the errors depend on.
+        DataError: no image can be read, or one has no label.
+        ModelError: the model has parts that cannot err here.
+    """
+    ranges = [batch.images for batch in batches(range_images, batch_size)]
+    ideal = predict(model, batches(images, batch_size), label="without errors")
+    compared = []
+    make_non_ideal(model, chip, ranges, mode=mode)
+    try:
+        for draw in range(draws):
+            set_noise(model, seed=draw)
+            answers = predict(model, batches(images, batch_size), label=f"chip {draw + 1}")
+            compared.append(compare_paired(answers.logits, ideal.logits, answers.labels))
+    finally:
+        remove_non_ideal(model)
+    top1 = [of.top1 for of in compared]
+    return AccuracyFigure(
+        what=chip.converters,
+        model=name,
+        data=PurePath(images.origin).name,
+        images=len(ideal.labels),
+        range_images=sum(map(len, ranges)),
+        mode=mode,
+        draws=draws,
+        ideal_top1=compared[0].baseline_top1,
+        top1=statistics.fmean(top1),
+        top1_std=statistics.stdev(top1) if draws > 1 else None,
+        agreement=statistics.fmean(of.agreement for of in compared),
+        mean_kl=statistics.fmean(of.mean_kl for of in compared),
+        command=command,
+        stored=False,
     )
