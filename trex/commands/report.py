@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the runs, write the page and say where it is."""
+    from trex.api.devices import open_device
     from trex.errors import ChipError, RunError
     from trex.hardware import MeasuredDevice
     from trex.report.facts import read_all
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise RunError(
             f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
         )
-    device = _devices.device_of(args) if args.hw else None
+    device = open_device(args.hw, force=args.force) if args.hw else None
     if device is not None and not isinstance(device, MeasuredDevice):
         raise ChipError(
             f"{device.name} is a chip: a run's page tells what its own chip costs",
