@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trex.api.price import price
     from trex.api.result import Result
     from trex.api.search import search
+    from trex.api.sweep import sweep
     from trex.errors import TrexError
     from trex.plan import Plan
     from trex.plan import Plan as ReusePlan
@@ -43,6 +44,7 @@ __all__ = [
     "remove_plan",
     "remove_reuse",
     "search",
+    "sweep",
 ]
 
 #: public name -> (module, name there); imported on first use, since torch takes seconds.
@@ -62,6 +64,7 @@ _PUBLIC = {
     "price": ("trex.api.price", "price"),
     "remove_plan": ("trex.reuse", "remove_plan"),
     "remove_reuse": ("trex.reuse", "remove_reuse"),
+    "sweep": ("trex.api.sweep", "sweep"),
 }
 #: packages that are called as the function of their name: Python binds a package to its parent's
 #: name, so `trex.search` is the package `trex/search/` as soon as anything in it is imported

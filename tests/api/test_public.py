@@ -19,7 +19,17 @@ from trex.api.search import search
 from trex.cli import main
 from trex.errors import ChipError, PlanError
 
-FUNCTIONS = ("compare", "evaluate", "export", "finetune", "fit", "load", "price", "search")
+FUNCTIONS = (
+    "compare",
+    "evaluate",
+    "export",
+    "finetune",
+    "fit",
+    "load",
+    "price",
+    "search",
+    "sweep",
+)
 MODEL = "deit_tiny_patch16_224"
 CHIP = "trex_fefet_32nm"
 
