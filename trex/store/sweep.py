@@ -9,6 +9,7 @@ sweep.csv, sweep.md, sweep.tex, index.html      the table, and the page
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -166,7 +167,8 @@ class SweepFile(StrictModel):
             kind, colon, rest = name.partition(":")
             if colon and kind in ("cola", "text"):
                 return f"{kind}:{(folder / rest).absolute()}"
-            return str((folder / name).absolute()) if (folder / name).exists() else name
+            path = folder / name
+            return str(path.absolute()) if os.path.exists(path) else name  # of any text
 
         models = [
             of.model_copy(
