@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).parents[1]
 #: imports is for its users; from below, only its version is read.
 ROWS: Final = (
     ("errors",),
-    ("config", "files", "units", "versions"),
+    ("config", "files", "progress", "units", "versions"),
     ("datafiles", "plan", "settings"),
     ("architecture", "stored"),
     ("store",),
@@ -33,6 +33,8 @@ ROWS: Final = (
     ("search",),
     ("report",),
     ("compare",),
+    # what commands and programs call
+    ("api",),
     ("demo",),
     ("commands",),
     ("cli",),

@@ -22,6 +22,7 @@ VERBS: Final = {
     "demo": "the whole job, offline, on small real data, in a minute or two",
     "cost": "price a model and a plan on a chip",
     "search": "find the best plan under a budget",
+    "sweep": "search many models, devices, budgets, seeds; one table, one page",
     "fit": "fit and measure plans of your own",
     "finetune": "win back what a found variant lost",
     "evaluate": "measure a found variant against its original",

@@ -74,6 +74,10 @@ class RunError(TrexError):
     """A run folder is incomplete, of other settings, or of another version."""
 
 
+class SweepError(TrexError):
+    """A sweep's file is malformed, or its folder holds something else."""
+
+
 class TrainingError(TrexError):
     """A training cannot go on: its loss is no number any more."""
 

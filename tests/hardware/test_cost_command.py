@@ -1,28 +1,27 @@
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 from hardware_models import DEIT_S, vit
 
+from trex.api import densities, export, rungs
 from trex.cli import main
-from trex.commands import _arguments
+from trex.commands import _arguments, _densities, _rungs
 from trex.commands import cost as command
+from trex.commands import export as export_command
 from trex.hardware import ACCOUNTINGS, SCHEDULES
 
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch):
     """The command prices any architecture; where it comes from is not its business."""
-    importlib.import_module("trex.bench.profile")  # it takes more of the registry than stands here
-    registry = ModuleType("trex.models.registry")
     pooled = vit("pooled", depth=12, class_rows=0)
-    registry.architecture = lambda name, **_: pooled if name == "pooled" else DEIT_S
-    monkeypatch.setitem(sys.modules, "trex.models.registry", registry)
+    monkeypatch.setattr(
+        "trex.api.models.architecture", lambda name, **_: pooled if name == "pooled" else DEIT_S
+    )
 
 
 COST = ["cost", "--model", "deit_small_patch16_224", "--hw", "trex_fefet_32nm"]
@@ -202,6 +201,9 @@ def test_papers_equations_have_no_term_for_matching(capsys):
 def test_help_offers_what_the_library_knows():
     assert _arguments.ACCOUNTINGS == ACCOUNTINGS
     assert command.SCHEDULES == SCHEDULES
+    assert _densities.N_IMAGES == densities.N_IMAGES
+    assert _rungs._IMAGES == rungs.IMAGES
+    assert export_command.ORIGINAL == export.ORIGINAL
 
 
 def test_schedules_side_by_side(capsys):

@@ -44,6 +44,7 @@ from trex.store.evaluations import stored_evaluations
 from trex.store.finetuning import FinetuneFolder, read_curve
 from trex.store.operations import stored_architecture
 from trex.store.run import Run
+from trex.store.sweep import ASKED, CELLS, Cell, SweepFolder
 from trex.store.tensors import read_tensors, write_tensors
 from trex.text.sources import open_texts
 from trex.training.data import batches, open_dataset
@@ -77,7 +78,8 @@ def loaders(folder: Path) -> dict[str, Loader]:
     """All of them, in a folder."""
     found: dict[str, Loader] = {}
     for make in (
-        _data_files, _benches, _runs, _finetunings, _weights, _dynamic, _images, _texts, _journals,
+        _data_files, _benches, _sweeps, _runs, _finetunings, _weights, _dynamic, _images, _texts,
+        _journals,
     ):  # fmt: skip
         found |= make(folder)
     return found
@@ -135,6 +137,24 @@ def _benches(folder: Path) -> dict[str, Loader]:
         })
     )  # fmt: skip
     return {"bench": Loader(file=file, load=lambda: read_bench(file))}
+
+
+def _sweeps(folder: Path) -> dict[str, Loader]:
+    sweep = SweepFolder(folder / "sweep")
+    sweep.path.mkdir()
+    asked = {
+        "title": "made up", "calib": "images", "models": [MODEL, {"name": MODEL, "label": "b"}],
+        "devices": ["trex_fefet_32nm"], "budgets": ["0.8x", {"latency": "9ms", "area": "0.9x"}],
+        "seeds": [0, 1], "search": {"evaluations": 3},
+    }  # fmt: skip
+    (sweep.path / ASKED).write_text(json.dumps(asked))
+    sweep.add(Cell(name="one", asked="0123", state="infeasible", reason="nothing fits"))
+    return {
+        "sweep": Loader(
+            file=sweep.path / ASKED, load=lambda: sweep.asked().resolved(folder), weight=2
+        ),
+        "sweep cells": Loader(file=sweep.path / CELLS, load=sweep.cells),
+    }
 
 
 def _runs(folder: Path) -> dict[str, Loader]:

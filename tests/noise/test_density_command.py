@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import trex.noise.densities
+from trex.api import question
 from trex.cli import build_parser, main
 from trex.commands import search
 from trex.errors import RunError
@@ -183,7 +184,7 @@ def prepare(files, out, chip, *flags):
         "--hw", chip, "--accounting", "full", "--max-energy", "0.9x", "--out", str(out),
         "--calib", str(files / "images"), *flags,
     ]  # fmt: skip
-    found = search.prepare(build_parser("search").parse_args(words))[0]
+    found = question.prepare(search.question_of(build_parser("search").parse_args(words))).search
     Run.start(found.run.path, found._manifest)  # what `execute` does first
     return found
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_runs import Inputs, plain_records
 
+from trex.api import budgets
 from trex.cli import main
-from trex.commands import _budgets
 from trex.errors import InfeasibleError
 from trex.store.record import Estimate, Measured
 from trex.store.run import Run
@@ -77,7 +77,7 @@ def test_the_cheapest_plan_that_loses_little(inputs: Inputs, tmp_path: Path, cap
     out = tmp_path / "cheapest"
     assert main(command(inputs, out, "--max-drop", "40", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
-    drops = {one.limit: _budgets.drop_of(one) for one in Budgets.model_validate(told).searches}
+    drops = {one.limit: budgets.drop_of(one) for one in Budgets.model_validate(told).searches}
     assert told["chosen"] is not None
     assert drops[told["chosen"]] <= 40
     share = float(told["chosen"][:-1])
@@ -100,7 +100,7 @@ def test_the_search_for_the_cheapest_closes_in(works: float | None) -> None:
         asked.append(share)
         return lost(0.0 if works is not None and share >= works else 50.0)
 
-    found = _budgets._cheapest(1.0, search)
+    found = budgets.closing_in(1.0, search)
     if works is None:
         assert found is None
     else:
@@ -117,7 +117,7 @@ def test_where_nothing_fits_the_search_for_the_cheapest_says_so() -> None:
         raise InfeasibleError(f"none fits {limit}")
 
     with pytest.raises(InfeasibleError, match=r"none fits 0\.95x"):
-        _budgets._cheapest(1.0, search)
+        budgets.closing_in(1.0, search)
     assert asked == ["0.64x", "0.8x", "0.95x"]
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.plan import MAP_TRANSFORMS
 
 if TYPE_CHECKING:
+    from trex.api.data import DataOptions
+    from trex.api.models import ModelOptions
     from trex.errors import TrexError
-    from trex.training.data import ImageSet
-    from trex.training.transforms import InputConfig
-
-_logger = logging.getLogger(__name__)
-
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 ACCOUNTINGS = ("paper", "paper_transform", "full")
@@ -87,82 +83,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def data_config(args: argparse.Namespace, model: Any) -> InputConfig:
-    """The model's preprocessing with the user's own numbers, or its tokeniser.
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """What is said of the model beside its name."""
+    from trex.api.models import ModelOptions
 
-    Raises:
-        DataError: a number does not fit, the tokeniser cannot be had, or what was given is for
-            the other kind of model.
-    """
-    from trex.errors import DataError
-    from trex.models.bert import TextClassifier
-    from trex.text.config import TextConfig
-    from trex.training.transforms import DataConfig
-
-    if isinstance(model, TextClassifier):
-        if args.mean is not None or args.std is not None:
-            raise DataError(
-                f"{args.model} reads texts, which have no channels",
-                hint="leave --mean and --std out",
-            )
-        return TextConfig.of_model(model, args.tokenizer)
-    if args.tokenizer is not None:
-        raise DataError(f"{args.model} reads images", hint="leave --tokenizer out")
-    return DataConfig.of_model(model, mean=args.mean, std=args.std)
-
-
-def check_sources(*names: str | None) -> None:
-    """See that there can be data sets of these names, before weights are fetched for them.
-
-    Raises:
-        DataError: there cannot.
-    """
-    from trex.training.sources import check_name
-
-    for name in names:
-        if name is not None:
-            check_name(name)
-
-
-def open_labelled(
-    source: str, args: argparse.Namespace, config: InputConfig, num_classes: int | None
-) -> ImageSet:
-    """A data set whose labels are needed.
-
-    Raises:
-        DataError: it is missing, empty, or its labels are not the head's classes.
-    """
-    from trex.training.data import open_dataset
-    from trex.training.transforms import eval_transform
-
-    return open_dataset(
-        source,
-        transform=eval_transform(config),
-        class_map=args.class_map,
-        num_classes=num_classes,
-        strict=args.strict,
+    return ModelOptions(
+        weights=args.weights,
+        num_classes=args.num_classes,
+        img_size=args.img_size,
+        tokens=args.tokens,
+        tokenizer=args.tokenizer,
+        mean=None if args.mean is None else tuple(args.mean),
+        std=None if args.std is None else tuple(args.std),
     )
 
 
-def open_calibration(
-    source: str, args: argparse.Namespace, config: InputConfig, num_classes: int | None
-) -> ImageSet:
-    """A data set whose labels are used where they are the head's, and otherwise left out, aloud.
+def data_options(args: argparse.Namespace) -> DataOptions:
+    """How data sets are read."""
+    from trex.api.data import DataOptions
 
-    Raises:
-        DataError: it is missing or empty, or `--class-map` was given and does not fit.
-    """
-    from trex.errors import DataError
-    from trex.training.data import open_dataset
-    from trex.training.transforms import eval_transform
-
-    try:
-        return open_labelled(source, args, config, num_classes)
-    except DataError as error:
-        if args.class_map is not None:
-            raise
-        unlabelled = open_dataset(
-            source, transform=eval_transform(config), labels=False, strict=args.strict
-        )
-        _logger.info("labels are not used: %s", error.message)
-        return unlabelled
+    return DataOptions(class_map=args.class_map, strict=args.strict)

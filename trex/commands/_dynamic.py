@@ -28,6 +28,7 @@ _BATCH: Final = 50
 
 def run(args: argparse.Namespace) -> int:
     """Do what is asked, in this order: choose, measure, simulate."""
+    from trex.api.data import check_sources
     from trex.errors import BundleError
     from trex.runtime.bundle import load_dynamic, load_dynamic_config
     from trex.training.transforms import input_config_from_json
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             "--calib is missing: thresholds are chosen on images",
             hint="give the images that the plans were fitted on, or others without labels",
         )
-    _arguments.check_sources(args.calib, args.data)
+    check_sources(args.calib, args.data)
     stored, model = load_dynamic_config(args.source), load_dynamic(args.source)
     config = input_config_from_json(stored["data"])
     told: dict[str, Any] = {"dynamic": str(args.source)}
@@ -124,10 +125,12 @@ def _measure(
     chosen: dict[str, Chosen],
 ) -> dict[str, Any]:
     """Every plan, and what was chosen, on labelled images, paired with the original."""
+    from trex.api.data import open_labelled
+    from trex.api.models import classes_of
     from trex.files import write_atomic
 
-    images = _arguments.open_labelled(
-        args.data, args, config, getattr(model.base, "num_classes", None)
+    images = open_labelled(
+        args.data, config, classes_of(model.base), _arguments.data_options(args)
     )
     rows = _measured_rows(args.source, model, images, chosen)
     told = {"data": images.origin, "rows": rows}

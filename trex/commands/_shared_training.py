@@ -46,11 +46,12 @@ def prepare(args: argparse.Namespace) -> Job:
             f"{'--non-ideal' if args.non_ideal else '--pick'} is of one plan",
             hint="leave it out with --dynamic",
         )
-    recipe = _training.recipe_of(args)
+    training = _training.training_data(args)
+    recipe = training.settled_recipe()
     stored, model = load_dynamic_config(args.run_folder), load_dynamic(args.run_folder)
     config = input_config_from_json(stored["data"])
     original = original_of(args, stored, model)
-    sets = _training.training_images(args, recipe, original, config)
+    sets = training.open(recipe, original, config)
     return Job(
         original=original,
         data_config=config,

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trex.architecture import Architecture
-    from trex.search.space import SearchSpace
-
-_logger = logging.getLogger(__name__)
+    from trex.api.space import SpaceOptions
 
 _FIELDS = (
     "source", "tensors", "transforms", "consumers", "mixed", "max_run", "max_reuse", "class_rows",
@@ -99,22 +95,13 @@ def space_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load_space(args: argparse.Namespace, architecture: Architecture) -> SearchSpace:
-    """The space that was asked for.
+def space_options(args: argparse.Namespace) -> SpaceOptions:
+    """The space that was asked for."""
+    from trex.api.space import SpaceOptions
 
-    Raises:
-        SpaceError: as `SearchSpace.load`.
-    """
-    from trex.search.space import SearchSpace
-
-    paper = args.strategy == "paper" or args.only == "reuse"
-    space = SearchSpace.load(
-        args.space or ("default" if paper else "joint"),
-        architecture,
-        space_overrides(args),
-        only=None if args.only == "reuse" else args.only,
+    return SpaceOptions(
+        name=args.space,
+        only=args.only,
         keep_tokens=args.keep_tokens,
+        changes=space_overrides(args),
     )
-    for what in space.left_out:
-        _logger.info("left out of the search space: %s", what)
-    return space

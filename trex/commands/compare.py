@@ -12,8 +12,7 @@ from trex.commands import _arguments, _devices
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trex.compare.question import Question, Row
-    from trex.compare.subject import Subject
+    from trex.compare.question import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,18 +59,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from trex.compare.comparison import compare
+    from trex.api import compare
     from trex.compare.tables import as_json, legend, text_table
 
-    question = prepare(args)
-    rows = compare(question)
-    subject = question.subject
+    found = compare.run(
+        compare.Asked(
+            model=args.model,
+            device=args.hw,
+            options=_arguments.model_options(args),
+            reading=_arguments.data_options(args),
+            accounting=args.accounting,
+            force=args.force,
+            max_latency=args.max_latency,
+            methods=args.methods or (),
+            runs=args.runs,
+            plans=args.plans,
+            data=args.data,
+            calibration=args.calib,
+            calibration_images=args.calib_images,
+            amp=args.amp,
+            seed=args.seed,
+            out=args.out,
+        )
+    )
+    rows, subject, limit_s = found.rows, found.question.subject, found.question.limit_s
     result = {
         "model": subject.model.model,
         "chip": subject.device.name,
         "basis": subject.device.basis,
         "accounting": subject.accounting,
-        "max_latency_s": question.limit_s,
+        "max_latency_s": limit_s,
         "data": args.data,
         "amp": args.amp,
         "rows": as_json(rows),
@@ -80,114 +97,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**result, "files": files}))
         return 0
+    of = f"{subject.accounting} accounting" if found.spread is None else "a measured machine"
     print(
-        f"{subject.model.model} on {subject.device.name}, {_of(subject)}, "
-        f"latency <= {question.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
+        f"{subject.model.model} on {subject.device.name}, {of}, "
+        f"latency <= {limit_s * 1e3:.4g} ms ({args.max_latency})\n"
     )
-    print(
-        "\n".join(
-            [
-                *text_table(rows),
-                "",
-                *legend(rows, subject.accounting, _data(args), _spread(subject)),
-            ]
-        )
-    )
+    data = f"{args.data}{', mixed precision' if args.amp else ''}"
+    told = legend(rows, subject.accounting, data, found.spread)
+    print("\n".join([*text_table(rows), "", *told]))
     if files:
         print(f"\ntables: {args.out}")
     return 0
-
-
-def prepare(args: argparse.Namespace) -> Question:
-    """Check everything a comparison needs, before any work.
-
-    Raises:
-        TrexError: anything the user gave is missing, malformed or does not fit.
-    """
-    from trex.compare.given import read_given
-    from trex.compare.measure import Kept
-    from trex.compare.question import Question
-    from trex.compare.registry import NAMES, check_names
-    from trex.compare.subject import subject
-    from trex.compare.variants import has_class_token
-    from trex.errors import DataError
-    from trex.models.registry import architecture_of, create, load
-    from trex.plan import Plan
-    from trex.search.budget import Limit
-
-    methods = check_names(args.methods or NAMES)
-    limit = Limit.parse("latency", args.max_latency)
-    plans = tuple(dict.fromkeys(map(Plan.parse, args.plans)))
-    device = _devices.device_of(args)
-    accounting = _devices.accounting_of(args, device, "full")
-    loaded = images = calibration = fitting = None
-    sizes = {name: getattr(args, name) for name in ("num_classes", "img_size", "tokens")}
-    if args.data is None:
-        for flag in ("calib", "class_map", "weights"):
-            if getattr(args, flag) is not None:
-                raise DataError(
-                    f"--{flag.replace('_', '-')} is for measuring, and there is no --data",
-                    hint="add --data with labelled images, or leave it out",
-                )
-        model = create(args.model, device="meta", **sizes)
-    else:
-        _arguments.check_sources(args.data, args.calib)
-        loaded = load(args.model, weights=args.weights, **sizes)
-        model = loaded.model
-        config = _arguments.data_config(args, model)
-        classes = getattr(model, "num_classes", None)
-        images = _arguments.open_labelled(args.data, args, config, classes)
-        if args.calib is not None:
-            fitting = _arguments.open_calibration(args.calib, args, config, classes)
-            few = fitting.subset(min(args.calib_images, len(fitting)), args.seed)
-            # a class's images lie side by side, and a part of them is only compared on
-            calibration = few.shuffled(args.seed)
-    compared = subject(
-        architecture_of(model, args.model),
-        sum(parameter.numel() for parameter in model.parameters()),
-        device,
-        accounting,
-    )
-    for plan in plans:
-        plan.validate(compared.model.layout)
-    limit_s = limit.absolute(compared.original().latency_s)
-    weights_sha256 = loaded.weights_sha256 if loaded else None
-    given = tuple(read_given(path, compared, weights_sha256, limit_s) for path in args.runs)
-    if args.out is not None:
-        from trex.files import make_folder
-
-        make_folder(args.out)
-    return Question(
-        subject=compared,
-        class_token=has_class_token(model),
-        limit_s=limit_s,
-        methods=methods,
-        given=given,
-        plans=plans,
-        loaded=loaded,
-        images=images,
-        calibration=calibration,
-        fitting=fitting,
-        amp=args.amp,
-        kept=Kept(args.out / "measured.jsonl" if args.out else None),
-    )
-
-
-def _spread(subject: Subject) -> float | None:
-    from trex.hardware import MeasuredDevice
-
-    return subject.device.spread if isinstance(subject.device, MeasuredDevice) else None
-
-
-def _of(subject: Subject) -> str:
-    """What prices are of, in words."""
-    if _spread(subject) is None:
-        return f"{subject.accounting} accounting"
-    return "a measured machine"
-
-
-def _data(args: argparse.Namespace) -> str:
-    return f"{args.data}{', mixed precision' if args.amp else ''}"
 
 
 def _write(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row]) -> list[str]:

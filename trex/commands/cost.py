@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _densities, _devices
+from trex.commands._measured_lines import machine_lines
 from trex.commands._price_lines import (
     accuracy_lines,
     caveats,
@@ -20,8 +21,7 @@ from trex.errors import ChipError
 
 if TYPE_CHECKING:
     from trex.architecture import Operation
-    from trex.hardware import Cost, MeasuredDevice, Sums
-    from trex.plan import Plan
+    from trex.hardware import Cost, Sums
 
 # The same names as in trex.hardware, which is too heavy to import for `--help`.
 SCHEDULES = ("sequential", "parallel", "pipelined")
@@ -61,14 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Price the plan, and beside it the original, as loaded and without dead rows."""
-    from trex.hardware import (
-        MeasuredDevice,
-        compare_schedules,
-        price,
-        without_dead_rows,
-        workload,
-    )
-    from trex.models.registry import architecture
+    from trex.api import price
+    from trex.hardware import MeasuredDevice
     from trex.plan import Plan
 
     if args.schedules and (args.accounting != "full" or args.schedule):
@@ -78,58 +72,41 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.brief and args.schedules:
         raise ChipError("--schedules has its own table", hint="leave --brief out")
-    plan = Plan.parse(args.plan, args.transform)
-    overrides = _arguments.set_values(args.set, _SET_EXAMPLE, ChipError)
-    chip = _devices.device_of(args, overrides)
-    if isinstance(chip, MeasuredDevice):
-        return _on_machine(args, chip, plan)
-    args.accounting = args.accounting or "paper"
-    model = architecture(
-        args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
+    question = price.Question(
+        model=args.model,
+        device=args.hw,
+        plan=Plan.parse(args.plan, args.transform),
+        options=_arguments.model_options(args),
+        accounting=args.accounting,
+        schedule=args.schedule,
+        overrides=_arguments.set_values(args.set, _SET_EXAMPLE, ChipError),
+        data=args.calib,
+        data_images=args.calib_images,
+        force=args.force,
     )
-    measured = _densities.of_arguments(args, chip)
-    densities = measured.planes if measured else None
-
-    if args.schedules:
-        compared = compare_schedules(workload(model, plan), chip, densities=densities)
-        cost, result = compared[0].cost, schedules_json(compared)
-        lines = schedules_text(compared)
+    device = question.open_device()
+    if args.schedules and not isinstance(device, MeasuredDevice):
+        compared, measured = price.schedules(question, device)
+        cost, result, lines = compared[0].cost, schedules_json(compared), schedules_text(compared)
     else:
-        trimmed = without_dead_rows(model)
-        cost, *originals = (
-            price(
-                workload(model, p), chip, args.accounting, schedule=args.schedule,
-                densities=densities,
-            )
-            for p in (plan, None, *([trimmed] if trimmed else ()))
-        )  # fmt: skip
-        result = as_json(cost, *originals)
-        lines = as_text(cost, None if args.brief else args.by, *originals)
+        found = price.run(question, device)  # of a machine, refuses what only chips have
+        if isinstance(found, price.MachinePrice):
+            print(json.dumps(found.as_json()) if args.json else "\n".join(machine_lines(found)))
+            return 0
+        assert not isinstance(device, MeasuredDevice)
+        costs = (found.cost, found.original, found.without_dead_rows)
+        cost, measured = found.cost, found.densities
+        result, lines = (
+            as_json(*costs),
+            as_text(found.cost, None if args.brief else args.by, *costs[1:]),
+        )
     if args.json:
-        result["densities"] = _densities.as_json(measured, cost, chip)
+        result["densities"] = _densities.as_json(measured, cost, device)
         print(json.dumps(result, ensure_ascii=False))
     else:
         head = lines.index("")
-        lines[head:head] = _densities.as_text(measured, cost, chip)
+        lines[head:head] = _densities.as_text(measured, cost, device)
         print("\n".join(lines))
-    return 0
-
-
-def _on_machine(args: argparse.Namespace, device: MeasuredDevice, plan: Plan) -> int:
-    """Latency alone: everything else is a chip's.
-
-    Raises:
-        ChipError: something was asked that only chips have.
-    """
-    from trex.commands._measured_lines import lines, priced
-    from trex.models.registry import architecture
-
-    _devices.refuse_flags(args, device, ("accounting", "schedule", "schedules", "calib"))
-    model = architecture(
-        args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
-    )
-    found = priced(device, model, plan)
-    print(json.dumps(found) if args.json else "\n".join(lines(found)))
     return 0
 
 

@@ -13,7 +13,6 @@ from trex.commands import _arguments
 if TYPE_CHECKING:
     from trex.hardware import Accounting
     from trex.runtime.bundle import Contents
-    from trex.store.schemas import Manifest
 
 _logger = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ def contents_of_runs(args: argparse.Namespace) -> tuple[Contents, dict[str, Any]
     chosen = choose_points(runs, 5 if args.points is None else args.points, cost)
     manifest = runs[0].manifest()
     settings, baseline = manifest.settings, manifest.baseline
-    device = load_device(_device_of(manifest))
+    device = load_device(manifest.device_named)
     if device.fingerprint != settings.chip_sha256:
         raise ChipError(
             f"the files of {settings.chip} have changed since the search",
@@ -200,17 +199,6 @@ def _class_width(original: Any) -> int:
     layout = adapter.layout(model)
     block = model.get_submodule(adapter.containers(model)[0])[0]
     return int(max(layout.class_rows, 1) * adapter.projection(block).out_features)
-
-
-def _device_of(manifest: Manifest) -> str:
-    """As the search was given it: a chip of one's own is known by its path alone."""
-    command = manifest.command
-    for position, argument in enumerate(command):
-        if argument == "--hw" and position + 1 < len(command):
-            return command[position + 1]
-        if argument.startswith("--hw="):
-            return argument.removeprefix("--hw=")
-    return manifest.settings.chip
 
 
 def _lines(told: dict[str, Any]) -> list[str]:

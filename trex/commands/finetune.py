@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trex.commands import _arguments, _training
-
-if TYPE_CHECKING:
-    from trex.training.finetune import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,19 +66,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, print."""
+    from trex.api import finetune
     from trex.report.tables import evaluation_lines
-    from trex.training.finetune import finetune
-    from trex.training.finetune.processes import start_processes
 
     if args.dynamic:
         from trex.commands import _shared_training
 
         return _shared_training.run(args)
-    job = prepare(args)
-    with start_processes(args.device) as processes:
-        records = finetune(job, processes)
-    if not records:
+    question = finetune.Question(
+        run=args.run_folder,
+        training=_training.training_data(args),
+        out=args.out,
+        pick=args.pick,
+        weights=args.weights,
+        chip=args.non_ideal,
+        seed=args.seed,
+        workers=args.workers,
+        device=args.device,
+    )
+    tuned = finetune.run(question)
+    if tuned is None:
         return 0
+    records = tuned.stages
     if args.json:
         print(json.dumps({"out": str(args.out), "records": [r.as_json() for r in records]}))
         return 0
@@ -94,59 +99,5 @@ def run(args: argparse.Namespace) -> int:
                 print(on + "\n".join(evaluation_lines(record.plan, measured)) + "\n")
     if (training := records[-1].training) is not None:
         print(f"kept after {training.steps} steps: {training.in_words}")
-    print(f"bundle: {args.out / 'bundle'}")
+    print(f"bundle: {tuned.bundle}")
     return 0
-
-
-def prepare(args: argparse.Namespace) -> Job:
-    """Check everything a fine-tuning needs, before any work.
-
-    Raises:
-        TrexError: anything the user gave is missing, malformed or does not fit.
-    """
-    from trex.errors import RunError
-    from trex.hardware import load_chip
-    from trex.runtime.bundle import is_dynamic
-    from trex.search.pick import load_original, pick_record, pick_variant
-    from trex.store.run import Run
-    from trex.store.schemas import Stage
-    from trex.training.finetune import Job
-
-    if is_dynamic(args.run_folder):
-        raise RunError(
-            f"{args.run_folder} is a dynamic bundle, of several plans",
-            hint="train them together with --dynamic, or give a run's folder",
-        )
-    recipe = _training.recipe_of(args)
-    folder = Run.open(args.run_folder)
-    if args.pick == "finetuned":
-        raise RunError(
-            "--pick finetuned: it was trained already, and a fine-tuning compares with the fit",
-            hint="begin with --pick best, which is fitted on all images",
-        )
-    original, config = load_original(folder, args.weights)
-    sets = _training.training_images(args, recipe, original, config)
-    _, fitted = pick_variant(folder, args.pick, original)
-    record = pick_record(folder, args.pick)
-    return Job(
-        original=original,
-        data_config=config,
-        fitted=fitted,
-        fitted_on=folder.manifest().calibration_images_sha256,
-        candidate=Stage(
-            stage="fitted",
-            plan=record.plan,
-            n_reuse=record.n_reuse,
-            transform=record.transform,
-            estimate=record.estimate,
-        ),
-        images=sets.images,
-        extra=sets.extra,
-        evaluation=sets.evaluation,
-        recipe=recipe,
-        chip=load_chip(args.non_ideal) if args.non_ideal else None,
-        seed=args.seed,
-        workers=args.workers,
-        out=args.out,
-        origin=str(folder.path),
-    )

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any, Final
 
 from trex.commands import _arguments, _problem
-
-if TYPE_CHECKING:
-    from trex.plan import Plan
-    from trex.search.engine import Search
-
-#: of --refine
-_ROUNDS: Final = 3
-_LEAST: Final = {"final_views": 0, "batch_size": 1, "workers": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, measure, print the table."""
-    result = _problem.carry_out(args, prepare)
+    from trex.api import fit
+    from trex.api.plans import plans_of
+
+    question = fit.Question(
+        given=_problem.given_of(args),
+        plans=plans_of(args.plan, args.transform),
+        accounting=args.accounting,
+        refine=args.refine,
+    )
+    result = fit.run(question)
     if args.json:
         from trex.search.outcome import fit_answer
 
@@ -65,71 +65,3 @@ def run(args: argparse.Namespace) -> int:
 
         print("\n".join(fit_table(result)))
     return 0
-
-
-def prepare(args: argparse.Namespace) -> tuple[Search, Any]:
-    """Check everything a fit needs, before any work; also how to measure bundles.
-
-    Raises:
-        TrexError: anything the user gave is missing, malformed or does not fit.
-    """
-    from trex.fit.calibration import FitSettings
-    from trex.fit.refine import RefineSettings
-    from trex.hardware import load_chip
-    from trex.models.registry import architecture
-    from trex.search.budget import Budget
-    from trex.search.problem import Problem, SearchSettings
-    from trex.search.space import SearchSpace
-
-    if args.final_views is None:
-        args.final_views = 2
-    _problem.check_least(args, _LEAST)
-    plans = _plans(args)
-    chip = load_chip(args.hw)
-    _arguments.check_sources(args.calib, args.eval)
-    model = architecture(
-        args.model, num_classes=args.num_classes, img_size=args.img_size, tokens=args.tokens
-    )
-    for plan in plans:
-        plan.validate(model.layout)
-    loaded = _problem.load_model(args)
-    config = _arguments.data_config(args, loaded.model)
-    classes = getattr(loaded.model, "num_classes", None)
-    precision = _problem.precision_of(args)
-    problem = Problem(
-        loaded=loaded,
-        device=chip,
-        accounting=args.accounting,
-        space=SearchSpace.without_choice(plans, model),
-        images=_arguments.open_calibration(args.calib, args, config, classes),
-        data_config=config,
-        settings=SearchSettings(
-            seed=args.seed,
-            strategy="given",
-            evaluations=len(plans),
-            final_views=_problem.views_of(args, config),
-            fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(rounds=_ROUNDS if args.refine else 0, precision=precision),
-        ),
-        plans=plans,
-    )
-    evaluated = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
-    return _problem.search_of(args, problem, Budget(limits=()), evaluated)
-
-
-def _plans(args: argparse.Namespace) -> tuple[Plan, ...]:
-    """The plans that were given, each once.
-
-    Raises:
-        PlanError: one is malformed, or does nothing.
-    """
-    from trex.errors import PlanError
-    from trex.plan import Plan
-
-    plans = tuple(dict.fromkeys(Plan.parse(text, args.transform) for text in args.plan))
-    if Plan() in plans:
-        raise PlanError(
-            "--plan names nothing that is done to the model",
-            hint='write, for example, "5<-4 7<-6" or "3~40 11=class"',
-        )
-    return plans

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="of `trex search`, `trex fit`, `trex finetune`",
+        help="of `trex search`, `trex fit`, `trex finetune`; or the folder of one `trex sweep`",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"
@@ -34,17 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the runs, write the page and say where it is."""
+    from trex.api.devices import open_device
     from trex.errors import ChipError, RunError
     from trex.hardware import MeasuredDevice
     from trex.report.facts import read_all
     from trex.report.page import write_report
+    from trex.store.sweep import is_sweep
 
+    if any(map(is_sweep, args.runs)):
+        return _of_sweep(args)
     runs = read_all(args.runs)
     if args.out is None and len(runs) > 1:
         raise RunError(
             f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
         )
-    device = _devices.device_of(args) if args.hw else None
+    device = open_device(args.hw, force=args.force) if args.hw else None
     if device is not None and not isinstance(device, MeasuredDevice):
         raise ChipError(
             f"{device.name} is a chip: a run's page tells what its own chip costs",
@@ -67,4 +71,24 @@ def run(args: argparse.Namespace) -> int:
         size = written.page.stat().st_size / 1e6
         print(f"page: {written.page} ({size:.2f} MB, needs no network)")
         print(f"beside it: {figures} figures as PNG and SVG, {tables} tables as CSV, MD or TeX")
+    return 0
+
+
+def _of_sweep(args: argparse.Namespace) -> int:
+    """Write a sweep's table and page anew, of what is done so far."""
+    from trex.api import sweep
+    from trex.commands.sweep import as_json
+    from trex.errors import SweepError
+    from trex.report.sweeps import text_table
+    from trex.store.sweep import SweepFolder
+
+    if len(args.runs) > 1 or args.hw or args.bench or args.out:
+        raise SweepError(
+            "a sweep's page stands in its own folder, and tells of it alone",
+            hint="give the sweep's folder alone, or its run folders: SWEEP/runs/*",
+        )
+    swept = sweep.finish(SweepFolder.open(args.runs[0]))
+    print(json.dumps(as_json(swept)) if args.json else "\n".join(text_table(swept.result)))
+    if not args.json:
+        print(f"\npage: {swept.page}")
     return 0

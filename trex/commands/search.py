@@ -5,27 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trex.commands import _arguments, _budgets, _devices, _problem, _rungs, _space
 
 if TYPE_CHECKING:
-    from trex.hardware import Chip, MeasuredDevice
-    from trex.search.budget import Budget
-    from trex.search.engine import Search
-    from trex.search.space import SearchSpace
+    from trex.api.question import Question
 
 # The same names as in trex.search.strategies, which is too heavy to import for `--help`.
 STRATEGIES = ("exact", "optuna", "paper", "random")
-
-_LEAST = {
-    "evaluations": 1,
-    "refined_candidates": 0,
-    "refine_rounds": 0,
-    "final_views": 0,
-    "batch_size": 1,
-    "workers": 1,
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,115 +78,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, measure the winner, print the table."""
-    if _budgets.several(args):
-        return _several(args)
-    result = _problem.carry_out(args, prepare)
-    if args.json:
-        print(json.dumps(result.as_json()))
-    else:
-        from trex.report.tables import search_table
+    from trex.api import budgets, question
+    from trex.report.tables import budgets_table, search_table
 
-        print("\n".join(search_table(result)))
+    many, asked = _budgets.many_of(args), question_of(args)
+    if many.several:
+        told = budgets.run(many, asked)
+        print(json.dumps(told.as_json()) if args.json else "\n".join(budgets_table(told)))
+    else:
+        summary = question.run(asked)
+        print(json.dumps(summary.as_json()) if args.json else "\n".join(search_table(summary)))
     return 0
 
 
-def _several(args: argparse.Namespace) -> int:
-    """Several searches, and a table of them."""
-    _budgets.check(args)
-    told = _budgets.run(args, prepare)
-    if args.json:
-        print(json.dumps(told.as_json()))
-    else:
-        from trex.report.tables import budgets_table
+def question_of(args: argparse.Namespace) -> Question:
+    """What the flags ask."""
+    from trex.api.question import Question
+    from trex.search.budget import QUANTITIES
 
-        print("\n".join(budgets_table(told)))
-    return 0
-
-
-def prepare(args: argparse.Namespace, like: Search | None = None) -> tuple[Search, Any]:
-    """Check everything a search needs, before any work; also how to measure bundles.
-
-    Args:
-        args: the flags.
-        like: a search that differs in its limits alone, whose passes are shared.
-
-    Raises:
-        TrexError: anything the user gave is missing, malformed or does not fit.
-    """
-    from trex.fit.calibration import FitSettings
-    from trex.fit.refine import RefineSettings
-    from trex.models.registry import architecture_of
-    from trex.search.problem import Problem, SearchSettings
-
-    _problem.check_least(args, _LEAST)
-    device = _devices.device_of(args) if like is None else like.problem.device
-    budget = _budget(args, device)
-    accounting = _devices.accounting_of(args, device, "paper")
-    _arguments.check_sources(args.calib, args.eval)
-    loaded = _problem.load_model(args) if like is None else like.problem.loaded
-    model = architecture_of(loaded.model, loaded.name)
-    space = _space.load_space(args, model)
-    effort = _effort(args, space)
-    config = _arguments.data_config(args, loaded.model)
-    classes = getattr(loaded.model, "num_classes", None)
-    images = _arguments.open_calibration(args.calib, args, config, classes)
-    precision = _problem.precision_of(args)
-    problem = Problem(
-        loaded=loaded,
-        device=device,
-        accounting=accounting,
-        space=space,
-        images=images,
-        data_config=config,
-        settings=SearchSettings(
-            seed=args.seed,
-            strategy=args.strategy,
-            pareto=args.pareto,
-            sampler=args.sampler,
-            refined_candidates=args.refined_candidates,
-            final_views=_problem.views_of(args, config),
-            **effort,
-            fit=FitSettings(batch_size=args.batch_size, precision=precision),
-            refine=RefineSettings(rounds=args.refine_rounds, precision=precision),
-            finetuning=_rungs.finetuning_of(args, images),
-        ),
+    return Question(
+        given=_problem.given_of(args),
+        limits={quantity: getattr(args, f"max_{quantity}") for quantity in QUANTITIES},
+        accounting=args.accounting,
+        force=args.force,
+        space=_space.space_options(args),
+        strategy=args.strategy,
+        sampler=args.sampler,
+        pareto=args.pareto,
+        evaluations=args.evaluations,
+        refine_rounds=args.refine_rounds,
+        quick=args.quick,
+        rungs=_rungs.rung_options(args),
     )
-    evaluated = _arguments.open_labelled(args.eval, args, config, classes) if args.eval else None
-    return _problem.search_of(args, problem, budget, evaluated, like)
-
-
-def _effort(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
-    """How many plans are measured, and on what, where the flags do not say it."""
-    if args.evaluations is None:
-        args.evaluations = 12 if args.quick else 24 if space.joint else 32
-    if args.final_views is None:
-        args.final_views = 0 if space.joint or args.quick else 2
-    if args.refine_rounds is None:
-        args.refine_rounds = 0 if space.joint else 1 if args.quick else 3
-    effort: dict[str, Any] = {"evaluations": args.evaluations}
-    if args.quick:
-        effort |= {"surrogate_images": 120, "choice_images": 80}
-    if space.joint and args.strategy == "exact":
-        effort = {"surrogate_images": 240, "choice_images": 160, **effort}
-        effort |= {"confirmed": min(4, args.evaluations), "fresh_share": 0.2}
-        if not args.pareto:
-            effort["moves"] = args.evaluations - max(1, args.evaluations // 3)
-    return effort
-
-
-def _budget(args: argparse.Namespace, device: Chip | MeasuredDevice) -> Budget:
-    """The limits that were given.
-
-    Raises:
-        BudgetError: none was, one is malformed, or of what nobody measured on the device.
-    """
-    from trex.hardware import MeasuredDevice
-    from trex.search.budget import QUANTITIES, Budget
-
-    limits = {quantity: getattr(args, f"max_{quantity}") for quantity in QUANTITIES}
-    if args.pareto and not any(limits.values()):
-        limits["latency" if isinstance(device, MeasuredDevice) else "edap"] = "1x"
-    budget = Budget.parse(limits)
-    if isinstance(device, MeasuredDevice):
-        device.refuse([limit.quantity for limit in budget.limits])
-    return budget

@@ -9,24 +9,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from trex.errors import ExportError
 
 if TYPE_CHECKING:
     from trex.exporters.variant import Exporter
 
-__all__ = ["FORMATS", "exporter"]
+__all__ = ["FORMATS", "Format", "exporter"]
+
+Format = Literal["bundle", "onnx", "torch-export", "timm", "uniform"]
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 #: name -> (module, class); imported on first use, since some need libraries of the extra `onnx`
-_EXPORTERS: Final = {
+_EXPORTERS: Final[dict[str, tuple[str, str]]] = {
     "bundle": ("trex.exporters.bundle", "BundleExporter"),
     "onnx": ("trex.exporters.onnx", "OnnxExporter"),
     "torch-export": ("trex.exporters.torch_export", "TorchExporter"),
     "timm": ("trex.exporters.timm", "TimmExporter"),
     "uniform": ("trex.exporters.uniform", "UniformExporter"),
 }
-FORMATS: Final = tuple(_EXPORTERS)
 
 
 def exporter(name: str) -> Exporter:

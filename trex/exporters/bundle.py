@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import trex
-from trex.errors import BundleError, PlanError, TrexError
+from trex.errors import BundleError, ExportError, PlanError, TrexError
 from trex.exporters.variant import Check, Variant
 from trex.exporters.verify import compare
 from trex.files import make_folder, parse_json, write_atomic
+from trex.models.objects import is_object
 from trex.models.registry import create
 from trex.models.weights import weights_hash
 from trex.plan import Plan
@@ -70,7 +71,13 @@ class BundleExporter:
     several: Final = False
 
     def check(self, variants: Sequence[Variant]) -> None:
-        """Every variant can be a bundle."""
+        """Every variant can be a bundle whose base a name builds."""
+        if own := [variant.name for variant in variants if is_object(variant.name)]:
+            raise ExportError(
+                f"a bundle names its base model, and no name builds {own[0]}",
+                hint="export to onnx or torch-export, which hold all; or load the run's best/ "
+                "folder into the model itself: trex.load(FOLDER, model)",
+            )
 
     def owns(self, file: str) -> bool:
         """Configuration, weights, tokeniser."""

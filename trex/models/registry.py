@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from trex.models.bert.adapter import BertAdapter
 from trex.models.bert.model import TextClassifier, config_values
 from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.objects import is_object, no_name_builds
 from trex.models.shvit import ShvitAdapter
 from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
@@ -44,11 +46,15 @@ class LoadedModel:
     arguments: dict[str, Any]
     model: nn.Module
     adapter: Adapter
-    #: the file's path, "hub" or "random"
+    #: the file's path, "hub", "random", or the name that a run folder keeps them under
     weights_source: str
     #: of the weights in memory, whatever file they came from
     weights_sha256: str
     report: KeyReport | None
+
+    def own_base(self) -> nn.Module | None:
+        """A copy for bundles to be loaded into, where no name builds the model; else None."""
+        return deepcopy(self.model) if is_object(self.name) else None
 
 
 def create(
@@ -74,9 +80,12 @@ def create(
         device: `meta` saves the memory where nobody needs values.
 
     Raises:
-        ModelError: nobody knows the name, or the model cannot be built with these arguments.
+        ModelError: nobody knows the name, it is of a caller's own model, or the model cannot be
+            built with these arguments.
         WeightsError: pretrained weights cannot be had.
     """
+    if is_object(name):
+        raise no_name_builds(name)
     if config is not None or is_text_model(name):
         if img_size is not None:
             raise ModelError(f"{name} reads texts", hint="give --tokens in place of --img-size")

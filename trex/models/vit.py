@@ -33,6 +33,7 @@ from trex.models.adapter import (
     image_channels,
     stages_of,
 )
+from trex.models.objects import computes_like
 from trex.models.trace import trace_architecture
 from trex.plan import Layout
 
@@ -358,8 +359,8 @@ class VitAdapter(Adapter):
     _block_children = _BLOCK_CHILDREN
 
     def owns(self, model: nn.Module) -> bool:
-        """Exactly timm's two classes; not their subclasses, whose forward may be another."""
-        return type(model) in _MODELS
+        """Timm's two classes; of their subclasses those that compute what these do."""
+        return computes_like(model, _MODELS)
 
     def check(self, model: nn.Module, name: str) -> None:
         """Every block must be timm's plain `Block` with the children listed above."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trex.errors import TrexError
-from trex.hardware import ACCOUNTINGS, Chip, Cost, load_chip, price, without_dead_rows, workload
+from trex.hardware import ACCOUNTINGS, Cost, load_chip, price, without_dead_rows, workload
 from trex.plan import Plan
 from trex.report.facts import Facts
 from trex.store.operations import stored_architecture
@@ -56,7 +55,7 @@ def prices(facts: Facts) -> Prices:
                 missing=f"{facts.chip} is a measured machine, whose whole models were timed, not "
                 "their parts"
             )
-        chip = _chip(facts)
+        chip = load_chip(facts.manifest.device_named)
         if chip.fingerprint != settings.chip_sha256:
             return Prices(missing=f"the files of {facts.chip} have changed since the search")
         model = stored_architecture(Run(facts.path))
@@ -88,14 +87,3 @@ def prices(facts: Facts) -> Prices:
         return Prices(pairs=pairs, rebuilt=rebuilt)
     except TrexError as error:
         return Prices(missing=error.message)
-
-
-def _chip(facts: Facts) -> Chip:
-    """By the path the search was given, since a chip of one's own is known by nothing else."""
-    command: Sequence[str] = facts.manifest.command
-    for position, argument in enumerate(command[:-1]):
-        if argument == "--hw":
-            return load_chip(command[position + 1])
-        if argument.startswith("--hw="):
-            return load_chip(argument.removeprefix("--hw="))
-    return load_chip(facts.chip)

@@ -83,11 +83,12 @@ def write_report(
             f"{out} cannot be written: {error.strerror or error}", hint="choose another --out"
         ) from error
     page = out / PAGE
-    write_atomic(page, _rendered(sections, compared))
+    write_atomic(page, rendered("page.html", sections=sections, compared=compared))
     return Written(page, tuple(files))
 
 
-def _rendered(sections: Sequence[dict[str, object]], compared: Sequence[ShownFigure]) -> str:
+def rendered(template: str, **values: object) -> str:
+    """A page of a template under `templates/`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -100,7 +101,7 @@ def _rendered(sections: Sequence[dict[str, object]], compared: Sequence[ShownFig
     environment.filters["percent"] = percent
     environment.filters["points"] = points
     environment.filters["quantity"] = format_quantity
-    return environment.get_template("page.html").render(sections=sections, compared=compared)
+    return environment.get_template(template).render(**values)
 
 
 def _machine_tables(facts: Facts, device: MeasuredDevice | None) -> list[Table]:

@@ -35,8 +35,9 @@ from trex.search.winner import fit_winner
 from trex.search.workshop import Workshop
 from trex.store.ranking import best_first, furthest_first
 from trex.store.record import Estimate, Record
-from trex.store.run import PROOF, TUNED, V0_1, WINNER, Run
+from trex.store.run import ORIGINAL, PROOF, TUNED, V0_1, WINNER, Run
 from trex.store.schemas import Manifest, Tuned, Winner
+from trex.store.tensors import write_tensors
 from trex.stored import plan_fields
 
 
@@ -62,6 +63,7 @@ class Search:
                 _ = self.shop.calibration
             Run.start(self.run.path, self._manifest)
         with self.run.joined():
+            self._keep_original()
             self._measure()
             with self.run.finishing():
                 return self._finish()
@@ -73,6 +75,13 @@ class Search:
     def estimate(self, plan: Plan) -> Estimate:
         """What a plan costs, as records hold it."""
         return self.shop.estimate(plan)
+
+    def _keep_original(self) -> None:
+        """Keep the original's weights, where nobody else has them as a file."""
+        loaded, file = self.problem.loaded, self.run.path / ORIGINAL
+        if loaded.weights_source == ORIGINAL and not file.exists():
+            state = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+            write_tensors(file, state, of=loaded.name)
 
     def _measure(self) -> None:
         settings = self.problem.settings

@@ -16,7 +16,7 @@ from trex.models.registry import LoadedModel, load
 from trex.search.front import measured_front
 from trex.store.ranking import best_record, records_of
 from trex.store.record import Record
-from trex.store.run import Run
+from trex.store.run import ORIGINAL, Run
 from trex.store.schemas import ModelArguments
 from trex.training.transforms import InputConfig, input_config_from_json
 
@@ -35,7 +35,7 @@ def load_original(run: Run, weights: Path | None = None) -> tuple[LoadedModel, I
     settings = manifest.settings
     source = manifest.weights_source
     if weights is None and source != "hub":
-        weights = Path(source)
+        weights = run.path / ORIGINAL if source == ORIGINAL else Path(source)
         if not weights.exists():
             raise WeightsError(
                 f"{weights}, which {run.path} was made with, is not there",
@@ -158,9 +158,9 @@ def pick_variant(run: Run, pick: str, original: LoadedModel) -> tuple[str, nn.Mo
     """
     record = pick_record(run, pick)
     if pick == "best":
-        return record.plan, load_bundle(run.best)
+        return record.plan, load_bundle(run.best, original.own_base())
     if pick == "finetuned":
-        return record.plan, load_bundle(run.finetuned)
+        return record.plan, load_bundle(run.finetuned, original.own_base())
     fitted = FittedPlan(
         plan=record.parsed, state=run.parameters(record.key), logits=torch.empty(0)
     )

@@ -19,6 +19,7 @@ from trex.fit.refine import RefineSettings
 from trex.hardware import Chip, DeviceAccounting, MeasuredDevice
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
+from trex.progress import is_told, tell
 from trex.search.space import SearchSpace
 from trex.training.data import ImageSet
 from trex.training.transforms import InputConfig
@@ -111,7 +112,8 @@ def progress_bar(
 ) -> Iterator[Callable[[int], object]]:
     """A progress bar in a terminal, lines in a log elsewhere; yields what advances it.
 
-    Lines come every few per cent, with the time left. What the step took, without what bars inside
+    Where a callback is told (`trex.progress`), there is no bar. Lines come every few per cent,
+    with the time left. What the step took, without what bars inside
     it took, is added up in `taken`.
 
     Args:
@@ -123,13 +125,17 @@ def progress_bar(
     _logger.info("%s: %s%s", label, f"{total:,} ", unit)
     started, passed, before = time.monotonic(), _passed.value, _sum()
     lines = _Lines(label, total, started)
+    done, hidden = 0, True if is_told() else None
     with tqdm(
-        total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=None, unit_scale=True
+        total=total, desc=label, unit=f" {unit}", file=sys.stderr, disable=hidden, unit_scale=True
     ) as bar:
 
         def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
             bar.update(steps)
             count_passes(passes * steps)
+            tell(label, done, total, unit)
             if bar.disable:
                 lines.advance(steps)
 

@@ -8,6 +8,7 @@ results.jsonl     one record a candidate, appended; what later rungs measured fo
 candidates/       the fitted parameters of every recorded candidate, each file with its hash
 best/             the winner as a bundle, fitted on all images (best.json)
 timings.json      what a measured machine took for the best plans, where one was searched for
+original.safetensors  the original's weights, where the search was given the model itself
 finetuned/        the winner as the last rung trained it, where there were short trainings
 study.log         who works on what (an Optuna journal); made again from the records if lost
 .locks/           of processes that search here together
@@ -70,6 +71,8 @@ PROOF: Final = "proof.json"
 SUMMARY: Final = "summary.json"
 #: what a measured machine took for the best plans
 TIMINGS: Final = "timings.json"
+#: weights of the original, where the search was given the model itself
+ORIGINAL: Final = "original.safetensors"
 
 _DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 _RESTORE: Final = "restore the file, or search again elsewhere"

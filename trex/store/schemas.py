@@ -57,10 +57,15 @@ class Densities(Fields):
 
 
 class Manifest(Fields):
-    """`manifest.json`: what was asked, of what."""
+    """`manifest.json`: what was asked, of what.
+
+    Attributes:
+        device: as it was named; None where it was given as an object, and in older runs.
+    """
 
     settings: Settings
     command: list[str] = Field(default_factory=list)
+    device: Text | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     weights_source: Text = "hub"
     calibration: Text | None = None
@@ -72,6 +77,18 @@ class Manifest(Fields):
     feasible: Count | None
     baseline: Estimate
     densities: Densities | None = None
+
+    @property
+    def device_named(self) -> str:
+        """The device as the search was given it: one of one's own is known by its path alone."""
+        if self.device is not None:
+            return self.device
+        for position, argument in enumerate(self.command):
+            if argument == "--hw" and position + 1 < len(self.command):
+                return self.command[position + 1]
+            if argument.startswith("--hw="):
+                return argument.removeprefix("--hw=")
+        return self.settings.chip
 
 
 class Winner(Fields):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from trex.errors import DataError
 from trex.fit.loss import mean_kl
 from trex.models.adapter import first_tensor
+from trex.progress import is_told, tell
 from trex.training.data import Batch
 
 #: Resamplings of the images behind a confidence interval.
@@ -223,7 +224,8 @@ def _run(
     seconds = [0.0] * len(models)
     labels, indices = [], []
     with _evaluation(models, device, amp):
-        bar = tqdm(batches, desc=label, unit="batch", file=sys.stderr, leave=False, disable=None)
+        hidden = True if is_told() else None
+        bar = tqdm(batches, desc=label, unit="batch", file=sys.stderr, leave=False, disable=hidden)
         for number, batch in enumerate(bar):
             images = batch.images.to(device)
             if warm_up and number == 0:
@@ -236,6 +238,7 @@ def _run(
                 seconds[i] += taken
             labels.append(batch.labels)
             indices.append(batch.indices)
+            tell(label, number + 1, int(bar.total or 0), "batches")
     if not labels:
         raise DataError("there are no images to run the model on", hint="check the data set")
     answers = [

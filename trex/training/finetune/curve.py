@@ -13,6 +13,7 @@ from typing import Final
 from tqdm import tqdm
 
 from trex.files import append_line, write_atomic
+from trex.progress import is_told, tell
 from trex.store.finetuning import read_curve
 
 #: Rows of a curve, at most and about; each is the last of so many steps.
@@ -43,14 +44,16 @@ class Curve:
         self._waited_s = self.seconds = self.waited_s = 0.0
         if file is not None:
             self._begin(file, first)
+        self._total = steps * images
         self._bar = tqdm(
             desc="fine-tuning",
-            total=steps * images,
+            total=self._total,
             initial=first * images,
             unit=" images",
             file=sys.stderr,
-            # without a terminal, and in all processes but one, there is no bar
-            disable=None if file is not None else True,
+            # without a terminal, where a callback is told, and in all processes but one, there
+            # is no bar
+            disable=None if file is not None and not is_told() else True,
             unit_scale=True,
         )
 
@@ -67,6 +70,8 @@ class Curve:
         self._done += 1
         self._waited_s += waited_s
         self._bar.update(self._images)
+        if self._file is not None:
+            tell("fine-tuning", self._done * self._images, self._total, "images")
         if self._done % self._every:
             return
         now = time.perf_counter()

@@ -212,7 +212,7 @@ def _conclude(
         data_config=job.data_config,
         extra={} if estimate is None else {"estimate": estimate.as_json()},
     )
-    made = load_bundle(folder.bundle)
+    made = load_bundle(folder.bundle, job.original.own_base())
     done = {record.stage for record in folder.records()}
     details = Training(
         kept=training.kept,
