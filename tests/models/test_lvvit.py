@@ -354,7 +354,7 @@ def test_copies_and_mixed_precision() -> None:
     fresh = small()
     fresh.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(fresh(images()), logits)
-    # the published width: oneDNN computes some narrower bf16 convolutions wrong on AMX (torch 2.14)
+    # the published width: oneDNN computes narrower bf16 convolutions wrong on AMX (torch 2.14)
     wide = small(stem_width=64)
     logits = wide(images())
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -257,20 +257,20 @@ def _measured(args: argparse.Namespace, chip: Chip) -> AccuracyFigure:
     Raises:
         TrexError: the model, its weights or the images cannot be used.
     """
+    from trex.api.data import DataOptions, check_sources, open_labelled, open_unlabelled
     from trex.errors import DataError
     from trex.hardware.accuracy import keep_accuracy
     from trex.hardware.load import chip_path
     from trex.models.registry import load
-    from trex.training.data import open_dataset
     from trex.training.measure import RANGE_IMAGES, measure_chip
-    from trex.training.transforms import DataConfig, eval_transform
+    from trex.training.transforms import DataConfig
 
     if args.model is None:
         raise ChipError("--data needs a model to measure with", hint="give one with --model")
     for flag in ("images", "draws"):
         if getattr(args, flag) < 1:
             raise DataError(f"--{flag} {getattr(args, flag)} is too few", hint="give at least 1")
-    _arguments.check_sources(args.data, args.calib)
+    check_sources(args.data, args.calib)
     loaded = load(
         args.model,
         weights=args.weights,
@@ -278,9 +278,8 @@ def _measured(args: argparse.Namespace, chip: Chip) -> AccuracyFigure:
         img_size=args.img_size,
     )
     config = DataConfig.of_model(loaded.model)
-    images = _arguments.open_labelled(
-        args.data, args, config, getattr(loaded.model, "num_classes", None)
-    )
+    reading = DataOptions.of(args.class_map, args.strict)
+    images = open_labelled(args.data, config, getattr(loaded.model, "num_classes", None), reading)
     if args.calib is None:
         # a quarter at most, so that few images still leave some to answer
         for_ranges = min(RANGE_IMAGES, len(images) // 4)
@@ -293,7 +292,7 @@ def _measured(args: argparse.Namespace, chip: Chip) -> AccuracyFigure:
         shares = (for_ranges / len(images), answered / len(images))
         ranges, images = images.split(shares, seed=0)
     else:
-        ranges = open_dataset(args.calib, transform=eval_transform(config), labels=False)
+        ranges = open_unlabelled(args.calib, config, reading)
         ranges = ranges.subset(min(RANGE_IMAGES, len(ranges)), seed=0)
         images = images.subset(min(args.images, len(images)), seed=0)
     figure = measure_chip(
