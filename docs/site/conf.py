@@ -40,6 +40,9 @@ exclude_patterns = [".*", "build", "dist", "runs", "docs/site", "tests", "trex",
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
 highlight_language = "none"
+smartquotes = False
+# docstrings write `name`
+default_role = "literal"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -59,7 +62,7 @@ html_copy_source = False
 html_show_sphinx = False
 
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
-_PAGE = re.compile(r"^- \[[^]]+\]\(([^)#]+)\.md\)", re.MULTILINE)
+_PAGE = re.compile(r"^- \[([^]]+)\]\(([^)#]+)\.md\)", re.MULTILINE)
 
 
 def navigation(index: str) -> str:
@@ -67,10 +70,10 @@ def navigation(index: str) -> str:
     _, *parts = _SECTION.split(index)
     trees, seen = [], set[str]()
     for caption, text in zip(parts[::2], parts[1::2], strict=True):
-        pages = [page for page in _PAGE.findall(text) if page not in seen]
+        pages = {page: title for title, page in _PAGE.findall(text) if page not in seen}
         seen.update(pages)
         if pages:
-            lines = "\n".join(pages)
+            lines = "\n".join(f"{title} <{page}>" for page, title in pages.items())
             trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n")
     return "\n".join(trees)
 
