@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the original's, where they have moved; of a bundle, where they are not timm's",
     )
-    noise = parser.add_argument_group("on a chip that errs")
+    noise = parser.add_argument_group("with a chip's errors")
     noise.add_argument("--non-ideal", action="store_true", help="also with the chip's errors")
     noise.add_argument("--hw", metavar="CHIP", help="which; else the run's or the bundle's")
     noise.add_argument("--draws", type=int, default=5, metavar="N", help="chip instances (5)")
