@@ -22,6 +22,7 @@ _NOT_CHECKED = re.compile(
 )
 _INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
+_OPTIONAL = re.compile(r"(\s)\[([^][]+)\](?=\s|$)")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
@@ -36,8 +37,9 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """Its words, without the dots that stand for arguments left out."""
-        return [word for word in shlex.split(self.text, comments=True) if word not in ("...", "…")]
+        """Its words; what may be left out is there, dots for arguments left out are not."""
+        whole = _OPTIONAL.sub(r"\1\2", self.text)
+        return [word for word in shlex.split(whole, comments=True) if word not in ("...", "…")]
 
 
 def text_of(page: str) -> str:

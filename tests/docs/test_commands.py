@@ -56,7 +56,7 @@ def test_a_command_parses(command, parser, capsys):
             parser.parse_args([verb, *arguments])
         except SystemExit:
             pytest.fail(capsys.readouterr().err)
-    flags = [word.strip("[]").partition("=")[0] for word in arguments]
+    flags = [word.partition("=")[0] for word in arguments]
     flags = [word for word in flags if word.startswith("--")]
     assert set(flags) <= flags_of(verb_parsers(parser)[verb])
 
