@@ -10,6 +10,7 @@ import argparse
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -146,15 +147,22 @@ def inputs() -> str:
 def _files(files: Mapping[str, type[BaseModel]]) -> str:
     parts: list[str] = []
     shapes: dict[str, Mapping[str, Any]] = {}
+    comments = {
+        name: _comments(found)
+        for model in files.values()
+        for name, found in vars(sys.modules[model.__module__]).items()
+        if inspect.isclass(found) and issubclass(found, BaseModel)
+    }
     headings = {model.__name__: slug(name) for name, model in files.items()}
     for name, model in files.items():
         schema = model.model_json_schema(ref_template="{model}")
         shapes.update(schema.get("$defs", {}))
-        parts.append(f"## {name}\n\n{_about(schema)}\n{_fields(schema, headings)}\n")
+        fields = _fields(schema, headings, comments[model.__name__])
+        parts.append(f"## {name}\n\n{_about(schema)}\n{fields}\n")
     parts.append("## What these are made of\n")
     for name, shape in sorted(shapes.items()):
         if "properties" in shape and not name.startswith("Sourced") and name not in headings:
-            about, fields = _about(shape), _fields(shape, headings)
+            about, fields = _about(shape), _fields(shape, headings, comments.get(name, {}))
             parts.append(f"### {_plain(name)}\n\n{about}\n{fields}\n")
     return "\n".join(parts)
 
@@ -182,21 +190,28 @@ def _attributes(schema: Mapping[str, Any]) -> Mapping[str, str]:
     return {n: " ".join(t.split()) for n, t in zip(entries[::2], entries[1::2], strict=True)}
 
 
-def _fields(schema: Mapping[str, Any], headings: Headings) -> str:
-    meanings = _attributes(schema)
+def _comments(model: type[BaseModel]) -> Mapping[str, str]:
+    """What comments that begin with `#:` say of the fields below them."""
+    found = re.findall(r"((?:^    #: .*\n)+)    (\w+):", inspect.getsource(model), re.MULTILINE)
+    return {name: " ".join(re.sub(r"#: ", "", text).split()) for text, name in found}
+
+
+def _fields(schema: Mapping[str, Any], headings: Headings, comments: Mapping[str, str]) -> str:
+    meanings = {**comments, **_attributes(schema)}
     needed = schema.get("required", ())
-    lines = ["| field | type | |", "|---|---|---|"]
+    lines = ["| field | type | meaning |", "|---|---|---|"]
     for name, field in schema["properties"].items():
         notes = [] if name in needed else [_default(field)]
-        if name in meanings:
-            notes.insert(0, _sentence(meanings[name]))
+        meaning = meanings.get(name) or " ".join(field.get("description", "").split())
+        if meaning:
+            notes.insert(0, _sentence(meaning.replace("|", "\\|")))
         lines.append(f"| `{name}` | {_type(field, headings)} | {' '.join(filter(None, notes))} |")
     return "\n".join(lines) + "\n"
 
 
 def _default(field: Mapping[str, Any]) -> str:
     value = field.get("default")
-    if value in (None, [], {}) or isinstance(value, dict):
+    if value in (None, "", [], {}) or isinstance(value, dict):
         return "May be left out."
     return f"Left out: `{str(value).lower() if isinstance(value, bool) else value}`."
 
