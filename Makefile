@@ -8,7 +8,7 @@ ARGS :=
 # A file's tests share what they set up.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-min campaign lint clean clean-all venv
+.PHONY: help demo docs test test-min campaign lint clean clean-all venv
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,6 +19,10 @@ help: ## this list
 
 demo: venv ## the whole job, offline, on handwritten digits
 	@$(VENV)/bin/trex demo $(ARGS)
+
+docs: venv ## the documentation as a site: build/docs/index.html
+	@$(VENV)/bin/python -m sphinx -W --keep-going -E -q -c docs/site -b html . build/docs $(ARGS)
+	@echo 'Open build/docs/index.html; it needs no server and no network.'
 
 test: venv ## all tests
 	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)

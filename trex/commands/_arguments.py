@@ -27,22 +27,35 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="timm name, e.g. deit_tiny_patch16_224; or bert_base_uncased, a folder",
     )
-    group.add_argument("--weights", type=Path, metavar="FILE", help="local file; else timm's")
-    group.add_argument("--num-classes", type=int, metavar="N", help="of the model's head")
+    group.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a local checkpoint; else timm's"
+    )
+    group.add_argument(
+        "--num-classes", type=int, metavar="N", help="classes of the head; else the model's"
+    )
     group.add_argument("--img-size", type=int, metavar="PIXELS")
-    group.add_argument("--tokens", type=int, metavar="N", help="of a text model's texts")
-    group.add_argument("--tokenizer", metavar="FILE", help="of a text model; else the model's")
-    group.add_argument("--mean", type=float, nargs="+", help="of the channels; else the model's")
-    group.add_argument("--std", type=float, nargs="+", help="of the channels; else the model's")
+    group.add_argument(
+        "--tokens", type=int, metavar="N", help="tokens that texts are cut or padded to (128)"
+    )
+    group.add_argument(
+        "--tokenizer", metavar="FILE", help="a text model's tokenizer; else the model's"
+    )
+    group.add_argument("--mean", type=float, nargs="+", help="channel means; else the model's")
+    group.add_argument("--std", type=float, nargs="+", help="channel deviations; else the model's")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """How data sets are read."""
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--class-map", type=Path, metavar="FILE", help="class folders in the head's order"
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help="a file of class folders in the head's order",
     )
-    group.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+    group.add_argument(
+        "--strict", action="store_true", help="stop at an unreadable image; else skip it"
+    )
 
 
 def add_set(parser: argparse.ArgumentParser, file: str, example: str) -> None:

@@ -15,7 +15,7 @@ def add_many(group: argparse._ArgumentGroup) -> None:
         "--budgets",
         nargs="+",
         metavar="LIMIT",
-        help="several limits of --minimize, one after another: 0.8x 0.65x 0.5x",
+        help="several limits on what --minimize names: 0.8x 0.65x 0.5x",
     )
     group.add_argument(
         "--max-drop",

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--calib", metavar="DATASET", help="images to measure with, unlabelled")
     group.add_argument(
-        "--calib-images", type=int, default=N_IMAGES, metavar="N", help="how many of them"
+        "--calib-images", type=int, default=N_IMAGES, metavar="N", help="how many of these images"
     )
 
 

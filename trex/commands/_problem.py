@@ -26,16 +26,18 @@ def add_work(group: argparse._ArgumentGroup) -> None:
         "--final-views",
         type=int,
         metavar="N",
-        help="augmented views of every image in the best plan's last fit (2; 0 of joint plans)",
+        help="augmented views of every image in the best plan's last fit (2; 0 for joint plans)",
     )
     group.add_argument("--batch-size", type=int, default=50, metavar="N", help="images at a time")
     group.add_argument(
         "--precision",
         default="auto",
         choices=("auto", "float32", "bfloat16"),
-        help="of forwards while fitting; auto: bfloat16 where the processor has it",
+        help="of forward passes while fitting; auto: bfloat16 where the processor has it",
     )
-    group.add_argument("--scratch", type=Path, metavar="DIR", help="for activations; else --out")
+    group.add_argument(
+        "--scratch", type=Path, metavar="DIR", help="folder for activations; else --out"
+    )
 
 
 def add_many(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +50,16 @@ def add_many(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes, one thread each; 1 uses all cores for one",
+        help="processes, one thread each; 1: one process with all cores",
     )
     many.add_argument(
         "--storage", metavar="URL", help="postgresql://user@host/database; else a file in --out"
     )
-    many.add_argument("--study", metavar="NAME", help="in the storage; else model, chip, budget")
+    many.add_argument(
+        "--study",
+        metavar="NAME",
+        help="name of the study in the storage; else made of model, chip and budget",
+    )
 
 
 def given_of(args: argparse.Namespace) -> Given:

@@ -39,18 +39,24 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-tokens",
         action="store_true",
-        help="no merging, for models whose every token is read",
+        help="no merging: for tasks that read every token",
     )
     group.add_argument("--source", metavar="WHICH", help="producers to reuse: nearest, or any")
-    group.add_argument("--tensors", nargs="+", metavar="NAME", help="output, map")
+    group.add_argument(
+        "--tensors", nargs="+", metavar="NAME", help="tensors to reuse: output, map"
+    )
     group.add_argument(
         "--transforms",
         nargs="+",
         metavar="NAME",
-        help="none, linear, block, linear_own; of maps also mixed",
+        help="transforms: none, linear, block, linear_own; for maps also mixed",
     )
     group.add_argument(
-        "--consumers", type=int, nargs="+", metavar="ENCODER", help="that may reuse; else all"
+        "--consumers",
+        type=int,
+        nargs="+",
+        metavar="ENCODER",
+        help="encoders that may reuse; else all",
     )
     group.add_argument(
         "--mixed",
@@ -65,26 +71,40 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-run", type=int, metavar="N", help="the most consumers in a row")
     group.add_argument("--max-reuse", type=int, metavar="N", help="the most consumers in all")
     group.add_argument(
-        "--merge-encoders", type=int, nargs="+", metavar="ENCODER", help="that may merge; else all"
+        "--merge-encoders",
+        type=int,
+        nargs="+",
+        metavar="ENCODER",
+        help="encoders that may merge; else all",
     )
     group.add_argument(
-        "--merge-step", type=float, metavar="SHARE", help="of the tokens: merges come in multiples"
+        "--merge-step",
+        type=float,
+        metavar="SHARE",
+        help="merges are multiples of this share of the tokens",
     )
     group.add_argument(
-        "--most-merged", type=float, metavar="SHARE", help="of the tokens, in one encoder"
+        "--most-merged",
+        type=float,
+        metavar="SHARE",
+        help="the most tokens that one encoder merges",
     )
     group.add_argument(
-        "--least-tokens", type=float, metavar="SHARE", help="of the tokens, that must be left"
+        "--least-tokens", type=float, metavar="SHARE", help="tokens that must be left at the end"
     )
     group.add_argument(
-        "--row-encoders", type=int, nargs="+", metavar="ENCODER", help="that may share; else all"
+        "--row-encoders",
+        type=int,
+        nargs="+",
+        metavar="ENCODER",
+        help="encoders whose tokens may share rows; else all",
     )
     group.add_argument(
         "--row-shares",
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="of its rows that are computed",
+        help="shares of an encoder's rows that may be computed",
     )
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "variants",
         nargs="+",
         metavar="VARIANT",
-        help="run folders (their best), bundles, fine-tunings, and names of timm's models",
+        help="run folders (their best plan), bundles, fine-tunings, and names of timm models",
     )
     parser.add_argument(
         "--runtime",
@@ -31,14 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RUNTIMES,
         help="PyTorch as it is (default) or compiled, ONNX Runtime (extra `onnx`)",
     )
-    parser.add_argument("--batch", default="1,8", metavar="N[,N]", help="images in a forward")
+    parser.add_argument("--batch", default="1,8", metavar="N[,N]", help="images in a forward pass")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of a CPU (1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads on a CPU (1)")
     parser.add_argument(
-        "--dtype", nargs="+", default=["fp32"], choices=DTYPES, help="int8 is ONNX Runtime's alone"
+        "--dtype",
+        nargs="+",
+        default=["fp32"],
+        choices=DTYPES,
+        help="number formats; int8 only with ONNX Runtime",
     )
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of timing (20)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also as JSON")
+    parser.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="rounds of timing (20)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON too")
     _arguments.add_json(parser)
 
 

@@ -22,10 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _devices.add_device(parser, "full")
     parser.add_argument(
         "--max-latency", default="0.6x", metavar="LIMIT",
-        help="every method gets the setting that comes closest from below (0.6x)",
+        help="every method gets the setting closest to this limit from below (0.6x)",
     )  # fmt: skip
     parser.add_argument(
-        "--methods", nargs="+", metavar="NAME", help="only these; else all, and other models"
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="only these methods; else all, and other models",
     )
     parser.add_argument(
         "--run", dest="runs", nargs="+", default=[], type=Path, metavar="DIR",
@@ -44,15 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="how many (200); fits use all",
+        help="calibration images to choose encoders with (200); fits use all",
     )
     parser.add_argument(
         "--amp", action="store_true", help="measure and choose in mixed precision (bf16)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which calibration images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed that draws the calibration images"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="tables, and what is measured, so that the same command goes on where it stopped",
+        help="folder for tables and measurements; the same command continues from it",
     )  # fmt: skip
     _arguments.add_json(parser)
 

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs/demo"),
         metavar="DIR",
-        help="where images, weights and results go (runs/demo)",
+        help="folder for images, weights and results (runs/demo)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training (0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,47 +27,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bundle is made of it; or a dynamic bundle: it is measured, adapted, simulated",
     )
     made = parser.add_argument_group("making a bundle of a run")
-    made.add_argument("--points", type=int, metavar="K", help="plans of the front (5)")
+    made.add_argument(
+        "--points", type=int, metavar="K", help="how many plans to take from the front (5)"
+    )
     made.add_argument("--out", type=Path, metavar="DIR", help="a new folder")
     made.add_argument(
         "--minimize",
         choices=("latency", "energy", "edap"),
         help="the cost that the front is drawn against, and that names its points (latency)",
     )
-    made.add_argument("--original", action="store_true", help="the original as one more plan")
+    made.add_argument("--original", action="store_true", help="add the original as one more plan")
     made.add_argument(
         "--keep",
         choices=("fp16", "fp32"),
-        help="how the plans' own parameters are kept; the original's stay as they are (fp16)",
+        help="number format of the plans' own parameters (fp16); the original's do not change",
     )
     made.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
+        "--weights", type=Path, metavar="FILE", help="the original's weights, if they have moved"
     )
     of = parser.add_argument_group("of a dynamic bundle")
     of.add_argument(
         "--mean-latency",
         metavar="LIMIT",
-        help="find the cascade and the early exits that lose least within it: 5ms, 0.5x",
+        help="find the cascade and the early exits that lose least within this mean: 5ms, 0.5x",
     )
-    of.add_argument("--mean-energy", metavar="LIMIT", help="the same of energy")
+    of.add_argument("--mean-energy", metavar="LIMIT", help="the same for mean energy")
     of.add_argument(
-        "--calib", metavar="DATASET", help="images that fit exits and choose thresholds, no labels"
+        "--calib",
+        metavar="DATASET",
+        help="images to fit exits and choose thresholds with, no labels",
     )
     of.add_argument(
         "--data",
         metavar="DATASET",
-        help="labelled images: measures every plan, and the cascade and exits chosen",
+        help="labelled images: measure every plan, the cascade and the exits",
     )
     of.add_argument(
         "--simulate",
         action="store_true",
-        help="a queue with deadlines, controller and fixed plans",
+        help="simulate a queue with deadlines: the controller and every fixed plan",
     )
     of.add_argument("--load", type=Path, metavar="FILE", help="arrivals in seconds, one a line")
     of.add_argument(
-        "--deadline", metavar="TIME", help="of requests; else 4 times the dearest plan"
+        "--deadline",
+        metavar="TIME",
+        help="deadline of a request; else 4 times the latency of the most expensive plan",
     )
-    of.add_argument("--requests", type=int, default=20_000, metavar="N", help="of bursts (20000)")
+    of.add_argument(
+        "--requests",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="requests of the simulated load (20000)",
+    )
     of.add_argument("--seed", type=int, default=0)
     _arguments.add_data(parser)
     _arguments.add_json(parser)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="DIR",
-        help="what `trex search` or `trex fit` wrote; or a bundle, as of a fine-tuning",
+        help="a run folder, or a bundle (for example of a fine-tuning)",
     )
     parser.add_argument(
         "--pick",
@@ -24,21 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the best plan found, the same after the search's short training, where the front "
         'bends most, the best measured plan of N consumers, or a plan: "5<-4 3~40"',
     )
-    parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images")
+    parser.add_argument(
+        "--data", required=True, metavar="DATASET", help="labelled images to measure on"
+    )
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the original's, where they have moved; of a bundle, where they are not timm's",
+        help="the original's weights, if they have moved or a bundle's are not timm's",
     )
-    noise = parser.add_argument_group("on a chip that errs")
-    noise.add_argument("--non-ideal", action="store_true", help="also with the chip's errors")
-    noise.add_argument("--hw", metavar="CHIP", help="which; else the run's or the bundle's")
+    noise = parser.add_argument_group("with a chip's errors")
+    noise.add_argument(
+        "--non-ideal", action="store_true", help="measure with the chip's errors too"
+    )
+    noise.add_argument("--hw", metavar="CHIP", help="the chip; else the run's or the bundle's")
     noise.add_argument("--draws", type=int, default=5, metavar="N", help="chip instances (5)")
     noise.add_argument("--mode", default="fast", choices=("fast", "exact"),
-                       help="exact computes bit by bit, and slowly")  # fmt: skip
+                       help="exact simulates bit by bit, slowly")  # fmt: skip
     noise.add_argument(
-        "--calib", metavar="DATASET", help="images that set the ranges; else the run's"
+        "--calib", metavar="DATASET", help="images that set the converters' ranges; else the run's"
     )
     _arguments.add_data(parser)
     _arguments.add_json(parser)

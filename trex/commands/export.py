@@ -49,22 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "uniform: a UniForm's reuse config and the public code's config of its base",
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
+        "--weights", type=Path, metavar="FILE", help="the original's weights, if they have moved"
     )
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="names of the head's classes, one a line"
+        "--classes", type=Path, metavar="FILE", help="names of the head's classes, one per line"
     )
     parser.add_argument(
         "--images",
         metavar="DATASET",
-        help="what files are verified with; else the run's calibration images",
+        help="images to verify files with; else the run's calibration images",
     )
-    parser.add_argument("--verify-images", type=int, default=8, metavar="N", help="how many (8)")
+    parser.add_argument(
+        "--verify-images",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many images to verify with (8)",
+    )
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the files with the variant"
     )
     parser.add_argument(
-        "--push-to-hub", metavar="ORGANISATION/NAME", help="upload what --format timm wrote"
+        "--push-to-hub",
+        metavar="ORGANISATION/NAME",
+        help="upload the folder that --format timm wrote",
     )
     eighth = parser.add_argument_group("int8 (--format onnx)")
     eighth.add_argument(
@@ -74,12 +82,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "static keeps those of the verification images",
     )
     eighth.add_argument(
-        "--data", metavar="DATASET", help="images on which it is compared with the float file"
+        "--data",
+        metavar="DATASET",
+        help="images on which the int8 file is compared with the float file",
     )
     eighth.add_argument(
-        "--class-map", type=Path, metavar="FILE", help="class folders in the head's order"
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help="a file of class folders in the head's order",
     )
-    eighth.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+    eighth.add_argument(
+        "--strict", action="store_true", help="stop at an unreadable image; else skip it"
+    )
     _arguments.add_json(parser)
 
 

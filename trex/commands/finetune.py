@@ -29,19 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         choices=("none", "hard", "token"),
-        help="which labels are used: none distils; else what the recipe's losses read",
+        help="none: distil without labels; else the labels that the recipe's losses read",
     )
     parser.add_argument(
         "--recipe", default="few_images", metavar="NAME|FILE", help="a shipped recipe, or a path"
     )
     _arguments.add_set(parser, "the recipe", _training.SET_EXAMPLE)
     parser.add_argument(
-        "--non-ideal", metavar="CHIP", help="train, and measure too, with this chip's errors"
+        "--non-ideal", metavar="CHIP", help="train and measure with this chip's errors"
     )
     parser.add_argument("--eval", metavar="DATASET", help="labelled images to measure on")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="is created")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the original's, where they have moved"
+        "--weights", type=Path, metavar="FILE", help="the original's weights, if they have moved"
     )
     together = parser.add_argument_group("of a dynamic bundle")
     together.add_argument(
@@ -52,13 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="plans that a step trains beside the cheapest and the dearest (1)",
+        help="plans that a step trains besides the cheapest and the most expensive (1)",
     )
     together.add_argument(
         "--twins", action="store_true", help="also train every plan alone, to compare"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="load images")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that load images"
+    )
     parser.add_argument("--device", help="cpu, cuda, ...; else the accelerator if there is one")
     _arguments.add_data(parser)
     _arguments.add_json(parser)

@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--transform",
         default="linear",
         choices=_arguments.TRANSFORMS_LEFT_OUT,
-        help="of consumers whose transform a plan leaves out (linear)",
+        help="transform of consumers for which a plan names none (linear)",
     )
     parser.add_argument(
         "--hw",
         default="trex_fefet_32nm",
         metavar="CHIP",
-        help="that prices are of: a shipped chip, or a path (trex_fefet_32nm)",
+        help="the chip to price on: a shipped one, or a path (trex_fefet_32nm)",
     )
     parser.add_argument("--accounting", default="full", choices=_arguments.ACCOUNTINGS)
     _problem.add_data(parser)
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--refine",
         action="store_true",
-        help="refine the best plan's fit by what the output feels; minutes",
+        help="refine the best plan's fit against the original's output; takes minutes",
     )
     _problem.add_work(work)
     _problem.add_many(parser)

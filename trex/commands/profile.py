@@ -23,13 +23,20 @@ DTYPES = ("fp32", "bf16", "int8")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--model", required=True, help="timm name, e.g. deit_tiny_patch16_224")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="of the model's head")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="classes of the head; else the model's"
+    )
     parser.add_argument("--img-size", type=int, metavar="PIXELS")
     add_setting(parser)
     parser.add_argument(
-        "--batch", default="8", metavar="N[,N]", help="images in a forward; one device each (8)"
+        "--batch",
+        default="8",
+        metavar="N[,N]",
+        help="images in a forward pass; one device each (8)",
     )
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="of timing (15)")
+    parser.add_argument(
+        "--rounds", type=int, default=15, metavar="N", help="rounds of timing (15)"
+    )
     parser.add_argument(
         "--held-out",
         type=int,
@@ -47,8 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_setting(parser: argparse.ArgumentParser) -> None:
     """How models run."""
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of a CPU (1)")
-    parser.add_argument("--dtype", default="fp32", choices=DTYPES, help="int8 is of --runtime ort")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads on a CPU (1)")
+    parser.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=DTYPES,
+        help="number format; int8 only with --runtime ort",
+    )
     parser.add_argument(
         "--runtime",
         default="eager",

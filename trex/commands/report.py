@@ -16,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="of `trex search`, `trex fit`, `trex finetune`; or the folder of one `trex sweep`",
+        help="folders of `trex search`, `trex fit` and `trex finetune`, or of one `trex sweep`",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to; else `report` in the run's folder"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the report's folder; else `report` in the run's folder",
     )
     parser.add_argument(
         "--hw", metavar="DEVICE", help="a measured machine: price the best plans on it too"
@@ -27,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _devices.add_force(parser)
     parser.add_argument(
         "--bench", nargs="+", default=[], type=Path, metavar="FILE",
-        help="what trex bench --out wrote of the runs: shown beside accuracy",
+        help="files of trex bench --out for these runs, shown beside accuracy",
     )  # fmt: skip
     _arguments.add_json(parser)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prune", help="drop the fitted parameters of plans off the front; records stay"
     )
     pruned.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    pruned.add_argument("--yes", action="store_true", help="do it; else it is only told")
+    pruned.add_argument("--yes", action="store_true", help="remove them; else only list them")
     for action in (listed, shown, compared, pruned):
         _arguments.add_json(action)
 

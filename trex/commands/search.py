@@ -23,13 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _devices.add_device(parser, "paper")
     _space.add_space(parser)
     budget = parser.add_argument_group("budget (all given limits must hold)")
-    budget.add_argument("--max-latency", metavar="LIMIT", help="9ms, or 0.6x of the original")
-    budget.add_argument("--max-energy", metavar="LIMIT", help="0.1mJ, or 0.8x")
-    budget.add_argument("--max-area", metavar="LIMIT", help="600mm2, or 0.9x")
-    budget.add_argument("--max-edap", metavar="LIMIT", help="484mJ*ms*mm2, or 0.5x")
-    budget.add_argument("--max-params", metavar="LIMIT", help="parameters: 4M, or 0.9x")
     budget.add_argument(
-        "--max-macs", metavar="LIMIT", help="multiply-accumulates an image: 800M, or 0.9x"
+        "--max-latency", metavar="LIMIT", help="limit on latency: 9ms, or 0.6x of the original"
+    )
+    budget.add_argument("--max-energy", metavar="LIMIT", help="limit on energy: 0.1mJ, or 0.8x")
+    budget.add_argument("--max-area", metavar="LIMIT", help="limit on area: 600mm2, or 0.9x")
+    budget.add_argument("--max-edap", metavar="LIMIT", help="limit on EDAP: 484mJ*ms*mm2, or 0.5x")
+    budget.add_argument("--max-params", metavar="LIMIT", help="limit on parameters: 4M, or 0.9x")
+    budget.add_argument(
+        "--max-macs",
+        metavar="LIMIT",
+        help="limit on multiply-accumulates per image: 800M, or 0.9x",
     )
     budget.add_argument(
         "--pareto",
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paper's uniform patterns, of which the least loss wins; random",
     )
     work.add_argument(
-        "--sampler", default="tpe", choices=("tpe", "nsga2"), help="of --strategy optuna"
+        "--sampler", default="tpe", choices=("tpe", "nsga2"), help="sampler of --strategy optuna"
     )
     work.add_argument(
         "--evaluations",
@@ -59,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine-rounds",
         type=int,
         metavar="N",
-        help="of the best plan's refinement (0; where plans only reuse 3, 1 with --quick)",
+        help="rounds of the best plan's refinement (0; where plans only reuse 3, 1 with --quick)",
     )
     work.add_argument(
         "--quick", action="store_true", help="a first answer: fewer images and plans, less refined"
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--like",
         type=Path,
         metavar="RUN",
-        help="take the probes of a run of the same model, space and images; another chip or limit",
+        help="another run of this model, space and images, whose probes are taken",
     )
     _rungs.add_rungs(parser)
     _problem.add_many(parser)

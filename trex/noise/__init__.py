@@ -1,4 +1,4 @@
-"""A model's accuracy on a chip that errs: few bits, converters, noisy cells. Needs torch."""
+"""A model's accuracy with a chip's errors: few bits, converters, noisy cells. Needs torch."""
 
 from trex.noise.apply import (
     is_non_ideal,

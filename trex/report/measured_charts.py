@@ -28,7 +28,7 @@ class Curves(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Accuracies in percent of one model: ideal, and on instances of a chip that errs."""
+    """Accuracies in percent of one model: ideal, and on instances of a chip with errors."""
 
     name: str
     ideal: float

@@ -352,7 +352,7 @@ def evaluation_lines(plan: str, measured: Evaluation) -> list[str]:
 
 
 def _non_ideal_lines(noisy: NonIdeal) -> list[str]:
-    """Accuracies on a chip that errs."""
+    """Accuracies with a chip's errors."""
     rows = [
         ("original", percent(noisy.baseline_top1), percent(noisy.baseline_top1_std)),
         ("variant", percent(noisy.top1), percent(noisy.top1_std)),

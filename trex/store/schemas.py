@@ -157,7 +157,7 @@ class Proof(Fields):
 
 
 class NonIdeal(Fields):
-    """A variant beside its original on instances of a chip that errs, in fractions.
+    """A variant beside its original on instances of a chip with errors, in fractions.
 
     Attributes:
         draws: chip instances.
@@ -185,7 +185,7 @@ class Evaluation(Fields):
         agreement: the share of equal first guesses.
         skipped: images that cannot be read.
         speedup: of the variant.
-        non_ideal: the same on a chip that errs.
+        non_ideal: the same with a chip's errors.
     """
 
     data: Text

@@ -75,7 +75,7 @@ def measure_non_ideal(
     mode: Mode,
     batch_size: int = 50,
 ) -> NonIdeal:
-    """Both models on instances of a chip that errs; accuracies are fractions.
+    """Both models on instances of a chip with errors; accuracies are fractions.
 
     Every draw is another chip instance with other programming, write and read errors, the same
     ones' seeds for both models. Both models are left as they were.
