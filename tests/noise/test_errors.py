@@ -224,13 +224,11 @@ def answers(model, chip, images, mode, seeds=(0,)):
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
-@pytest.mark.parametrize("name", ["trex_fefet_32nm", "trex_sram_32nm", "trex_hybrid_32nm"])
+@pytest.mark.parametrize("name", ["trex_fefet_32nm", "trex_sram_32nm"])
 def test_off_equals_no_errors_bit_by_bit(model, images, name, mode):
     (plain,) = answers(model, load_chip(name), images, mode)
-    off = chip_with(name) if name != "trex_hybrid_32nm" else load_chip(name)
     zeros = chip_with(name, drift_time_s=1e6, drift_compensated=True, stuck_on=0.0)
-    for chip in (off, zeros):
-        assert torch.equal(answers(model, chip, images, mode)[0], plain)
+    assert torch.equal(answers(model, zeros, images, mode)[0], plain)
 
 
 QUIET = {

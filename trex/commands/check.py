@@ -236,11 +236,11 @@ def _chip(args: argparse.Namespace) -> _Found:
 def _verdict(report: ChipReport, figures: Sequence[AccuracyFigure]) -> str:
     """One line on a chip's prices and on the accuracy it leaves."""
     if report.source is None:
-        prices = "no published figure was compared"
+        prices = "nothing published compared"
     else:
         met = sum(c.agrees for c in report.comparisons)
         known = len(report.comparisons) - met - len(report.disagreements)
-        prices = f"{met} of {len(report.comparisons)} published figures met"
+        prices = f"{met} of {len(report.comparisons)} published met"
         prices += f", {known} known to differ" if known else ""
     accuracy, grade = "accuracy not measured", "good"
     if figures:
@@ -248,7 +248,7 @@ def _verdict(report: ChipReport, figures: Sequence[AccuracyFigure]) -> str:
         accuracy = f"{worst.model} loses {worst.points_lost:.1f} points"
         grade = worst.grade
     word = grade if report.ok else "NOT good"
-    return f"{word}: {accuracy}; {prices}; {len(report.chip.assumptions)} values are assumed"
+    return f"{word}: {accuracy}; {prices}; {len(report.chip.assumptions)} assumed"
 
 
 def _measured(args: argparse.Namespace, chip: Chip) -> AccuracyFigure:

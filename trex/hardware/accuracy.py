@@ -111,10 +111,10 @@ class AccuracyFigure:
 
     @property
     def grade(self) -> str:
-        """`good`, `FAILS`, or how many points are more than `MOST_POINTS_LOST`."""
+        """`good`, `weak` where more than `MOST_POINTS_LOST` are lost, or `FAILS`."""
         if self.keeps:
             return "good"
-        return "FAILS" if self.fails else f"more than {MOST_POINTS_LOST:g} points lost"
+        return "FAILS" if self.fails else "weak"
 
     def __str__(self) -> str:
         spread = "" if self.top1_std is None else f" +- {100 * self.top1_std:.1f}"

@@ -50,9 +50,13 @@ class Moments:
 
     def to(self, device: torch.device) -> Moments:
         """The same on a device."""
-        parts = (self.gain, self.kept, self.passed, self.floor)
-        through = None if self.through is None else self.through.to(device)
-        return Moments(*(part.to(device) for part in parts), through)
+        return Moments(
+            gain=self.gain.to(device),
+            kept=self.kept.to(device),
+            passed=self.passed.to(device),
+            floor=self.floor.to(device),
+            through=None if self.through is None else self.through.to(device),
+        )
 
 
 def estimate(
