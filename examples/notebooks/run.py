@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("researcher", "engineer", "uniform_user")
+NAMES = ("uniform_user",)
 
 
 def cells_of(source: str) -> list[tuple[str, str]]:

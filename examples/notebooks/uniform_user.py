@@ -27,7 +27,8 @@ print(trex.price(uniform, "trex_fefet_32nm", plan="2<-1:map").latency_ratio)
 # %%
 fitted = trex.fit(uniform, ["2<-1:map", "2<-1"], images, out="runs/uniform")
 for record in fitted.records:
-    print(record.plan, f"{record.estimate.latency_s * 1e3:.3f} ms an image, an estimate")
+    print(record.plan, f"loss {record.selection.loss:.2e} nats, measured")
+    print(f"  latency {record.estimate.latency_s * 1e3:.3f} ms, an estimate")
 
 # %% [markdown]
 # The export: the reuse config, the base's config, the weights.

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import trex.demo.digits
-
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
@@ -44,16 +42,9 @@ def test_what_is_saved_is_of_the_source_and_was_run(name: str, runner: ModuleTyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_source_runs_small(
+def test_the_source_runs(
     name: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a tenth of the digits, with a model trained for one epoch."""
-    train = trex.demo.digits.train_digits_model
-    few = {"train": 100, "calib": 40, "test": 40, "rest": 0}
-    monkeypatch.setattr(trex.demo.digits, "SPLITS", few)
-    monkeypatch.setattr(
-        trex.demo.digits, "train_digits_model", lambda folder: train(folder, epochs=1)
-    )
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         notebook: dict[str, Any] = runner.execute((FOLDER / f"{name}.py").read_text())
