@@ -35,6 +35,11 @@ class Place(NamedTuple):
     seed: int
     name: str
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """All but the seed."""
+        return self.model, self.device, self.budget
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Came:
@@ -72,7 +77,7 @@ class SweepResult:
         """Searches that differ in their seed alone."""
         found: dict[tuple[str, str, str], list[Came]] = {}
         for row in self.rows:
-            found.setdefault(row.place[:3], []).append(row)
+            found.setdefault(row.place.names, []).append(row)
         return list(found.values())
 
 
@@ -122,7 +127,7 @@ def _full_row(row: Came) -> Row:
     best, original, last = told.best.estimate, told.baseline, told.best.last
     latency = f"{best.latency_s / original.latency_s:.4f}"
     measured = told.best.evaluation
-    evaluated = ("-",) * 6
+    evaluated: Row = ("-",) * 6
     if measured is not None:
         evaluated = (
             percent(measured.top1, 2), percent(measured.baseline_top1, 2),
@@ -208,18 +213,19 @@ def grouped_rows(result: SweepResult, *, paper: bool = False) -> tuple[Row, list
     shown = [
         index
         for index in range(3)
-        if not paper or index == 2 or len({group[0].place[index] for group in groups}) > 1
+        if not paper or index == 2 or len({group[0].place.names[index] for group in groups}) > 1
     ]
-    same = [f"{names[i]}: {groups[0][0].place[i]}" for i in range(3) if i not in shown]
+    same = [f"{names[i]}: {groups[0][0].place.names[i]}" for i in range(3) if i not in shown]
     used = [
         column
         for column in COLUMNS
         if any(row.summary and column.value(row.summary) is not None for row in result.rows)
     ]
     head = (*(names[i] for i in shown), *(c.short if paper else c.head for c in used))
-    rows = []
+    rows: list[Row] = []
     for group in groups:
-        front = tuple(_short(group[0].place[i]) if paper else group[0].place[i] for i in shown)
+        place = group[0].place.names
+        front = tuple(_short(place[i]) if paper else place[i] for i in shown)
         rows.append((*front, *(_over_seeds(column, group) for column in used)))
     seeds = max(len(group) for group in groups)
     same.append("one seed" if seeds == 1 else f"mean ± standard deviation of {seeds} seeds")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -297,7 +297,7 @@ class SweepFolder:
         file = self.path / CELLS
         if not file.exists():
             return {}
-        lines: list[dict[str, Any]] = read_jsonl(file).records
+        lines = read_jsonl(file).records
         hint = f"remove {file}: the same command makes it again"
         cells = [read_fields(Cell, line, file, SweepError, hint) for line in lines]
         return {cell.name: cell for cell in cells}
