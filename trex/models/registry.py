@@ -20,6 +20,7 @@ from trex.models.bert.adapter import BertAdapter
 from trex.models.bert.model import TextClassifier, config_values
 from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.placed import BeitAdapter, EvaAdapter, QwenAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
@@ -28,6 +29,10 @@ from trex.models.weights import KeyReport, load_weights, weights_hash
 
 _ADAPTERS: Final[tuple[Adapter, ...]] = (
     VitAdapter(),
+    EvaAdapter(),
+    QwenAdapter(),
+    BeitAdapter(),
+    RelPosAdapter(),
     LvvitAdapter(),
     UniformAdapter(),
     ShvitAdapter(),
