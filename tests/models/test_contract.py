@@ -145,10 +145,10 @@ def test_reusing_what_one_would_have_computed_changes_nothing(
 @every_kind
 @every_tensor
 def test_reuse_changes_what_it_should(kind: Kind, tensor: ReusedTensor) -> None:
-    model, images = kind.build(), kind.images()
+    model, images = kind.build().double(), kind.images().double()
     expected = logits_of(model, images)
     changed = logits_of(apply_reuse(model, f"5<-3:{tensor}"), images)
-    assert not torch.allclose(changed, expected, atol=1e-5)
+    assert not torch.allclose(changed, expected, rtol=0, atol=1e-8)
 
 
 @every_vit

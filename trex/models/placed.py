@@ -320,7 +320,7 @@ class QwenAdapter(EvaAdapter):
         """The encoder's projector, where it has one, and the classifier."""
         trunk, parts = self.trunk(model), cast(Any, model)
         side = trunk.patch_embed.grid_size
-        features = stream.reshape(len(stream), *side, -1)
+        features = stream.reshape(stream.shape[0], *side, -1)
         if trunk.merger is not None:
             features = trunk.merger(features)
         return first_tensor(parts.forward_head(features))
@@ -348,7 +348,7 @@ class BeitAdapter(PlacedAdapter):
         """Patches, class token, absolute positions where it has them."""
         beit = cast(Any, model)
         patches = beit.patch_embed(images)
-        tokens = torch.cat((beit.cls_token.expand(len(patches), -1, -1), patches), dim=1)
+        tokens = torch.cat((beit.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
         if beit.pos_embed is not None:
             tokens = tokens + beit.pos_embed
         return cast(Tensor, beit.pos_drop(tokens))
@@ -392,7 +392,7 @@ class RelPosAdapter(BeitAdapter):
         patches = vit.patch_embed(images)
         if vit.cls_token is None:
             return cast(Tensor, patches)
-        return torch.cat((vit.cls_token.expand(len(patches), -1, -1), patches), dim=1)
+        return torch.cat((vit.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
 
     def places(self, model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         """The bias that all blocks share, (1, H, N, N), where there is one."""

@@ -110,7 +110,7 @@ class ScoreBias(Place):
         if isinstance(rows, int):
             return table[:, :, :rows]
         heads = table.shape[1]
-        flat = rows.mean(table.transpose(1, 2).flatten(2).expand(len(rows.target), -1, -1))
+        flat = rows.mean(table.transpose(1, 2).flatten(2).expand(rows.target.shape[0], -1, -1))
         return flat.view(*flat.shape[:2], heads, -1).transpose(1, 2)
 
 

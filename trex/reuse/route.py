@@ -69,7 +69,7 @@ class State(NamedTuple):
         """Rows of the model's first tokens, (B, N0, D), as this state's tokens, (B, N, D)."""
         if self.groups is not None:
             assert self.sizes is not None
-            rows_BND = rows_BND.expand(len(self.groups), -1, -1)
+            rows_BND = rows_BND.expand(self.groups.shape[0], -1, -1)
             rows_BND = mean_of_groups(rows_BND, self.groups, self.sizes.shape[1])
         return rows_BND[:, : self.stream.shape[1]]
 
