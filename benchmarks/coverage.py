@@ -1,6 +1,6 @@
 """Which of timm's pretrained attention models TReX prices, reuses and merges: docs/models.md.
 
-    python benchmarks/coverage.py
+    python benchmarks/coverage.py [--filter NAME] [--json FILE] [--again FILE]
 
 Every architecture with pretrained weights is built on the meta device, without weights, and asked.
 A model attends if its traced operations multiply two computed matrices and take a softmax: maps
@@ -65,15 +65,20 @@ def attends(architecture: Architecture) -> bool:
     return {"dynamic_matmul", "softmax"} <= kinds
 
 
-def asked(name: str, weights: int) -> Asked:
-    """Build, trace, and ask for an adapter."""
+def asked(name: str, weights: int, before: Asked | None = None) -> Asked:
+    """Build, trace unless it was traced before, and ask for an adapter."""
+    if before is not None and before.prices and not before.attends:
+        return before
     model = create(name, device="meta")
     size = timm.data.resolve_model_data_config(model)["input_size"]
-    try:
-        prices, attending = True, attends(trace_architecture(model, size, name))
-    except ModelError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        prices = attending = False
+    if before is not None:
+        prices, attending = before.prices, before.attends
+    else:
+        try:
+            prices, attending = True, attends(trace_architecture(model, size, name))
+        except ModelError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            prices = attending = False
     why_not, merges = "", False
     try:
         merges = not adapter_of(model, name).layout(model).no_merging
@@ -122,9 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--filter", default="", help="only names with this in them")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument(
+        "--again", type=Path, help="such a file of the same timm: ask adapters only"
+    )
     args = parser.parse_args()
+    known = json.loads(args.again.read_text()) if args.again else []
+    before = {one["name"]: Asked(**one) for one in known}
     names = {name: n for name, n in pretrained().items() if args.filter in name}
-    found = [asked(*item) for item in tqdm(sorted(names.items()))]
+    found = [asked(name, n, before.get(name)) for name, n in tqdm(sorted(names.items()))]
     if args.json:
         args.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
     print(table(one for one in found if one.attends or not one.prices))

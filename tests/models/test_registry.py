@@ -38,6 +38,21 @@ def test_unknown_names_are_refused_with_near_ones(name: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+def test_a_model_may_be_called_without_its_sizes() -> None:
+    assert registry.full_name("deit_tiny") == "deit_tiny_patch16_224"
+    assert registry.full_name("timm/deit_tiny_distilled") == "deit_tiny_distilled_patch16_224"
+    assert registry.full_name("shvit_s1") == "shvit_s1"
+    called = registry.create("deit_tiny", num_classes=3, device="meta")
+    assert type(called) is type(registry.create("deit_tiny_patch16_224", device="meta"))
+    assert called.embed_dim == 192
+
+
+def test_of_several_sizes_one_has_to_be_chosen() -> None:
+    with pytest.raises(ModelError, match="models are called 'vit_small' and a size") as caught:
+        registry.create("vit_small")
+    assert "vit_small_patch16_224 or " in caught.value.hint
+
+
 @pytest.mark.parametrize("arguments", [{"img_size": 0}, {"img_size": -16}])
 def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(ModelError, match="test_vit"):
