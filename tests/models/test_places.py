@@ -101,7 +101,8 @@ def test_a_bias_of_merged_tokens_is_the_mean_over_pairs_of_their_parts() -> None
                 torch.testing.assert_close(now[image, :, i, j], mean)
     assert torch.equal(place.bias(2), now[:, :, :2])
     whole = ScoreBias.of(table, State(torch.zeros(2, TOKENS, 4)))
-    assert torch.equal(whole.bias(None)[0], table)
+    assert torch.equal(whole.bias(None), table)
+    assert torch.equal(whole.bias(2)[0], table[:, :2])
     assert NO_PLACE.bias(None) is None
 
 

@@ -93,7 +93,7 @@ def test_sharing_keeps_every_token_and_parameter(kind: Kind) -> None:
     assert {name: value.shape for name, value in model.state_dict().items()} == before
     changed = logits_of(model, images)
     assert changed.isfinite().all()
-    assert not torch.allclose(changed, expected, rtol=0, atol=1e-9)
+    assert not torch.allclose(changed, expected, rtol=0, atol=1e-12)
 
 
 @every_kind

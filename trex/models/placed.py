@@ -92,13 +92,13 @@ class RelativeBias(nn.Module):
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self) -> Tensor:
-        """(H, N, N)."""
+        """(1, H, N, N)."""
         return table_of(self.relative_position_bias_table, self.relative_position_index)
 
 
 def table_of(table: Tensor, index: Tensor) -> Tensor:
-    """A bias for every pair of tokens, (H, N, N), from one for every distance."""
-    return table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1)
+    """A bias for every pair of tokens, (1, H, N, N), from one for every distance."""
+    return table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1).contiguous()[None]
 
 
 class RotaryConsumer(VitConsumer):
@@ -153,8 +153,7 @@ def _score_bias(own: Tensor | None, tokens: Tokens) -> Place:
     tables = [table for table in (own, tokens.place) if table is not None]
     if not tables:
         return NO_PLACE
-    whole = sum(table if table.ndim == 4 else table[None] for table in tables)
-    return ScoreBias.of(cast(Tensor, whole), tokens)
+    return ScoreBias.of(tables[0] if len(tables) == 1 else tables[0] + tables[1], tokens)
 
 
 class PlacedAdapter(VitAdapter):

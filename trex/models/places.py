@@ -88,14 +88,19 @@ class ScoreBias(Place):
 
     Attributes:
         table: (B or 1, H, N, N), of every pair of tokens now.
+        given: the same as the model hands it over, where no token was merged: products of another
+            shape may round differently.
     """
 
     table: Tensor
+    given: Tensor | None = None
 
     @classmethod
     def of(cls, table: Tensor, tokens: Tokens) -> ScoreBias:
         """Of the tokens as they are now, from a table (1, H, N0, N0) or (H, N0, N0)."""
         whole = table if table.ndim == 4 else table[None]
+        if tokens.sizes is None:
+            return cls(whole, table)
         for _ in range(2):  # means of rows, then of columns
             heads, columns = whole.shape[1], whole.shape[3]
             rows = tokens.tokens_of(whole.transpose(1, 2).flatten(2))
@@ -106,7 +111,7 @@ class ScoreBias(Place):
         """The rows' means."""
         table = self.table
         if rows is None:
-            return table
+            return table if self.given is None else self.given
         if isinstance(rows, int):
             return table[:, :, :rows]
         heads = table.shape[1]
