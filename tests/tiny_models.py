@@ -84,6 +84,51 @@ VIT_KINDS = {
         side=64, qkv_bias=False, reads_class=False,
     ),
 }  # fmt: skip
+_AVERAGED: dict[str, Any] = {
+    "reads_class": False, "mixed": "2<-1:map/mixed 3:map/average 0~1 4=6",
+}  # fmt: skip
+_CLASSED: dict[str, Any] = {
+    "mixed": "2<-1:map/mixed 3:map/average 0~1 2=class 4=6",
+}  # fmt: skip
+#: other MLPs and norms; blocks that are told where their tokens are
+PLACED_KINDS = {
+    "gated mlp": Kind(
+        name="vit_giant_patch14_dinov2", kwargs={"img_size": 56}, side=56, **_CLASSED
+    ),
+    "rms norm": Kind(
+        name="aimv2_large_patch14_224", kwargs={"img_size": 56}, side=56, **_AVERAGED
+    ),
+    "eva02": Kind(
+        name="eva02_tiny_patch14_224", kwargs={"img_size": 56}, side=56, **_AVERAGED
+    ),
+    "rotary by head": Kind(
+        name="vit_small_patch16_rope_mixed_224", kwargs={"img_size": 64}, side=64, **_CLASSED
+    ),
+    "rotary, grouped keys": Kind(
+        name="vit_small_patch16_rope_224",
+        kwargs={"img_size": 64, "qkv_fused": False, "num_kv_heads": 1, "qk_norm": True},
+        side=64, **_CLASSED,
+    ),
+    "beit": Kind(name="beit_base_patch16_224", kwargs={"img_size": 64}, side=64, **_AVERAGED),
+    "beit, shared bias": Kind(
+        name="beit_base_patch16_224",
+        kwargs={
+            "img_size": 64, "global_pool": "token", "use_rel_pos_bias": False,
+            "use_shared_rel_pos_bias": True,
+        },
+        side=64, **_CLASSED,
+    ),
+    "relative positions": Kind(
+        name="vit_relpos_base_patch16_cls_224",
+        # by a table: an MLP's dropout draws anew in a checkpointed backward pass
+        kwargs={"img_size": 64, "global_pool": "token", "rel_pos_type": "bias"},
+        side=64, **_CLASSED,
+    ),
+    "qwen3": Kind(
+        name="qwen3_vit_88m", kwargs={"img_size": 64, "pos_embed_grid_size": 4}, side=64,
+        **_AVERAGED,
+    ),
+}  # fmt: skip
 #: convolutional encoders in stages, the first of which holds encoders 0 to 5
 STAGED_KINDS = {
     "uniform": Kind(
@@ -147,7 +192,7 @@ TEXT_KINDS = {
     "roberta": TextKind(name="roberta"),
     "electra": TextKind(name="electra", kwargs={"embedding_size": 32}),
 }
-KINDS = {**VIT_KINDS, **STAGED_KINDS, **TEXT_KINDS}
+KINDS = {**VIT_KINDS, **PLACED_KINDS, **STAGED_KINDS, **TEXT_KINDS}
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -181,6 +226,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
         for name in adapter.containers(model)
         for block in cast(nn.Sequential, model.get_submodule(name))
     ]
+
+
+def equal_places(model: nn.Module, images: Tensor, distinct: int) -> tuple[Tensor, ...]:
+    """Places of six patches of which so many differ, equal ones side by side.
+
+    Skips the test where the blocks' own tables are of another number of tokens.
+    """
+    adapter = adapter_of(model)
+    places = adapter.places(model, images)
+    if adapter.place_argument.startswith("shared") or not (places or not adapter.place_argument):
+        pytest.skip("bias tables are of all tokens, which tests/models/test_places.py merges")
+    each = 6 // distinct
+    return tuple(of[..., :distinct, :].repeat_interleave(each, dim=-2) for of in places)
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -230,6 +288,13 @@ def silence(block: Any) -> None:
                 layer.bias.zero_()
 
 
+_OF_SCORES = (
+    "norm1", "q_norm", "k_norm", "q_bias", "q_proj", "k_proj", "rel_pos",
+    "relative_position_bias_table",
+)  # fmt: skip
+_OF_VALUES = ("norm", "v_proj", "v_bias")
+
+
 def copy_attention(source: Any, target: Any, *, values: bool) -> None:
     """Give an encoder another one's first norm, queries and keys, and values where asked.
 
@@ -246,7 +311,7 @@ def copy_attention(source: Any, target: Any, *, values: bool) -> None:
             return
         for name, value in source.state_dict().items():
             part = name.removeprefix("attn.").split(".")[0]
-            if part in ("norm1", "q_norm", "k_norm") or (part == "norm" and values):
+            if part in _OF_SCORES or (part in _OF_VALUES and values):
                 target.state_dict()[name].copy_(value)
             elif part == "qkv":
                 rows = len(value) if values else len(value) * 2 // 3

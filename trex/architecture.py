@@ -13,23 +13,32 @@ from trex.plan import Layout, ReusedTensor
 OperationKind = Literal["static_matmul", "dynamic_matmul", "softmax", "elementwise"]
 
 #: What each reused tensor spares its consumer, by `Operation.part` (TReX §III; PSViT).
-#: `map_input`: what else only the map needs, such as a convolution of the queries.
+#: `map_input`: what else only the map needs, such as a convolution of the queries, or what turns
+#: them by their places; `key_input`: what turns keys; `score_bias`: what is added to scores.
+_OF_MAPS: Final = frozenset(
+    {"q", "k", "map_input", "key_input", "scores", "score_bias", "softmax"}
+)
 PARTS_SPARED: Final[dict[ReusedTensor, frozenset[str]]] = {
-    "output": frozenset({"norm1", "q", "k", "v", "map_input", "scores", "softmax", "context"}),
-    "map": frozenset({"q", "k", "map_input", "scores", "softmax"}),
+    "output": frozenset({"norm1", "v", "context"}) | _OF_MAPS,
+    "map": _OF_MAPS,
 }
 
 #: Parts that an encoder computes for all tokens of its attention, and for its rows only; the
 #: others come behind the place where tokens merge.
-_OF_KEYS: Final = frozenset({"norm1", "k", "v"})
+_OF_KEYS: Final = frozenset({"norm1", "k", "v", "key_input"})
 _OF_ROWS: Final = frozenset(
-    {"q", "map_input", "scores", "softmax", "context", "transform", "proj", "residual1"}
-)
+    {
+        "q", "map_input", "scores", "score_bias", "softmax", "context", "transform", "proj",
+        "residual1",
+    }
+)  # fmt: skip
+#: parts of as many columns as there are keys
+_ON_KEYS: Final = frozenset({"scores", "score_bias", "softmax"})
 
 #: Parts that are computed once for all tokens that share a row: in grids, whose queries and
 #: projection stay as they are, and in others, whose queries are made of mean inputs.
 _SHARED_IN_GRIDS: Final = frozenset({"scores", "softmax", "context"})
-_SHARED: Final = _SHARED_IN_GRIDS | {"q", "proj"}
+_SHARED: Final = _SHARED_IN_GRIDS | {"q", "map_input", "score_bias", "proj"}
 
 #: A model without encoders.
 NO_ENCODERS: Final = Layout(stages=(), tokens=0)
@@ -141,7 +150,7 @@ class Encoder:
         for i, op in enumerate(self.operations):
             if op.part in parts:
                 op = replace(op, vectors=rows)
-            elif i in on_scores:  # of all windows at once
+            elif grid and i in on_scores:  # of all windows at once
                 op = replace(op, vectors=op.vectors // tokens * rows)
             operations.append(replace(op, waits=True) if i == first_after else op)
         if not grid:
@@ -274,10 +283,12 @@ def with_encoders(
 
 def _at(op: Operation, attention: int, mlp: int, rows: int) -> Operation:
     vectors = attention if op.part in _OF_KEYS else rows if op.part in _OF_ROWS else mlp
-    if op.part in ("scores", "softmax"):
+    if op.part in _ON_KEYS:
         return replace(op, vectors=vectors, out_features=attention)
     if op.part == "context":
         return replace(op, vectors=vectors, in_features=attention)
+    if op.operand is not None:  # a row of a table for every vector
+        return replace(op, vectors=vectors, operand=op.operand // op.vectors * vectors)
     return replace(op, vectors=vectors)
 
 

@@ -46,7 +46,8 @@ def maps_of(model: nn.Module, images: Tensor, encoder: int) -> Tensor:
     with torch.no_grad():
         stream = adapter.stem(model, images)
         for index, block in enumerate(blocks_of(model)):
-            output, kept = adapter.attend(block, stream, frozenset({"map"}))
+            state = State(stream, places=adapter.places(model, images)).at(index)
+            output, kept = adapter.attend(block, stream, frozenset({"map"}), tokens=state)
             if index == encoder:
                 found.append(kept["map"])
             stream = adapter.after(

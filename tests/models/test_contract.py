@@ -13,6 +13,7 @@ import torch
 from timm.utils import ModelEmaV3, reparameterize_model
 from tiny_models import (
     KINDS,
+    PLACED_KINDS,
     VIT_KINDS,
     Kind,
     blocks_of,
@@ -93,21 +94,21 @@ def test_the_empty_plan_is_the_original(kind: Kind) -> None:
 @pytest.mark.parametrize("tensors", [(), ("output",), ("map",), ("output", "map")])
 def test_stepping_is_calling(kind: Kind, tensors: tuple[ReusedTensor, ...]) -> None:
     # fused and plain attention round differently: in double that does not show
-    number = torch.float64 if "map" in tensors else torch.float32
-    model, images = kind.build().to(number), kind.images().to(number)
+    model, images = kind.build().double(), kind.images().double()
     adapter = adapter_of(model)
     with torch.no_grad():
         stream = adapter.stem(model, images)
         for index, block in enumerate(blocks_of(model)):
             stream = adapter.before(block, stream)
-            output, kept = adapter.attend(block, stream, frozenset(tensors))
+            state = State(stream, places=adapter.places(model, images)).at(index)
+            output, kept = adapter.attend(block, stream, frozenset(tensors), tokens=state)
             assert set(kept) == set(tensors)
             stream = adapter.after(
                 block, adapter.join(block, stream, adapter.branch(block, output))
             )
             stream = adapter.between(model, index, stream)
         logits = adapter.head(model, stream)
-    assert close(logits, logits_of(model, images), 1e-12 if "map" in tensors else 1e-6)
+    assert close(logits, logits_of(model, images), 1e-12)
 
 
 @every_kind
@@ -116,7 +117,8 @@ def test_an_attention_map_is_made_of_probabilities(kind: Kind) -> None:
     adapter = adapter_of(model)
     with torch.no_grad():
         stream = adapter.stem(model, kind.images())
-        _, kept = adapter.attend(blocks_of(model)[0], stream, frozenset({"map"}))
+        state = State(stream, places=adapter.places(model, kind.images())).at(0)
+        _, kept = adapter.attend(blocks_of(model)[0], stream, frozenset({"map"}), tokens=state)
     assert (kept["map"] >= 0).all()
     torch.testing.assert_close(kept["map"].sum(-1), torch.ones(kept["map"].shape[:-1]))
 
@@ -132,6 +134,9 @@ def test_reusing_what_one_would_have_computed_changes_nothing(
     blocks = blocks_of(model)
     silence(blocks[4])
     copy_attention(blocks[4], blocks[5], values=tensor == "output")
+    if kind.name == "vit_small_patch16_rope_mixed_224":  # each encoder turns in its own way
+        with torch.no_grad():
+            model.rope.freqs[:, 4] = model.rope.freqs[:, 5]
     expected = logits_of(model, images)
     apply_reuse(model, f"5<-4:{tensor}", transform)
     assert close(logits_of(model, images), expected, 1e-12)
@@ -140,10 +145,10 @@ def test_reusing_what_one_would_have_computed_changes_nothing(
 @every_kind
 @every_tensor
 def test_reuse_changes_what_it_should(kind: Kind, tensor: ReusedTensor) -> None:
-    model, images = kind.build(), kind.images()
+    model, images = kind.build().double(), kind.images().double()
     expected = logits_of(model, images)
     changed = logits_of(apply_reuse(model, f"5<-3:{tensor}"), images)
-    assert not torch.allclose(changed, expected, atol=1e-4)
+    assert not torch.allclose(changed, expected, rtol=0, atol=1e-8)
 
 
 @every_vit
@@ -181,7 +186,8 @@ def test_a_state_dict_makes_the_same_variant(kind: Kind, plan: str) -> None:
 def test_copies_after_a_forward_are_independent(kind: Kind, plan: str) -> None:
     images = kind.images()
     model = apply_reuse(kind.build(), plan)
-    expected = model(images)
+    model(images)
+    expected = logits_of(model, images)
     twin = copy.deepcopy(model)
     assert close(logits_of(twin, images), expected, 0)
     with torch.no_grad():
@@ -202,7 +208,9 @@ def test_removing_reuse_restores_the_original(kind: Kind, plan: str, transform: 
     assert plan_of(model) is None
     assert list(model.state_dict()) == names
     assert close(logits_of(model, images), expected, 0)
-    assert type(model.get_submodule(adapter_of(model).containers(model)[0])) is nn.Sequential
+    for name in adapter_of(model).containers(model):
+        original = type(kind.build().get_submodule(name))
+        assert type(model.get_submodule(name)) is original
 
 
 def test_applying_twice_is_harmless_and_another_plan_is_refused() -> None:
@@ -301,6 +309,8 @@ def test_consumers_teach_their_producer(kind: Kind, tensor: ReusedTensor) -> Non
     assert bool(gradient[2 * third :].any()) == (tensor == "output")
 
 
+# torch says that its root mean square norms are not fused under autocast
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
 @every_planned
 def test_mixed_precision(kind: Kind, plan: str) -> None:
     model, images = apply_reuse(kind.build(), plan), kind.images()
@@ -370,7 +380,10 @@ def test_timms_moving_average(plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", [PLAN, JOINT, "mixed"], ids=["reuse", "joint", "mixed"])
-@pytest.mark.parametrize("name", ["vit", "distilled", "layer scale", "attention pool", "lvvit"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit", "distilled", "layer scale", "attention pool", "lvvit", "rotary by head", "beit"],
+)
 def test_compiles_as_one_graph(name: str, plan: str) -> None:
     kind = KINDS[name]
     plan = kind.mixed if plan == "mixed" else plan
@@ -388,6 +401,11 @@ def test_compiles_as_one_graph(name: str, plan: str) -> None:
         ("vit", f"{JOINT} 5=class"),
         ("vit", KINDS["vit"].mixed),
         ("lvvit", "1=9 2=@1 3<-1:map/mixed 3=class"),
+        ("gated mlp", f"{JOINT} 5=class"),
+        ("eva02", KINDS["eva02"].mixed),
+        ("rotary by head", f"{JOINT} 5=class"),
+        ("beit", KINDS["beit"].mixed),
+        ("relative positions", KINDS["relative positions"].mixed),
         pytest.param("uniform", PLAN, marks=pytest.mark.slow),
     ],
 )
@@ -463,10 +481,10 @@ def test_what_cannot_work_says_so(use, plan: str, request: pytest.FixtureRequest
     [
         ("vit_small_patch16_18x2_224", r"vit_small_patch16_18x2_224\.blocks\.0 is a Parallel"),
         ("vit_base_patch16_rpn_224", r"\.blocks\.0 is a ResPostBlock"),
-        ("vit_giant_patch14_dinov2", r"\.blocks\.0\.mlp is a \w*Glu\w*"),
-        ("test_vit4", r"\.blocks\.0\.norm1 is a RmsNorm"),
-        ("eva02_tiny_patch14_224", r"eva02_tiny_patch14_224 is a Eva"),
-        ("vit_relpos_small_patch16_224", "is a VisionTransformerRelPos"),
+        ("vit_dwee_patch16_reg1_gap_256", r"\.blocks\.0\.attn is a DiffAttention"),
+        ("vit_relpos_base_patch16_rpn_224", r"\.blocks\.0 is a ResPostRelPosBlock"),
+        ("eva02_enormous_patch14_clip_224", r"\.blocks\.0 is a EvaBlockPostNorm"),
+        ("xcit_nano_12_p16_224", "is a Xcit"),
         ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
         ("resnet18", "is a ResNet"),
     ],
@@ -537,3 +555,59 @@ def test_a_reusing_model_is_no_original() -> None:
             ask(model, "vit")
         assert "remove_plan" in caught.value.hint
     assert timm.models.group_parameters(model, model.group_matcher())
+
+
+def intermediates(model: nn.Module, images: Tensor) -> object:
+    return model.forward_intermediates(images, indices=[2, 4], norm=True)
+
+
+@pytest.mark.parametrize("name", ["eva02", "rotary by head", "beit", "relative positions"])
+@pytest.mark.parametrize("plan", [PLAN, "0~1"], ids=["reuse", "merging"])
+def test_what_cannot_work_says_so_where_encoders_are_called_one_by_one(
+    name: str, plan: str
+) -> None:
+    kind = KINDS[name]
+    model, images = apply_plan(kind.build(), plan), kind.images()
+    uses = [
+        lambda: intermediates(model, images),
+        lambda: model.forward_intermediates(images, indices=[3], stop_early=True),
+        lambda: model.blocks[:3],
+        lambda: list(model.blocks)[2](torch.zeros(1, 5, 48)),
+    ]
+    if adapter_of(kind.build()).place_argument == "rope":
+        uses.append(lambda: model(images, attn_mask=torch.zeros(17, 17)))
+    for use in uses:
+        with pytest.raises(ReuseError) as caught:
+            use()
+        assert "remove_plan" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", PLACED_KINDS.values(), ids=PLACED_KINDS)
+@every_tensor
+def test_all_that_a_reused_attention_does_not_need_leaves(
+    kind: Kind, tensor: ReusedTensor
+) -> None:
+    model = kind.build()
+    attention = blocks_of(model)[2].attn
+    kept = {"proj"} if tensor == "output" else {"proj", "norm", "v_proj", "v_bias"}
+    gone = sum(
+        value.numel()
+        for name, value in attention.named_parameters()
+        if name.split(".")[0] not in kept
+    )
+    if tensor == "output":
+        gone += sum(value.numel() for value in blocks_of(model)[2].norm1.parameters())
+    elif getattr(attention, "qkv", None) is not None:  # the values' third stays
+        gone -= sum(value.numel() for value in attention.qkv.parameters()) // 3
+    for name in ("ls1.gamma", "gamma_1"):  # folded into the projection
+        scale = dict(blocks_of(model)[2].named_parameters()).get(name)
+        gone += 0 if scale is None else scale.numel()
+    before = parameters_of(model)
+    # projections that had no bias get one
+    added = 0 if attention.proj.bias is not None else model_width(model)
+    apply_reuse(model, f"2<-1:{tensor}", keep_originals=False)
+    assert parameters_of(model) == before - gone + added
+
+
+def model_width(model: nn.Module) -> int:
+    return int(blocks_of(model)[0].norm1.weight.numel())

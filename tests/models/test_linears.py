@@ -41,7 +41,8 @@ def test_every_weight_matrix_belongs_to_its_operations(kind: Kind) -> None:
             listed.add(id(weight))
         assert not any(multiply.values())
         left = [n for n, p in block.named_parameters() if p.ndim > 1 and id(p) not in listed]
-        assert all(name.endswith("attention_biases") for name in left)
+        constants = ("attention_biases", "relative_position_bias_table")
+        assert all(name.endswith(constants) for name in left)
 
 
 @every_vit

@@ -22,6 +22,7 @@ from trex.models.adapter import first_tensor
 from trex.models.registry import adapter_of, architecture_of, create, load
 from trex.plan import Plan
 from trex.reuse import apply_reuse, plan_of
+from trex.reuse.route import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,13 @@ class Counts:
 
 
 def vit(
-    tokens: int, dim: int, depth: int = 12, *, bias: bool = True, layer_scale: bool = False
+    tokens: int,
+    dim: int,
+    depth: int = 12,
+    *,
+    bias: bool = True,
+    key_bias: bool = True,
+    layer_scale: bool = False,
 ) -> Counts:
     """A ViT: Q, K, their product, for `output` also V, its product and the first norm."""
     macs = {
@@ -48,6 +55,8 @@ def vit(
     }
     if not bias:
         assert not layer_scale
+    if not key_bias:
+        parameters = {tensor: number - dim for tensor, number in parameters.items()}
     return Counts(plan="5<-4", encoders=depth, macs=macs, parameters=parameters)
 
 
@@ -83,6 +92,8 @@ MODELS = {
     "deit_small_distilled_patch16_224": vit(198, 384),
     "deit3_small_patch16_224": vit(197, 384, layer_scale=True),
     "vit_small_patch16_384": vit(577, 384),
+    "vit_small_patch14_dinov2": vit(1370, 384, layer_scale=True),
+    "eva02_tiny_patch14_224": vit(257, 192, key_bias=False),
     "lvvit_t": vit(197, 240, bias=False),
     "lvvit_s": vit(197, 384, 16, bias=False),
     "uniform_t": uniform(192, 5),
@@ -96,6 +107,8 @@ COMMANDED = {
     "deit_tiny_patch16_224": [],
     "deit_small_distilled_patch16_224": [pytest.mark.slow],
     "deit3_small_patch16_224": [pytest.mark.slow],
+    "vit_small_patch14_dinov2": [pytest.mark.slow],
+    "eva02_tiny_patch14_224": [],
     "lvvit_t": [],
     "uniform_t": [],
     "shvit_s1": [],
@@ -106,6 +119,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 def side_of(name: str) -> int:
     """Of images, so that the encoders that reuse have several tokens."""
+    if "patch14" in name:
+        return 28
     return 2 * SIDE if name.startswith("shvit") else SIDE
 
 
@@ -159,7 +174,8 @@ def test_one_row_of_logits_an_image(name: str) -> None:
         stream = adapter.stem(model, images)
         for index, block in enumerate(blocks_of(model)):
             stream = adapter.before(block, stream)
-            output, _ = adapter.attend(block, stream, frozenset({"output"}))
+            state = State(stream, places=adapter.places(model, images)).at(index)
+            output, _ = adapter.attend(block, stream, frozenset({"output"}), tokens=state)
             stream = adapter.after(
                 block, adapter.join(block, stream, adapter.branch(block, output))
             )

@@ -15,6 +15,7 @@ from trex.hardware import workload
 from trex.models import registry
 from trex.models.bert.adapter import BertAdapter
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.placed import BeitAdapter, EvaAdapter, QwenAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
@@ -35,6 +36,21 @@ def test_unknown_names_are_refused_with_near_ones(name: str, hint: str) -> None:
     with pytest.raises(ModelError, match="no model is called") as caught:
         registry.create(name)
     assert hint in caught.value.hint
+
+
+def test_a_model_may_be_called_without_its_sizes() -> None:
+    assert registry.full_name("deit_tiny") == "deit_tiny_patch16_224"
+    assert registry.full_name("timm/deit_tiny_distilled") == "deit_tiny_distilled_patch16_224"
+    assert registry.full_name("shvit_s1") == "shvit_s1"
+    called = registry.create("deit_tiny", num_classes=3, device="meta")
+    assert type(called) is type(registry.create("deit_tiny_patch16_224", device="meta"))
+    assert called.embed_dim == 192
+
+
+def test_of_several_sizes_one_has_to_be_chosen() -> None:
+    with pytest.raises(ModelError, match="models are called 'vit_small' and a size") as caught:
+        registry.create("vit_small")
+    assert "vit_small_patch16_224 or " in caught.value.hint
 
 
 @pytest.mark.parametrize("arguments", [{"img_size": 0}, {"img_size": -16}])
@@ -69,13 +85,15 @@ def test_timm_knows_the_own_models_once_trex_is_imported() -> None:
 #: the beginnings of models' names that are of another class than timm's VisionTransformer
 OTHER_FAMILIES = {
     "lvvit": LvvitAdapter, "uniform": UniformAdapter, "shvit": ShvitAdapter,
+    "eva02": EvaAdapter, "vit_small_patch16_rope": EvaAdapter, "qwen3": QwenAdapter,
+    "beit": BeitAdapter, "vit_relpos": RelPosAdapter,
     "bert": BertAdapter, "roberta": BertAdapter, "electra": BertAdapter,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_every_family_has_its_adapter(kind: Kind) -> None:
-    expected = OTHER_FAMILIES.get(kind.name.split("_")[0], VitAdapter)
+    expected = next((a for n, a in OTHER_FAMILIES.items() if kind.name.startswith(n)), VitAdapter)
     assert type(registry.adapter_of(kind.build())) is expected
 
 
@@ -163,14 +181,15 @@ def test_channels_are_those_of_the_model(name: str) -> None:
 
 
 def test_what_cannot_reuse_is_priced_all_the_same() -> None:
-    model = registry.create("test_vit4", img_size=64, device="meta")
-    with pytest.raises(ModelError, match="is a RmsNorm"):
-        registry.adapter_of(model, "test_vit4")
-    found = registry.architecture_of(model, "test_vit4")
+    name = "vit_pwee_patch16_reg1_gap_256"
+    model = registry.create(name, img_size=64, device="meta")
+    with pytest.raises(ModelError, match="is a ParallelScalingBlock"):
+        registry.adapter_of(model, name)
+    found = registry.architecture_of(model, name)
     assert found.encoders == ()
-    tokens, dim = 1 + (64 // 16) ** 2, model.embed_dim
-    assert sum(op.macs for op in found.operations if "attn.qkv" in op.name) == (
-        len(model.blocks) * tokens * 3 * dim**2
+    tokens, together = 1 + (64 // 16) ** 2, model.blocks[0].in_proj.weight.numel()
+    assert sum(op.macs for op in found.operations if "in_proj" in op.name) == (
+        len(model.blocks) * tokens * together
     )
 
 

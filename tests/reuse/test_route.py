@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import KINDS, Kind, blocks_of, logits_of, products_of
+from tiny_models import KINDS, Kind, blocks_of, equal_places, logits_of, products_of
 from torch import Tensor, nn
 
 from trex.errors import PlanError
@@ -89,11 +89,12 @@ def test_merging_equals_changes_nothing(
     """
     model = kind.build().double()
     adapter, stream = adapter_of(model), equals(kind, model, distinct)
+    places = equal_places(model, kind.images().double(), distinct)
     blocks = variant_blocks(model, reuse)
 
     def behind(plan: str) -> State:
         route = route_for_tokens(model, plan, stream.shape[1])
-        return encode(adapter, blocks, route.steps, route.enter(adapter, stream))
+        return encode(adapter, blocks, route.steps, route.enter(adapter, stream, places))
 
     merged, whole = behind(f"{reuse} {merges}"), behind(reuse)
     assert merged.groups is not None
@@ -121,7 +122,8 @@ def test_what_is_kept_has_as_many_tokens_as_the_stream(kind: Kind) -> None:
         seen[step.index] = passed.left
 
     stream = adapter.stem(model, images)
-    encode(adapter, blocks, route.steps, route.enter(adapter, stream), see=see)
+    places = adapter.places(model, images)
+    encode(adapter, blocks, route.steps, route.enter(adapter, stream, places), see=see)
     tokens = stream.shape[1]
     assert [seen[i].stream.shape[1] for i in range(6)] == [tokens - 1] * 2 + [tokens - 2] * 4
     assert set(seen[1].kept) == {(1, "output"), (1, "map")}

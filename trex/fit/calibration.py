@@ -75,6 +75,7 @@ class Calibration:
         layout: which plans the model can run.
         encoders: with their names, in order.
         entry: of every image, the stream that enters encoder 0.
+        places: what the model hands its encoders beside it, the same for all images.
         attended: of every encoder and fitted image, the stream behind its attention.
         maps: of the encoders asked for, the first fitted images' attention maps.
         n_maps: of how many images.
@@ -104,6 +105,7 @@ class Calibration:
         self.layout = adapter.layout(model)
         self.encoders = list(encoders_of(model, adapter))
         self.entry = TensorFile(scratch)
+        self.places: tuple[Tensor, ...] = ()
         self.attended = [TensorFile(scratch) for _ in self.encoders]
         self.maps = {index: TensorFile(scratch, torch.bfloat16) for index in sorted(maps)}
         self.n_fit = self.n_images = self.n_maps = 0
@@ -155,7 +157,8 @@ class Calibration:
 
         stream = self.adapter.stem(self.model, images)
         self.entry.write(start, stream)
-        return run_encoders(self.model, self.adapter, route, stream, see=see)[1]
+        self.places = self.adapter.places(self.model, images)
+        return run_encoders(self.model, self.adapter, route, stream, self.places, see=see)[1]
 
     def target(self, encoder: int, start: int, stop: int, drift: float) -> Tensor:
         """What an encoder's attention branch should add, plus `drift` times the variant's stream.

@@ -130,6 +130,7 @@ class _Stored:
 
     adapter: Adapter
     files: Mapping[_Part, TensorFile]
+    places: tuple[Tensor, ...]
 
     def read(self, start: int, stop: int) -> State:
         """The images from `start` to `stop`."""
@@ -137,7 +138,8 @@ class _Stored:
         stream = parts.pop("stream")
         sizes = parts.pop("sizes") if "sizes" in parts else self.adapter.sizes(stream)
         groups = parts.pop("groups", None)
-        return State(stream, sizes, groups, cast("dict[Kept, Tensor]", parts))
+        kept = cast("dict[Kept, Tensor]", parts)
+        return State(stream, sizes, groups, kept, self.places)
 
 
 def is_fitted(reuse: Reuse) -> bool:
@@ -208,7 +210,8 @@ class PlanFitter:
         """
         for plan in plans:
             plan.validate(self._calibration.layout)
-        entry = _Stored(self._adapter, {"stream": self._calibration.entry})
+        files: dict[_Part, TensorFile] = {"stream": self._calibration.entry}
+        entry = _Stored(self._adapter, files, self._calibration.places)
         with torch.no_grad():
             yield from self._visit(self._tree(plans), 0, entry, {}, _Aim(take))
 
@@ -335,7 +338,7 @@ class PlanFitter:
                         made.setdefault(part, self._file(value)).write(start, value)
                 self._progress(stop - start)
         files = {part: made.get(part) or before.files[part] for part in parts}
-        return _Stored(adapter, files), list(made.values())
+        return _Stored(adapter, files, before.places), list(made.values())
 
     def _solve(self, consumer: Consumer, step: Step, before: _Stored) -> None:
         """Solve for a consumer's projection."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from trex.errors import DataError
 from trex.fit.calibration import Calibration
 from trex.models.adapter import Consumer
-from trex.models.vit import map_rows
+from trex.models.attention import map_rows
 from trex.reuse.route import State, Step
 
 #: Penalty on the weights, as a share of the mean square of the source's deviations.
@@ -109,6 +109,7 @@ def _each(state: State) -> Iterator[State]:
             None if state.sizes is None else state.sizes[one],
             None if state.groups is None else state.groups[one],
             {of: value[one] for of, value in state.kept.items()},
+            state.places,
         )
 
 

@@ -128,6 +128,32 @@ def proportional(encoder: Encoder, tokens: int, rows: int) -> tuple[Operation, .
     )  # fmt: skip
 
 
+def moved_places(encoder: Encoder, tokens: int) -> tuple[Operation, ...]:
+    """Places of tokens of which some were merged: means of rotations, or of biases.
+
+    In every encoder anew, from those of the model's first tokens. Of biases these are means of
+    columns, then of rows.
+    """
+    name, whole = f"blocks.{encoder.index}.places", encoder.tokens
+    gone, heads = whole - tokens, encoder.heads
+    if not gone:
+        return ()
+    if width := places_width(encoder):
+        return means(name, "merging", gone, width)
+    if not any(op.part == "score_bias" for op in encoder.operations):
+        return ()
+    return (
+        *means(f"{name}.columns", "merging", gone, whole, heads),
+        *means(f"{name}.rows", "merging", gone, tokens, heads),
+    )
+
+
+def places_width(encoder: Encoder) -> int:
+    """Sines and cosines of a token's place, of all heads that have their own; 0 without any."""
+    tables = (op for op in encoder.operations if op.part == "key_input" and op.operand)
+    return sum((op.operand or 0) // op.vectors for op in tables)
+
+
 def means(
     name: str,
     part: str,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trex.architecture import Encoder, Operation
-from trex.hardware.merging import means, proportional, values
+from trex.hardware.merging import means, moved_places, proportional, values
 from trex.plan import Transform
 
 
@@ -68,6 +68,29 @@ def own_class_rows(encoder: Encoder, tokens: int, rows: int) -> tuple[Operation,
         operand=tokens * dim,
     )  # fmt: skip
     sized = proportional(encoder, tokens, rows) if tokens < encoder.tokens else ()
+    turned = [op for op in encoder.operations if op.part == "key_input"]
+    if turned:  # keys are turned one by one, so they are computed
+        (key,) = (op for op in encoder.operations if op.part == "k")
+        whole = encoder.at(tokens, tokens)
+        return (
+            *moved_places(encoder, tokens),
+            replace(query, vectors=rows),
+            replace(key, vectors=tokens),
+            *(op for op in whole.operations if op.part == "key_input"),
+            values(
+                f"{name}.class_scores", "own_rows", "multiply_add", tokens, heads * rows,
+                dim // heads, operand=tokens * key.out_features,
+            ),
+            *sized,
+            replace(softmax, vectors=rows, out_features=tokens),
+        )  # fmt: skip
+    biased = [op for op in encoder.operations if op.part == "score_bias"]
+    if biased:
+        sized = (
+            *(replace(op, vectors=rows, out_features=tokens) for op in biased),
+            *moved_places(encoder, tokens),
+            *sized,
+        )
     return (
         replace(query, vectors=rows),
         keys,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trex.architecture import Encoder, Operation
-from trex.hardware.merging import likest, matching, means, values
+from trex.hardware.merging import likest, matching, means, places_width, values
 from trex.plan import most_pairs
 
 
@@ -77,7 +77,12 @@ def shared_inputs(
     groups = min(gone, rows)  # of more than one token
     weighted = gone + groups if tokens < whole else 0
     wide = {name: width if grid else encoder.dim}
-    wide |= {f"{name}.{constant}": whole for constant in _constants(encoder)}
+    if grid:
+        wide |= {f"{name}.{constant}": whole for constant in _constants(encoder)}
+    elif places := places_width(encoder):
+        wide |= {f"{name}.places": places}
+    elif _constants(encoder):
+        wide |= {f"{name}.bias": encoder.heads * tokens}
     first, *others = (
         replace(op, operand=None if op.operand is None else op.operand * windows)
         for of, width in wide.items()

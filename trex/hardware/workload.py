@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from trex.architecture import NO_ENCODERS, PARTS_SPARED, Architecture, Encoder, Operation
-from trex.hardware.merging import matching, merging, proportional, reused_merging
+from trex.hardware.merging import (
+    matching,
+    merging,
+    moved_places,
+    proportional,
+    reused_merging,
+)
 from trex.hardware.mixing import own_class_rows, own_maps
 from trex.hardware.sharing import repeated_matching, shared_inputs
 from trex.plan import EncoderPlan, Layout, Plan, Reuse, ReusedTensor, Rows, Transform
@@ -165,6 +171,7 @@ def _producer(
     operations = now.operations
     if keys < encoder.tokens:
         operations = _before(operations, proportional(encoder, keys, rows), "softmax")
+        operations = _before(operations, moved_places(encoder, keys), "q")
     if shares:
         inputs = shared_inputs(encoder, attending, here.shared, grid=grid)
         if here.groups_of is None:

@@ -119,6 +119,8 @@ class Adapter(ABC):
     family: str
     #: what encoders are whose products cannot be replaced: "a convolution"; empty where they can
     no_products: str = ""
+    #: under which name the model hands its encoders `places`, where it calls them one by one
+    place_argument: str = ""
     #: whether it has a classifier of patches beside the image's: `token_outputs`
     classifies_patches: bool = False
 
@@ -136,7 +138,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def containers(self, model: nn.Module) -> Sequence[str]:
-        """Dotted names of the `nn.Sequential`s that hold the encoders, in order.
+        """Dotted names of the `Sequential`s or `ModuleList`s that hold the encoders, in order.
 
         Encoders of one container can exchange attention; across containers they cannot.
         """
@@ -148,6 +150,14 @@ class Adapter(ABC):
     @abstractmethod
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """From images (B, C, H, W) to the stream that enters encoder 0."""
+
+    def places(self, model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        """What the model hands its encoders beside the stream: where its first tokens are.
+
+        The same for all images: one tensor for all encoders, or one each; none in families whose
+        tokens know their places themselves.
+        """
+        return ()
 
     def between(self, model: nn.Module, encoder: int, stream: Tensor) -> Tensor:
         """From encoder `encoder`'s output to the next one's input; isotropic models: nothing."""
@@ -170,6 +180,7 @@ class Adapter(ABC):
         *,
         sizes: Tensor | None = None,
         rows: AttentionRows = None,
+        tokens: Tokens | None = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """A producer's attention: its output, and what else is wanted of it.
 
@@ -184,6 +195,7 @@ class Adapter(ABC):
             sizes: (B, N), how many tokens each stands for: attention is proportional to them.
                 None for one each, and always where the layout refuses merging.
             rows: which queries; a number only where the layout allows class rows.
+            tokens: those of the stream, where the family's model hands its encoders places.
         """
 
     @abstractmethod
@@ -304,11 +316,18 @@ class ConsumerForm:
 
 
 class Tokens(Protocol):
-    """What a consumer may ask about the tokens of its stream."""
+    """What an encoder may ask about the tokens of its stream."""
 
     @property
     def sizes(self) -> Tensor | None:
         """(B, N), how many tokens each stands for; None for one each."""
+
+    @property
+    def place(self) -> Tensor | None:
+        """What the model hands the encoder of its first tokens' places; see `Adapter.places`."""
+
+    def tokens_of(self, rows_BND: Tensor, /) -> Tensor:
+        """Rows of the model's first tokens as these tokens' means, (B or 1, N, D)."""
 
     def map_of(self, map_HNN: Tensor, /) -> Tensor:
         """A map over the model's first tokens as one over these, (B or 1, H, N, N)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from trex.models.bert.model import TextClassifier, config_values
 from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
 from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.objects import is_object, no_name_builds
+from trex.models.placed import BeitAdapter, EvaAdapter, QwenAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
@@ -30,6 +32,10 @@ from trex.models.weights import KeyReport, load_weights, weights_hash
 
 _ADAPTERS: Final[tuple[Adapter, ...]] = (
     VitAdapter(),
+    EvaAdapter(),
+    QwenAdapter(),
+    BeitAdapter(),
+    RelPosAdapter(),
     LvvitAdapter(),
     UniformAdapter(),
     ShvitAdapter(),
@@ -99,7 +105,7 @@ def create(
         )
     if tokens is not None:
         raise ModelError(f"{name} is no text model", hint="leave --tokens out")
-    base = name.removeprefix("timm/")
+    base = full_name(name)
     if not timm.is_model(base):
         known = [*timm.list_models(), *text_models()]
         near = difflib.get_close_matches(base.split(".")[0], known, n=3, cutoff=0.5)
@@ -126,6 +132,28 @@ def create(
         raise ModelError(
             f"timm cannot build {name} with {arguments}: {error}", hint="check size and classes"
         ) from error
+
+
+def full_name(name: str) -> str:
+    """Timm's name of a model that was called by its beginning: `deit_tiny_patch16_224`.
+
+    Of `deit_tiny`, that is: by all that comes before patch and image sizes. Other names, timm's
+    own among them, come back as they are, but for a `timm/` in front.
+
+    Raises:
+        ModelError: several models begin like that, and differ in patch or image size.
+    """
+    base = name.removeprefix("timm/")
+    if not base or timm.is_model(base):
+        return base
+    sized = re.compile(re.escape(base) + r"(_patch\d+)?_\d+")
+    fitting = [known for known in timm.list_models() if sized.fullmatch(known)]
+    if len(fitting) > 1:
+        raise ModelError(
+            f"{len(fitting)} models are called {name!r} and a size",
+            hint=f"choose {' or '.join(fitting[:6])}{', …' if len(fitting) > 6 else ''}",
+        )
+    return fitting[0] if fitting else base
 
 
 def _build(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
@@ -181,6 +209,8 @@ def load(
         ModelError: the name is unknown, or TReX does not understand some part of the model.
         WeightsError: the file or the hub's weights cannot be loaded completely.
     """
+    if config is None and not is_text_model(name):
+        name = full_name(name)
     folder = Path(name if weights is None else weights)
     if is_text_model(str(folder)) and folder.is_dir():
         weights = weights_in(folder)

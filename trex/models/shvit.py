@@ -18,6 +18,7 @@ from trex.models.adapter import (
     AttentionRows,
     Consumer,
     ConsumerForm,
+    Tokens,
     Wanted,
     image_channels,
 )
@@ -130,6 +131,7 @@ class ShvitAdapter(StagedAdapter):
         *,
         sizes: Tensor | None = None,
         rows: AttentionRows = None,
+        tokens: Tokens | None = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Single-head attention on the first channels, the others behind it."""
         attention = _attention(block)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from trex.errors import DataError, ModelError
 from trex.hardware.chip import Chip
 from trex.models.adapter import Adapter
+from trex.models.attention import ReusedAttention
 from trex.models.registry import adapter_of
-from trex.models.vit import ReusedAttention
 from trex.noise.attention import NonIdealProduct, NonIdealProducts
 from trex.noise.linear import Instance, NonIdealLinear
 from trex.noise.physics import MODES, Mode, NoiseSettings, Physics

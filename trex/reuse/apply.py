@@ -2,12 +2,13 @@
 
 The encoders' `nn.Sequential` is replaced by `PlanSequential`, which hands a state from block to
 block through its own forward: no hooks and nothing kept between calls, so deep copies,
-compilation, autocast and exports see an ordinary module.
+compilation, autocast and exports see an ordinary module. A `nn.ModuleList`, whose encoders the
+model's own forward calls one by one, is replaced by `PlanList`: the state goes through that loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from trex.errors import ReuseError
 from trex.models.adapter import ALONE, Adapter, Consumer, PlannedEncoders
 from trex.models.registry import adapter_of
 from trex.plan import Plan
-from trex.reuse.route import Passed, Route, encode
+from trex.reuse.route import Passed, Route, State, encode
 from trex.reuse.transforms import consumer_of
 
 
@@ -73,6 +74,59 @@ class PlanSequential(PlannedEncoders):
                 hint="call the whole model, or undo the plan with trex.remove_plan",
             )
         return super().__getitem__(index)
+
+
+class PlanList(PlanSequential):
+    """Encoders that a model calls one by one, which hand a state on."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """What a model's loop calls: every encoder in its turn."""
+        return iter([_Turn(self, position) for position in range(len(self))])
+
+
+class _Turn:
+    """One encoder of a `PlanList`: from what came of the one before to what goes to the next."""
+
+    def __init__(self, encoders: PlanList, position: int) -> None:
+        self._encoders, self._position = encoders, position
+
+    def __call__(self, stream: Tensor | _OnTheWay, **beside: Any) -> Tensor | _OnTheWay:
+        encoders, adapter = self._encoders, self._encoders.adapter
+        given = beside.pop(adapter.place_argument, None)
+        if any(value is not None and value is not False for value in beside.values()):
+            raise ReuseError(f"a variant's encoders take no {' and no '.join(beside)}", hint=ALONE)
+        if isinstance(stream, _OnTheWay):
+            state = stream.state
+        elif self._position == 0:
+            state = encoders.route.enter(adapter, stream)
+        else:
+            raise ReuseError("an encoder was called without the one before it", hint=ALONE)
+        step = encoders.route.steps[encoders.first + self._position]
+        block = list(encoders.children())[self._position]
+        state = state._replace(places=() if given is None else (given,))
+        state = encode(adapter, [block], [step], state, run=encoders._run)
+        if self._position + 1 < len(encoders):
+            return _OnTheWay(state)
+        return encoders.route.leave(state)
+
+
+class _OnTheWay:
+    """A state between encoders, which nothing but the next one can use."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise ReuseError("what is between a variant's encoders is no tensor", hint=ALONE)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ReuseError("what is between a variant's encoders is no tensor", hint=ALONE)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ReuseError("what is between a variant's encoders is no tensor", hint=ALONE)
 
 
 def apply_plan(model: nn.Module, plan: Plan | str, *, keep_originals: bool = True) -> nn.Module:
@@ -165,7 +219,8 @@ def remove_plan(model: nn.Module) -> nn.Module:
         ]
         for block in restored:
             _let_run_alone(block)
-        plain = nn.Sequential(*restored)
+        listed = isinstance(blocks, PlanList)
+        plain = nn.ModuleList(restored) if listed else nn.Sequential(*restored)
         plain.train(model.training)
         _set_submodule(model, name, plain)
         if blocks.checkpointing:
@@ -232,6 +287,7 @@ def _containers(model: nn.Module, adapter: Adapter) -> list[tuple[str, int]]:
 def _planned(
     blocks: nn.Module, first: int, route: Route, adapter: Adapter, keep_originals: bool
 ) -> PlanSequential:
+    """The container that runs its part of a plan."""
     made: list[nn.Module] = []
     originals: dict[int, nn.Module] = {}
     for position, block in enumerate(cast(nn.Sequential, blocks)):
@@ -244,7 +300,8 @@ def _planned(
         else:
             made.append(consumer_of(block, here, route.layout, adapter))
             originals[position] = block
-    return PlanSequential(
+    kind = PlanList if isinstance(blocks, nn.ModuleList) else PlanSequential
+    return kind(
         made,
         first=first,
         route=route,

@@ -35,12 +35,26 @@ class State(NamedTuple):
         groups: (B, N0), the token in which each of the first tokens is now; None where no token
             was merged.
         kept: what later encoders reuse of earlier ones.
+        places: what the model says of its first tokens' places, for all encoders or for each; see
+            `Adapter.places`.
     """
 
     stream: Tensor
     sizes: Tensor | None = None
     groups: Tensor | None = None
     kept: Mapping[Kept, Tensor] = {}
+    places: tuple[Tensor, ...] = ()
+
+    @property
+    def place(self) -> Tensor | None:
+        """What one encoder is told of places; see `at`."""
+        return self.places[0] if self.places else None
+
+    def at(self, encoder: int) -> State:
+        """The same, with the places of one encoder."""
+        if len(self.places) < 2:
+            return self
+        return self._replace(places=(self.places[encoder],))
 
     @property
     def merged(self) -> Assignment | None:
@@ -55,6 +69,7 @@ class State(NamedTuple):
         """Rows of the model's first tokens, (B, N0, D), as this state's tokens, (B, N, D)."""
         if self.groups is not None:
             assert self.sizes is not None
+            rows_BND = rows_BND.expand(self.groups.shape[0], -1, -1)
             rows_BND = mean_of_groups(rows_BND, self.groups, self.sizes.shape[1])
         return rows_BND[:, : self.stream.shape[1]]
 
@@ -151,9 +166,9 @@ class Route:
         copies = bool(plan.merges) and not layout.class_rows
         return cls(plan=plan, layout=layout, steps=tuple(steps), copies=copies)
 
-    def enter(self, adapter: Adapter, stream: Tensor) -> State:
+    def enter(self, adapter: Adapter, stream: Tensor, places: tuple[Tensor, ...] = ()) -> State:
         """The state before the first encoder of a container."""
-        return State(stream, adapter.sizes(stream))
+        return State(stream, adapter.sizes(stream), places=places)
 
     def leave(self, state: State) -> Tensor:
         """The stream as what follows the encoders reads it."""
@@ -205,7 +220,12 @@ def attend(
         wanted: set[Wanted] = {*step.offers, "keys"} if step.pairs else set(step.offers)
         rows = _rows(step, state)
         output, found = adapter.attend(
-            block, stream, frozenset(wanted), sizes=state.sizes, rows=rows
+            block,
+            stream,
+            frozenset(wanted),
+            sizes=state.sizes,
+            rows=rows,
+            tokens=state.at(step.index),
         )
         keys = found.get("keys")
         kept |= {(step.index, part): found[part] for part in step.offers}
@@ -217,7 +237,7 @@ def attend(
         consumer = cast(Consumer, block)
         merged = consumer.merge(_first(stream, step.rows), features(block, step, state))
         keys = stream if step.pairs else None
-    return State(merged, state.sizes, state.groups, kept), keys
+    return state._replace(stream=merged, kept=kept), keys
 
 
 def features(block: nn.Module, step: Step, state: State) -> Tensor:
@@ -229,13 +249,20 @@ def features(block: nn.Module, step: Step, state: State) -> Tensor:
     reused = None if reuse.is_average else state.kept[reuse.source, reuse.tensor]
     if step.rows is not None and reused is not None:
         reused = reused[:, : step.rows]
-    return consumer.features(_first(state.stream, step.rows), reused, state)
+    return consumer.features(_first(state.stream, step.rows), reused, state.at(step.index))
 
 
 def producer_features(adapter: Adapter, block: nn.Module, step: Step, state: State) -> Tensor:
     """What a producer's projection reads, from the state before its attention; every token's."""
     rows = _rows(step, state)
-    output, found = adapter.attend(block, state.stream, frozenset(), sizes=state.sizes, rows=rows)
+    output, found = adapter.attend(
+        block,
+        state.stream,
+        frozenset(),
+        sizes=state.sizes,
+        rows=rows,
+        tokens=state.at(step.index),
+    )
     if isinstance(rows, Sharing):
         output = adapter.spread(block, output, rows.assigned(found["groups"]))
     return output
@@ -258,9 +285,9 @@ def merge(state: State, assignment: Assignment) -> State:
         of: assignment.mean_map(value) if of[1] == "map" else assignment.mean(value)
         for of, value in state.kept.items()
     }
-    return State(
-        assignment.mean(state.stream), assignment.sizes, assignment.follow(state.groups), kept
-    )
+    groups = assignment.follow(state.groups)
+    stream = assignment.mean(state.stream)
+    return State(stream, assignment.sizes, groups, kept, state.places)
 
 
 def advance(adapter: Adapter, block: nn.Module, step: Step, state: State) -> Passed:
@@ -331,7 +358,8 @@ def run_model(
         run: as in `encode`.
         see: as in `encode`.
     """
-    return run_encoders(model, adapter, route, adapter.stem(model, images), run=run, see=see)
+    stream, places = adapter.stem(model, images), adapter.places(model, images)
+    return run_encoders(model, adapter, route, stream, places, run=run, see=see)
 
 
 def run_encoders(
@@ -339,16 +367,17 @@ def run_encoders(
     adapter: Adapter,
     route: Route,
     stream: Tensor,
+    places: tuple[Tensor, ...] = (),
     *,
     run: Run = _DIRECT,
     see: See | None = None,
 ) -> tuple[State, Tensor]:
-    """The same, from the stream that enters encoder 0."""
+    """The same, from the stream that enters encoder 0 and what is said of its tokens' places."""
     state = encode(
         adapter,
         [block for _, block in encoders_of(model, adapter)],
         route.steps,
-        route.enter(adapter, stream),
+        route.enter(adapter, stream, places),
         run=run,
         see=see,
         between=lambda index, stream: adapter.between(model, index, stream),

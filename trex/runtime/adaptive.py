@@ -67,7 +67,8 @@ class _Path:
 
     def begin(self, images: Tensor) -> State:
         """The state that enters encoder 0."""
-        return self.route.enter(self.adapter, self.adapter.stem(self.module, images))
+        places = self.adapter.places(self.module, images)
+        return self.route.enter(self.adapter, self.adapter.stem(self.module, images), places)
 
     def go(
         self, state: State, first: int, stop: int, also: frozenset[Kept] = frozenset()
@@ -104,6 +105,7 @@ def chosen_rows(state: State, rows: Tensor) -> State:
         None if state.sizes is None else state.sizes[rows],
         None if state.groups is None else state.groups[rows],
         {of: value[rows] for of, value in state.kept.items()},
+        state.places,
     )
 
 

@@ -30,8 +30,8 @@ from trex.models.adapter import (
     Wanted,
     stages_of,
 )
+from trex.models.attention import join_heads, map_rows
 from trex.models.bert.model import EncoderBlock, TextClassifier, keys_of, mask_of, masked
-from trex.models.vit import join_heads, map_rows
 from trex.plan import Layout
 
 #: path in a layer -> child -> the class names understood there, behind the family's own prefix
@@ -188,6 +188,7 @@ class BertAdapter(Adapter):
         *,
         sizes: Tensor | None = None,
         rows: AttentionRows = None,
+        tokens: Tokens | None = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the layer's own children, fused unless the map itself is reused."""
         attention = _attention(block)

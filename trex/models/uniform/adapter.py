@@ -15,6 +15,7 @@ from trex.models.adapter import (
     AttentionRows,
     Consumer,
     ConsumerForm,
+    Tokens,
     Wanted,
     image_channels,
 )
@@ -139,6 +140,7 @@ class UniformAdapter(StagedAdapter):
         *,
         sizes: Tensor | None = None,
         rows: AttentionRows = None,
+        tokens: Tokens | None = None,
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention in each window by the attention's own steps."""
         attention = _attention(block)
