@@ -111,14 +111,14 @@ def run(args: argparse.Namespace, prepare: Callable[..., tuple[Search, Any]]) ->
     finally:
         if first is not None:
             first.close()
-    told = Budgets(
+    found = Budgets(
         minimized=args.minimize,
         max_drop=args.max_drop,
         chosen=chosen,
         searches=[Limited(limit=limit, **of.as_json()) for limit, of in results.items()],
     )
-    write_atomic(args.out / "budgets.json", json.dumps(told.as_json(), indent=2) + "\n")
-    return told
+    write_atomic(args.out / "budgets.json", json.dumps(found.as_json(), indent=2) + "\n")
+    return found
 
 
 def drop_of(result: Summary) -> float:

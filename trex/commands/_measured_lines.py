@@ -53,7 +53,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         if found["tells_apart"] or not found["plan"]
         else "; closer to the original than the spread, so not told apart from it"
     )
-    told = [
+    shown = [
         f"{found['model']} on {found['device']}: {found['runtime']}, {found['dtype']}, "
         f"{found['threads']} thread(s), batches of {found['batch']}",
         f"plan: {found['plan'] or 'none, the original'}",
@@ -64,9 +64,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"ratio                           {found['latency_ratio']:10.3f}{near}",
     ]
     if found["measured_s"] is not None:
-        told.append(f"timed when it was profiled      {found['measured_s'] * 1e3:10.3f} ms")
+        shown.append(f"timed when it was profiled      {found['measured_s'] * 1e3:10.3f} ms")
     return [
-        *told,
+        *shown,
         "",
         f"{found['macs'] / 1e9:.4g} GMAC, the original {found['original_macs'] / 1e9:.4g}",
         "energy, area, EDAP: nobody measured them on this machine",

@@ -146,9 +146,9 @@ def search_of(
     """
     from trex.models.registry import architecture_of
     from trex.reuse.sizes import parameter_table
+    from trex.search.context import SearchContext, Sharing
     from trex.search.engine import Search
     from trex.search.feasible import PricedSpace
-    from trex.search.workshop import Sharing, Workshop
     from trex.store.run import Run
 
     loaded, device = problem.loaded, problem.device
@@ -177,10 +177,19 @@ def search_of(
     )
     scratch = args.scratch or args.out
     known = like.run if like else _run_like(getattr(args, "like", None), settings)
-    shop = Workshop(
-        problem, priced, run_folder, settings, sharing, scratch, like.shop if like else None, known
+    context = SearchContext(
+        problem,
+        priced,
+        run_folder,
+        settings,
+        sharing,
+        scratch,
+        like.context if like else None,
+        known,
     )
-    return Search(shop, manifest), None if evaluated is None else _measurement(problem, evaluated)
+    return Search(context, manifest), None if evaluated is None else _measurement(
+        problem, evaluated
+    )
 
 
 def _run_like(folder: Path | None, settings: dict[str, Any]) -> Run | None:
@@ -317,7 +326,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "calibration_sha256": dataset_fingerprint(problem.images),
         "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
-        "search": problem.settings.told(),
+        "search": problem.settings.as_json(),
         "densities": _densities.settings(problem.device),
     }
 

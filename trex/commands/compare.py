@@ -12,8 +12,8 @@ from trex.commands import _arguments, _devices
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trex.compare.question import Question, Row
-    from trex.compare.subject import Subject
+    from trex.compare.options import CompareOptions, Row
+    from trex.compare.target import ModelOnDevice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
     from trex.compare.comparison import compare
     from trex.compare.tables import as_json, legend, text_table
 
-    question = prepare(args)
-    rows = compare(question)
-    subject = question.subject
+    options = prepare(args)
+    rows = compare(options)
+    target = options.target
     result = {
-        "model": subject.model.model,
-        "chip": subject.device.name,
-        "basis": subject.device.basis,
-        "accounting": subject.accounting,
-        "max_latency_s": question.limit_s,
+        "model": target.model.model,
+        "chip": target.device.name,
+        "basis": target.device.basis,
+        "accounting": target.accounting,
+        "max_latency_s": options.limit_s,
         "data": args.data,
         "amp": args.amp,
         "rows": as_json(rows),
@@ -86,15 +86,15 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**result, "files": files}))
         return 0
     print(
-        f"{subject.model.model} on {subject.device.name}, {_of(subject)}, "
-        f"latency <= {question.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
+        f"{target.model.model} on {target.device.name}, {_of(target)}, "
+        f"latency <= {options.limit_s * 1e3:.4g} ms ({args.max_latency})\n"
     )
     print(
         "\n".join(
             [
                 *text_table(rows),
                 "",
-                *legend(rows, subject.accounting, _data(args), _spread(subject)),
+                *legend(rows, target.accounting, _data(args), _spread(target)),
             ]
         )
     )
@@ -103,17 +103,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace) -> Question:
+def prepare(args: argparse.Namespace) -> CompareOptions:
     """Check everything a comparison needs, before any work.
 
     Raises:
         TrexError: anything the user gave is missing, malformed or does not fit.
     """
-    from trex.compare.given import read_given
     from trex.compare.measure import Kept
-    from trex.compare.question import Question
+    from trex.compare.options import CompareOptions
     from trex.compare.registry import NAMES, check_names
-    from trex.compare.subject import subject
+    from trex.compare.saved import read_saved
+    from trex.compare.target import target
     from trex.compare.variants import has_class_token
     from trex.errors import DataError
     from trex.models.registry import architecture_of, create, load
@@ -147,7 +147,7 @@ def prepare(args: argparse.Namespace) -> Question:
             few = fitting.subset(min(args.calib_images, len(fitting)), args.seed)
             # a class's images lie side by side, and a part of them is only compared on
             calibration = few.shuffled(args.seed)
-    compared = subject(
+    compared = target(
         architecture_of(model, args.model),
         sum(parameter.numel() for parameter in model.parameters()),
         device,
@@ -157,17 +157,17 @@ def prepare(args: argparse.Namespace) -> Question:
         plan.validate(compared.model.layout)
     limit_s = limit.absolute(compared.original().latency_s)
     weights_sha256 = loaded.weights_sha256 if loaded else None
-    given = tuple(read_given(path, compared, weights_sha256, limit_s) for path in args.runs)
+    saved = tuple(read_saved(path, compared, weights_sha256, limit_s) for path in args.runs)
     if args.out is not None:
         from trex.files import make_folder
 
         make_folder(args.out)
-    return Question(
-        subject=compared,
+    return CompareOptions(
+        target=compared,
         class_token=has_class_token(model),
         limit_s=limit_s,
         methods=methods,
-        given=given,
+        saved=saved,
         plans=plans,
         loaded=loaded,
         images=images,
@@ -178,16 +178,16 @@ def prepare(args: argparse.Namespace) -> Question:
     )
 
 
-def _spread(subject: Subject) -> float | None:
+def _spread(target: ModelOnDevice) -> float | None:
     from trex.hardware import MeasuredDevice
 
-    return subject.device.spread if isinstance(subject.device, MeasuredDevice) else None
+    return target.device.spread if isinstance(target.device, MeasuredDevice) else None
 
 
-def _of(subject: Subject) -> str:
+def _of(target: ModelOnDevice) -> str:
     """What prices are of, in words."""
-    if _spread(subject) is None:
-        return f"{subject.accounting} accounting"
+    if _spread(target) is None:
+        return f"{target.accounting} accounting"
     return "a measured machine"
 
 

@@ -120,7 +120,7 @@ def _make(args: argparse.Namespace) -> int:
     contents, more = contents_of_runs(args)
     sizes = save_dynamic(args.out, contents, half=args.keep != "fp32", extra=more)
     model = load_dynamic(args.out)
-    told = {
+    answer = {
         "dynamic": str(args.out),
         "model": contents.name,
         "plans": [
@@ -138,7 +138,7 @@ def _make(args: argparse.Namespace) -> int:
         "total_bytes": sizes.total,
         "ratio": sizes.total / sizes.base,
     }
-    print(json.dumps(told) if args.json else "\n".join(_lines(told)))
+    print(json.dumps(answer) if args.json else "\n".join(_lines(answer)))
     return 0
 
 
@@ -225,13 +225,13 @@ def _device_of(manifest: Manifest) -> str:
     return manifest.settings.chip
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
+def _lines(answer: dict[str, Any]) -> list[str]:
     """The bundle for people."""
     from trex.units import format_quantity
 
-    baseline = told["baseline"]
-    lines = [f"{told['dynamic']}: {told['model']}, {len(told['plans'])} plans"]
-    for row in told["plans"]:
+    baseline = answer["baseline"]
+    lines = [f"{answer['dynamic']}: {answer['model']}, {len(answer['plans'])} plans"]
+    for row in answer["plans"]:
         cost, measured = row["estimate"], row["measured"]
         share = cost["latency_s"] / baseline["latency_s"]
         agrees = "" if measured is None else f", agreement {100 * measured['agreement']:.1f} %"
@@ -241,7 +241,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
             f"{row['own_bytes'] / 1e6:.2f} MB of its own; {row['plan'] or 'as it is'}"
         )
     lines.append(
-        f"  {told['total_bytes'] / 1e6:.2f} MB, of which {told['base_bytes'] / 1e6:.2f} MB are "
-        f"the original's: {told['ratio']:.3f}x"
+        f"  {answer['total_bytes'] / 1e6:.2f} MB, of which {answer['base_bytes'] / 1e6:.2f} MB "
+        f"are the original's: {answer['ratio']:.3f}x"
     )
-    return [*lines, "", "  import trex", "", f'  model = trex.load("{told["dynamic"]}")']
+    return [*lines, "", "  import trex", "", f'  model = trex.load("{answer["dynamic"]}")']

@@ -109,13 +109,13 @@ def run(args: argparse.Namespace) -> int:
 def _several(args: argparse.Namespace) -> int:
     """Several searches, and a table of them."""
     _budgets.check(args)
-    told = _budgets.run(args, prepare)
+    budgets = _budgets.run(args, prepare)
     if args.json:
-        print(json.dumps(told.as_json()))
+        print(json.dumps(budgets.as_json()))
     else:
         from trex.report.tables import budgets_table
 
-        print("\n".join(budgets_table(told)))
+        print("\n".join(budgets_table(budgets)))
     return 0
 
 
