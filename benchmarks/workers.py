@@ -40,7 +40,7 @@ from trex.plan import Plan
 from trex.search.entries import plan_notes, plan_of_trial
 from trex.search.storage import open_storage
 from trex.search.study import Entry, Study
-from trex.search.workers import Phase, Result, work_off
+from trex.search.workers import Phase, Result, run_phase
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def speed(images: int, count: int, workers: int) -> None:
             run = folder / f"{number}"
             run.mkdir()
             started, used = time.perf_counter(), cpu_seconds()
-            work_off(phase(run, calibration, candidates), number)
+            run_phase(phase(run, calibration, candidates), number)
             seconds[number] = time.perf_counter() - started
             cpu[number] = cpu_seconds() - used
             keys[number] = sorted(line["key"] for line in read_jsonl(run / "done.jsonl").records)

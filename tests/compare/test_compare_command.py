@@ -10,7 +10,7 @@ import pytest
 from small_runs import Inputs, write_images
 
 from trex.cli import main
-from trex.compare import comparison, measure, trials
+from trex.compare import comparison, measure, measurements
 from trex.compare.published import BACKBONES
 from trex.plan import Plan
 
@@ -89,7 +89,7 @@ def test_the_same_comparison_repeats_nothing(
 
     before = (compared / "measured.jsonl").read_bytes()
     monkeypatch.setattr(measure, "predict", never)
-    monkeypatch.setattr(trials, "choose_encoders", never)
+    monkeypatch.setattr(measurements, "choose_encoders", never)
     assert main(measured(inputs, run, compared)) == 0
     assert (compared / "measured.jsonl").read_bytes() == before
     lines = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ from trex.compare.methods import Reuse, closest_from_below, spread
 from trex.compare.planned import Planned
 from trex.compare.published import TRAINED, published_of, trained_of
 from trex.compare.registry import METHODS
-from trex.compare.subject import Subject, subject
+from trex.compare.target import ModelOnDevice, target
 from trex.compare.variants import has_class_token, running, variant
 from trex.errors import ModelError
 from trex.hardware import load_chip, workload
@@ -27,8 +27,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 RUNNING = ("trex", "identity_reuse", "map_reuse", "mixed_maps")
 
 
-def on_chip(name: str, accounting: str = "paper", chip: str = "trex_fefet_32nm") -> Subject:
-    return subject(architecture(name), 22_050_664, load_chip(chip), accounting)  # type: ignore[arg-type]
+def on_chip(name: str, accounting: str = "paper", chip: str = "trex_fefet_32nm") -> ModelOnDevice:
+    return target(architecture(name), 22_050_664, load_chip(chip), accounting)  # type: ignore[arg-type]
 
 
 def loaded_of(model: nn.Module) -> LoadedModel:
@@ -39,7 +39,7 @@ def loaded_of(model: nn.Module) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def deit_s() -> Subject:
+def deit_s() -> ModelOnDevice:
     return on_chip("deit_small_patch16_224")
 
 
@@ -48,7 +48,9 @@ def deit_s() -> Subject:
     [("weight_sharing", 2, 2.0), ("retransformer", 1, 1.03), ("trex_block", 3, 1.6),
      ("trex_block", 5, 2.3)],
 )  # fmt: skip
-def test_the_papers_comparison(deit_s: Subject, method: str, setting: int, gain: float) -> None:
+def test_the_papers_comparison(
+    deit_s: ModelOnDevice, method: str, setting: int, gain: float
+) -> None:
     """TReX, section V: gains in EDAP on DeiT-S, all on its own simulator."""
     original, found = deit_s.original(), deit_s.price(METHODS[method], setting)
     assert original.edap_mj_ms_mm2 / found.edap_mj_ms_mm2 == pytest.approx(gain, rel=0.05)
@@ -90,7 +92,7 @@ def test_the_original_of_the_papers_table_v_has_its_accuracy() -> None:
     assert published_of("lvvit_m") is None
 
 
-def test_sharing_by_two_halves_the_area_and_changes_nothing_else(deit_s: Subject) -> None:
+def test_sharing_by_two_halves_the_area_and_changes_nothing_else(deit_s: ModelOnDevice) -> None:
     original, shared = deit_s.original(), deit_s.price(METHODS["weight_sharing"], 2)
     assert shared.area_m2 == pytest.approx(original.area_m2 / 2)
     assert shared.latency_s == original.latency_s
@@ -106,7 +108,7 @@ def test_sharing_under_full_spares_leakage_too() -> None:
     assert shared.parameters / 1e6 == pytest.approx(11, abs=0.5)
 
 
-def test_retransformer_hides_one_write_of_every_encoder(deit_s: Subject) -> None:
+def test_retransformer_hides_one_write_of_every_encoder(deit_s: ModelOnDevice) -> None:
     original, found = deit_s.original(), deit_s.price(METHODS["retransformer"], 1)
     # TReX, Table II: D_write = D_W * 8, with 3.3 us
     assert original.latency_s - found.latency_s == pytest.approx(12 * 3.3e-6 * 8)
@@ -123,7 +125,7 @@ def test_options_of_the_chip_change_the_price_under_full(name: str) -> None:
 @pytest.mark.parametrize("kind", ["vit", "registers, averaged", "lvvit", "bert"])
 def test_a_method_is_refused_with_a_reason_or_has_a_price_and_runs(name: str, kind: str) -> None:
     model, method = KINDS[kind].build(), METHODS[name]
-    priced = subject(architecture_of(model, "tiny"), 10**6, load_chip("trex_fefet_32nm"), "full")
+    priced = target(architecture_of(model, "tiny"), 10**6, load_chip("trex_fefet_32nm"), "full")
     class_token = has_class_token(model)
     if method.refusal(priced.model) or (method.one_class_token and not class_token):
         assert name in ("diffrate", "class_rows", "evit", "dynamicvit", "mixed_maps")
@@ -151,7 +153,7 @@ def test_a_method_is_refused_with_a_reason_or_has_a_price_and_runs(name: str, ki
 def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> None:
     model = VIT_KINDS[kind].build()
     whole = sum(p.numel() for p in model.parameters())
-    priced = subject(architecture_of(model, "tiny"), whole, load_chip("trex_fefet_32nm"), "full")
+    priced = target(architecture_of(model, "tiny"), whole, load_chip("trex_fefet_32nm"), "full")
     method = METHODS[name]
     assert isinstance(method, Reuse)
     made = variant(loaded_of(model), method, 2, method.spread(priced.model.layout, 2))
@@ -162,7 +164,7 @@ def test_parameters_are_those_of_the_running_variant(name: str, kind: str) -> No
     assert sum(p.numel() for p in model.parameters()) == whole
 
 
-def test_skipping_drops_the_whole_branch(deit_s: Subject) -> None:
+def test_skipping_drops_the_whole_branch(deit_s: ModelOnDevice) -> None:
     dim, tokens = 384, 197
     spared = deit_s.original().macs - deit_s.price(METHODS["attention_skip"], 1).macs
     assert spared == 4 * tokens * dim * dim + 2 * tokens * tokens * dim
@@ -172,7 +174,9 @@ def test_skipping_drops_the_whole_branch(deit_s: Subject) -> None:
 
 @pytest.mark.parametrize("name", ["identity_reuse", "attention_skip", "tome", "evit"])
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.45])
-def test_the_setting_is_the_closest_from_below(deit_s: Subject, name: str, share: float) -> None:
+def test_the_setting_is_the_closest_from_below(
+    deit_s: ModelOnDevice, name: str, share: float
+) -> None:
     method, limit_s = METHODS[name], share * deit_s.original().latency_s
     settings = method.settings(deit_s.model)
 
@@ -186,7 +190,7 @@ def test_the_setting_is_the_closest_from_below(deit_s: Subject, name: str, share
     assert before < 0 or latency_s(settings[before]) > limit_s
 
 
-def test_what_cannot_reach_the_limit_says_so(deit_s: Subject) -> None:
+def test_what_cannot_reach_the_limit_says_so(deit_s: ModelOnDevice) -> None:
     found = closest_from_below([3, 2, 1], lambda setting: setting, 0.5)
     assert found == (1, False)
 
@@ -206,7 +210,9 @@ def test_unlike_encoders_are_refused() -> None:
         on_chip("shvit_s1")
 
 
-def test_the_papers_gain_of_dynamicvit_needs_attention_over_all_tokens(deit_s: Subject) -> None:
+def test_the_papers_gain_of_dynamicvit_needs_attention_over_all_tokens(
+    deit_s: ModelOnDevice,
+) -> None:
     """TReX prints 1.3x for DynamicViT/0.7; its own equations give 3.2x for fewer tokens.
 
     Where dropped tokens are only masked, so that the projection and the MLP alone see fewer, they

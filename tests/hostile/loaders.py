@@ -325,7 +325,7 @@ def _dynamic(folder: Path) -> dict[str, Loader]:
         "calibration": "x",
         "exit_cost": {"latency": 0.0, "energy": 0.0},
     }
-    save_ways(bundle, {"cascade": way}, {}, told=told)
+    save_ways(bundle, {"cascade": way}, {}, entries=told)
 
     def fingerprinted(data: bytes) -> bytes:
         try:

@@ -153,7 +153,7 @@ def test_what_is_chosen_keeps_the_mean_cost_and_comes_back_from_its_files(
     assert found["plan"].plans in (("cheap",), ("middle",))
     save_ways(
         bundle, found, heads,
-        told={"quantity": "latency", "limit": limit, "calibration": "noise", "exit_cost": FREE},
+        entries={"quantity": "latency", "limit": limit, "calibration": "noise", "exit_cost": FREE},
     )  # fmt: skip
     for kind in ("cascade", "exits"):
         way = load_adaptive(bundle, kind)  # type: ignore[arg-type]

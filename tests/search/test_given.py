@@ -267,7 +267,7 @@ def test_what_is_recorded_needs_no_pass_of_the_original(
     def none(*_: object, **__: object) -> None:
         pytest.fail("the original ran over the images again")
 
-    monkeypatch.setattr("trex.search.workshop.Calibration", none)
+    monkeypatch.setattr("trex.search.context.Calibration", none)
     assert main(command) == 0
     after = load_file(out / "best" / "model.safetensors")
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -23,7 +23,7 @@ from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.search.storage import open_storage
 from trex.search.study import check_study
-from trex.search.workers import work_off
+from trex.search.workers import run_phase
 from trex.store.run import Run
 
 FORK = multiprocessing.get_context("fork")
@@ -49,7 +49,7 @@ def url(server: Server, request: pytest.FixtureRequest) -> str:
 
 
 def test_four_workers_and_a_killed_one_lose_and_double_nothing(url: str, tmp_path: Path) -> None:
-    done = work_off(made_up_phase(tmp_path, dies_once(tmp_path, 4), url), 4)
+    done = run_phase(made_up_phase(tmp_path, dies_once(tmp_path, 4), url), 4)
     assert (tmp_path / "died").exists()
     assert results(tmp_path) == ALL
     assert sorted(done) == ALL
@@ -57,10 +57,10 @@ def test_four_workers_and_a_killed_one_lose_and_double_nothing(url: str, tmp_pat
 
 def test_machines_that_start_apart_join(url: str, tmp_path: Path) -> None:
     phase = made_up_phase(tmp_path, lambda candidate: time.sleep(0.02), url)
-    others = [FORK.Process(target=work_off, args=(phase, 1)) for _ in range(3)]
+    others = [FORK.Process(target=run_phase, args=(phase, 1)) for _ in range(3)]
     for other in others:
         other.start()
-    work_off(phase, 1)
+    run_phase(phase, 1)
     for other in others:
         other.join()
         assert other.exitcode == 0
@@ -77,7 +77,7 @@ def test_a_restart_of_the_server_is_waited_for(
             (tmp_path / "restarted").touch()
             server.restart()
 
-    done = work_off(made_up_phase(tmp_path, restarts_once, url), workers)
+    done = run_phase(made_up_phase(tmp_path, restarts_once, url), workers)
     assert (tmp_path / "restarted").exists()
     assert results(tmp_path) == ALL
     assert sorted(done) == ALL

@@ -19,7 +19,7 @@ from trex.errors import DataError, RunError, WorkerError
 from trex.plan import Plan
 from trex.search.entries import in_tree_order
 from trex.search.storage import JOURNAL, open_storage
-from trex.search.workers import Phase, work_off
+from trex.search.workers import Phase, run_phase
 
 FORK = multiprocessing.get_context("fork")
 # Python 3.12 and later warn of forking beside threads: torch's hold no lock that a child needs.
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_every_candidate_is_done_once(tmp_path: Path, workers: int) -> None:
-    done = work_off(made_up_phase(tmp_path), workers)
+    done = run_phase(made_up_phase(tmp_path), workers)
     assert results(tmp_path) == ALL
     assert {key: trial.values for key, trial in done.items()} == {
         c.key: [*result(c).values] for c in CANDIDATES
@@ -45,7 +45,7 @@ def test_work_is_spread_over_processes(tmp_path: Path) -> None:
             barrier.wait(timeout=60)
             met.append(os.getpid())
 
-    work_off(made_up_phase(tmp_path, meet), 3)
+    run_phase(made_up_phase(tmp_path, meet), 3)
     lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     processes = {line["process"] for line in lines}
     assert len(processes) == 3
@@ -54,7 +54,7 @@ def test_work_is_spread_over_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", [0, 4, 8])
 def test_what_a_killed_worker_was_at_is_done_by_another(tmp_path: Path, moment: int) -> None:
-    done = work_off(made_up_phase(tmp_path, dies_once(tmp_path, moment)), 2)
+    done = run_phase(made_up_phase(tmp_path, dies_once(tmp_path, moment)), 2)
     assert (tmp_path / "died").exists()
     assert results(tmp_path) == ALL
     again = done[CANDIDATES[moment].key]
@@ -66,9 +66,9 @@ def test_where_all_workers_die_the_next_search_goes_on(tmp_path: Path) -> None:
         os.kill(os.getpid(), 9)
 
     with pytest.raises(WorkerError, match="all workers died") as caught:
-        work_off(made_up_phase(tmp_path, die), 2)
+        run_phase(made_up_phase(tmp_path, die), 2)
     assert "the same command goes on" in caught.value.hint
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     assert results(tmp_path) == ALL
 
 
@@ -78,7 +78,7 @@ def test_a_workers_error_ends_the_search_and_is_told(tmp_path: Path) -> None:
             raise DataError("the disk melted", hint="buy another")
 
     with pytest.raises(DataError, match="the disk melted") as caught:
-        work_off(made_up_phase(tmp_path, fail), 2)
+        run_phase(made_up_phase(tmp_path, fail), 2)
     assert caught.value.hint == "buy another"
     assert multiprocessing.active_children() == []
 
@@ -86,15 +86,15 @@ def test_a_workers_error_ends_the_search_and_is_told(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        work_off(made_up_phase(tmp_path, break_down), 2)
+        run_phase(made_up_phase(tmp_path, break_down), 2)
 
 
 def test_searches_that_start_apart_join(tmp_path: Path) -> None:
     phase = made_up_phase(tmp_path, lambda candidate: time.sleep(0.02))
-    others = [FORK.Process(target=work_off, args=(phase, 1)) for _ in range(2)]
+    others = [FORK.Process(target=run_phase, args=(phase, 1)) for _ in range(2)]
     for other in others:
         other.start()
-    work_off(phase, 2)
+    run_phase(phase, 2)
     for other in others:
         other.join()
         assert other.exitcode == 0
@@ -103,10 +103,10 @@ def test_searches_that_start_apart_join(tmp_path: Path) -> None:
 
 def test_what_is_recorded_is_only_told(tmp_path: Path) -> None:
     # Killed between recording and telling: the study does not know, the run folder does.
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     for lost in (lambda: (tmp_path / JOURNAL).unlink(), lambda: _reset(tmp_path)):
         lost()
-        done = work_off(made_up_phase(tmp_path, _never), 1)
+        done = run_phase(made_up_phase(tmp_path, _never), 1)
         assert len(done) == len(ALL)
         assert results(tmp_path) == ALL
 
@@ -127,7 +127,7 @@ def _never(candidate: Plan) -> None:
 def test_a_damaged_end_of_the_journal_is_left_out_and_said(
     tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     journal = tmp_path / JOURNAL
     whole = journal.read_bytes()
     journal.write_bytes(whole + tail)
@@ -148,7 +148,7 @@ def test_a_line_cut_off_by_a_living_process_is_cut_off_by_the_next_writer(tmp_pa
 
 
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], b"\0\0\n", *lines[3:]]))
     with pytest.raises(RunError, match=r"study\.log:4: is not an entry") as caught:
@@ -157,7 +157,7 @@ def test_a_journal_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_digit_of_the_journal_that_became_another_one_is_seen(tmp_path: Path) -> None:
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     lines = (tmp_path / JOURNAL).read_text().splitlines()
     text, check = lines[3].split(',"check"')
     digit = next(of for of in text if of.isdigit())
@@ -187,7 +187,7 @@ def test_a_study_of_something_else_is_refused(
 
 
 def test_people_understand_the_study(tmp_path: Path) -> None:
-    work_off(made_up_phase(tmp_path), 1)
+    run_phase(made_up_phase(tmp_path), 1)
     # as optuna-dashboard opens it
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
     study = optuna.load_study(study_name="tiny", storage=optuna.storages.JournalStorage(backend))
@@ -234,7 +234,7 @@ def _one_round(phase: Phase) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trex.search.workers.time.sleep", sleep)
         with pytest.raises(Idle):
-            work_off(phase, 1)
+            run_phase(phase, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from trex.api.models import Model, ModelOptions, classes_of, data_config, load_m
 from trex.api.plans import PlanGiven, plan_of
 from trex.api.result import RunGiven, folder_of
 from trex.compare import comparison
-from trex.compare.given import read_given
 from trex.compare.measure import Kept
-from trex.compare.question import Question, Row
+from trex.compare.options import CompareOptions, Row
 from trex.compare.registry import NAMES, check_names
-from trex.compare.subject import subject
+from trex.compare.saved import read_saved
 from trex.compare.tables import legend, text_table
+from trex.compare.target import target
 from trex.compare.variants import has_class_token
 from trex.errors import DataError
 from trex.files import make_folder
@@ -74,26 +74,26 @@ class Compared:
 
     Attributes:
         rows: the original, methods within the limit, beyond it, published ones, other models.
-        question: what was compared, and with what.
+        options: what was compared, and with what.
     """
 
     rows: list[Row]
-    question: Question
+    options: CompareOptions
 
     @property
     def spread(self) -> float | None:
         """Of a measured machine's latencies; None on a chip."""
-        device = self.question.subject.device
+        device = self.options.target.device
         return device.spread if isinstance(device, MeasuredDevice) else None
 
     def __str__(self) -> str:
-        images = self.question.images
+        images = self.options.images
         data = "" if images is None else images.origin
-        told = legend(self.rows, self.question.subject.accounting, data, self.spread)
+        told = legend(self.rows, self.options.target.accounting, data, self.spread)
         return "\n".join([*text_table(self.rows), "", *told])
 
 
-def prepare(asked: Asked) -> Question:
+def prepare(asked: Asked) -> CompareOptions:
     """Check everything a comparison needs, before any work.
 
     Raises:
@@ -134,7 +134,7 @@ def prepare(asked: Asked) -> Question:
             few = fitting.subset(min(asked.calibration_images, len(fitting)), asked.seed)
             # a class's images lie side by side, and a part of them is only compared on
             calibration = few.shuffled(asked.seed)
-    compared = subject(
+    compared = target(
         architecture_of(model, name),
         sum(parameter.numel() for parameter in model.parameters()),
         device,
@@ -144,15 +144,15 @@ def prepare(asked: Asked) -> Question:
         plan.validate(compared.model.layout)
     limit_s = limit.absolute(compared.original().latency_s)
     weights_sha256 = loaded.weights_sha256 if loaded else None
-    runs = tuple(read_given(path, compared, weights_sha256, limit_s) for path in asked.runs)
+    runs = tuple(read_saved(path, compared, weights_sha256, limit_s) for path in asked.runs)
     if asked.out is not None:
         make_folder(asked.out)
-    return Question(
-        subject=compared,
+    return CompareOptions(
+        target=compared,
         class_token=has_class_token(model),
         limit_s=limit_s,
         methods=methods,
-        given=runs,
+        saved=runs,
         plans=plans,
         loaded=loaded,
         images=images,
@@ -169,8 +169,8 @@ def run(asked: Asked) -> Compared:
     Raises:
         TrexError: as `prepare`; or something cannot be priced or measured at all.
     """
-    question = prepare(asked)
-    return Compared(rows=comparison.compare(question), question=question)
+    options = prepare(asked)
+    return Compared(rows=comparison.compare(options), options=options)
 
 
 def compare(

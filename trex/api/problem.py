@@ -31,12 +31,12 @@ from trex.reuse.precision import fastest_precision
 from trex.reuse.sizes import parameter_table
 from trex.search.agreement import Agreement
 from trex.search.budget import Budget
+from trex.search.context import SearchContext, Sharing
 from trex.search.engine import Search
 from trex.search.feasible import PricedSpace
 from trex.search.outcome import outcome
 from trex.search.problem import Problem, taken
 from trex.search.strategies import count_feasible
-from trex.search.workshop import Sharing, Workshop
 from trex.settings import as_stored, difference
 from trex.store.operations import store_architecture
 from trex.store.run import SUMMARY, Run
@@ -239,12 +239,12 @@ def search_of(
         study=work.study or f"{loaded.name} on {device.name}, {budget}",
     )
     known = like.run if like else _run_like(work.like, settings)
-    shop = Workshop(
+    context = SearchContext(
         problem, priced, run_folder, settings, sharing, work.scratch or given.out,
-        like.shop if like else None, known,
+        like.context if like else None, known,
     )  # fmt: skip
     measure = None if evaluated is None else partial(_measure, problem.loaded, evaluated)
-    return Prepared(Search(shop, manifest), measure)
+    return Prepared(Search(context, manifest), measure)
 
 
 def carry_out(prepare: Callable[[], Prepared], *, keep: bool = False) -> Summary:
@@ -351,7 +351,7 @@ def _settings(problem: Problem, budget: Budget) -> dict[str, Any]:
         "calibration_sha256": dataset_fingerprint(problem.images),
         "calibration_contents_sha256": contents_fingerprint(problem.images),
         "data": asdict(problem.data_config),
-        "search": problem.settings.told(),
+        "search": problem.settings.as_json(),
         "densities": densities.settings(problem.device),
     }
 

@@ -55,15 +55,15 @@ def run(args: argparse.Namespace) -> int:
     check_sources(args.calib, args.data)
     stored, model = load_dynamic_config(args.source), load_dynamic(args.source)
     config = input_config_from_json(stored["data"])
-    told: dict[str, Any] = {"dynamic": str(args.source)}
+    answer: dict[str, Any] = {"dynamic": str(args.source)}
     chosen: dict[str, Chosen] = {}
     if limited:
-        chosen, told["adaptive"] = _choose(args, stored, model, config)
+        chosen, answer["adaptive"] = _choose(args, stored, model, config)
     if args.data:
-        told["measured"] = _measure(args, model, config, chosen)
+        answer["measured"] = _measure(args, model, config, chosen)
     if args.simulate:
-        told["simulated"] = _simulate(args, model)
-    print(json.dumps(told) if args.json else "\n".join(_lines(told)))
+        answer["simulated"] = _simulate(args, model)
+    print(json.dumps(answer) if args.json else "\n".join(_lines(answer)))
     return 0
 
 
@@ -100,16 +100,16 @@ def _choose(
     with _progress("thresholds", len(choosing)) as advance:
         seen = observe(model, heads, batches(choosing, _BATCH), progress=advance)
     found = choose(model, seen, limit, quantity=quantity, exit_cost=exit_cost)
-    told = {
+    answer = {
         "quantity": quantity,
         "limit": limit,
         "calibration": images.origin,
         "exit_cost": exit_cost,
         "seed": args.seed,
     }
-    save_ways(args.source, found, heads, told=told)
+    save_ways(args.source, found, heads, entries=answer)
     ways = [{**asdict(way), "title": way.title} for way in found.values()]
-    return found, {**told, "ways": ways}
+    return found, {**answer, "ways": ways}
 
 
 def _progress(label: str, total: int) -> Any:
@@ -133,9 +133,9 @@ def _measure(
         args.data, config, classes_of(model.base), _arguments.data_options(args)
     )
     rows = _measured_rows(args.source, model, images, chosen)
-    told = {"data": images.origin, "rows": rows}
-    write_atomic(args.source / MEASURED, json.dumps(told, indent=2) + "\n")
-    return told
+    answer = {"data": images.origin, "rows": rows}
+    write_atomic(args.source / MEASURED, json.dumps(answer, indent=2) + "\n")
+    return answer
 
 
 def _measured_rows(
@@ -268,10 +268,10 @@ def services_of(folder: Path, model: DynamicModel) -> tuple[dict[str, Service], 
     accuracy: dict[str, float] = {}
     origin = "agreement with the original on the images that plans were compared on"
     try:
-        told = parse_json((folder / MEASURED).read_text(encoding="utf-8"))
-        found = {row["name"].removeprefix("plan "): float(row["top1"]) for row in told["rows"]}
+        answer = parse_json((folder / MEASURED).read_text(encoding="utf-8"))
+        found = {row["name"].removeprefix("plan "): float(row["top1"]) for row in answer["rows"]}
         if all(name in found for name in model.plans):
-            accuracy, origin = found, f"top-1 on {told['data']}"
+            accuracy, origin = found, f"top-1 on {answer['data']}"
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -298,12 +298,12 @@ def services_of(folder: Path, model: DynamicModel) -> tuple[dict[str, Service], 
     }, origin
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
+def _lines(answer: dict[str, Any]) -> list[str]:
     """What was found, for people."""
     from trex.units import format_quantity
 
     lines = []
-    if (adaptive := told.get("adaptive")) is not None:
+    if (adaptive := answer.get("adaptive")) is not None:
         unit = {"latency": "s", "energy": "J"}[adaptive["quantity"]]
         lines.append(
             f"mean {adaptive['quantity']} <= {format_quantity(adaptive['limit'], unit)}, chosen "
@@ -315,7 +315,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
                 f"  {way['title']}: {format_quantity(way['cost'], unit)}, agreement "
                 f"{100 * way['agreement']:.1f} %, {way['loss']:.4f} nats; images by way {shares}"
             )
-    if (measured := told.get("measured")) is not None:
+    if (measured := answer.get("measured")) is not None:
         first = measured["rows"][0]
         lines.append(
             f"measured on {first['n']} of {measured['data']}; original "
@@ -335,7 +335,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
                     f"    over plan {over['plan']}: {100 * over['difference']:+.1f} points "
                     f"({low:+.1f} to {high:+.1f})"
                 )
-    if (simulated := told.get("simulated")) is not None:
+    if (simulated := answer.get("simulated")) is not None:
         lines.append(
             f"{simulated['load']}, deadline {format_quantity(simulated['deadline_s'], 's')}, "
             f"accuracy: {simulated['accuracy_of']}:"

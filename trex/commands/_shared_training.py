@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> int:
 
     job = prepare(args)
     with start_processes(args.device) as processes:
-        told = finetune_shared(
+        answer = finetune_shared(
             job, args.run_folder, processes, between=args.between, twins=args.twins
         )
-    print(json.dumps({"out": str(args.out), **told}) if args.json else "\n".join(_lines(told)))
+    print(json.dumps({"out": str(args.out), **answer}) if args.json else "\n".join(_lines(answer)))
     return 0
 
 
@@ -103,10 +103,10 @@ def original_of(
     return loaded
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
+def _lines(answer: dict[str, Any]) -> list[str]:
     """Every plan before and after, for people."""
     lines = []
-    for row in told["paths"]:
+    for row in answer["paths"]:
         lines.append(f"{row['name']}: {row['plan'] or 'as it is'}")
         for name in ("untrained", "shared", "alone"):
             measured = row.get(name)
@@ -116,4 +116,4 @@ def _lines(told: dict[str, Any]) -> list[str]:
                     f"  {name}: top-1 {100 * measured['top1']:.1f} %, "
                     f"{100 * measured['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
                 )
-    return [*lines, f"bundle: {told['bundle']}"]
+    return [*lines, f"bundle: {answer['bundle']}"]

@@ -135,8 +135,8 @@ def _plan(text: str, model: str | None) -> list[str]:
         (sharing, "share rows"),
         (len(plan.rows) - sharing, "class rows"),
     )
-    told = ", ".join(f"{number} {what}" for number, what in counts if number)
-    return [f"{plan} (encoders: {told or 'as they are'})"]
+    counted = ", ".join(f"{number} {what}" for number, what in counts if number)
+    return [f"{plan} (encoders: {counted or 'as they are'})"]
 
 
 def _space(name: str, model: str | None) -> list[str]:

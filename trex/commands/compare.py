@@ -12,7 +12,7 @@ from trex.commands import _arguments, _devices
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trex.compare.question import Row
+    from trex.compare.options import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
             out=args.out,
         )
     )
-    rows, subject, limit_s = found.rows, found.question.subject, found.question.limit_s
+    rows, target, limit_s = found.rows, found.options.target, found.options.limit_s
     result = {
-        "model": subject.model.model,
-        "chip": subject.device.name,
-        "basis": subject.device.basis,
-        "accounting": subject.accounting,
+        "model": target.model.model,
+        "chip": target.device.name,
+        "basis": target.device.basis,
+        "accounting": target.accounting,
         "max_latency_s": limit_s,
         "data": args.data,
         "amp": args.amp,
@@ -102,14 +102,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**result, "files": files}))
         return 0
-    of = f"{subject.accounting} accounting" if found.spread is None else "a measured machine"
+    of = f"{target.accounting} accounting" if found.spread is None else "a measured machine"
     print(
-        f"{subject.model.model} on {subject.device.name}, {of}, "
+        f"{target.model.model} on {target.device.name}, {of}, "
         f"latency <= {limit_s * 1e3:.4g} ms ({args.max_latency})\n"
     )
     data = f"{args.data}{', mixed precision' if args.amp else ''}"
-    told = legend(rows, subject.accounting, data, found.spread)
-    print("\n".join([*text_table(rows), "", *told]))
+    shown = legend(rows, target.accounting, data, found.spread)
+    print("\n".join([*text_table(rows), "", *shown]))
     if files:
         print(f"\ntables: {args.out}")
     return 0

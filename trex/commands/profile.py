@@ -106,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     write_device(args.out, profiles)
     if args.json:
-        told = [profile.model_dump(mode="json") for profile in profiles]
-        print(json.dumps({"device": str(args.out), "profiles": told}))
+        answer = [profile.model_dump(mode="json") for profile in profiles]
+        print(json.dumps({"device": str(args.out), "profiles": answer}))
     else:
         print("\n".join([f"{args.out}:", *(line for p in profiles for line in _lines(p))]))
     return 0

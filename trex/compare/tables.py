@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from trex.compare.question import BEYOND_LIMIT, Group, Row
-from trex.compare.subject import Price
+from trex.compare.options import BEYOND_LIMIT, Group, Row
+from trex.compare.target import Price
 from trex.report.tables import Row as Cells
 from trex.report.tables import aligned, percent, points
 from trex.units import significant
@@ -159,8 +159,10 @@ def legend(
         if (row.encoders or row.plan) and row.group != "original"
     ]
     notes = [f"{_name(row)}: {row.note}" for row in rows if row.note and row.note != BEYOND_LIMIT]
-    for title, told in (("encoders and plans:", details), ("notes:", notes)):
-        lines += ["", title, *(part for line in told for part in _wrapped(line))] if told else []
+    for title, entries in (("encoders and plans:", details), ("notes:", notes)):
+        lines += (
+            ["", title, *(part for line in entries for part in _wrapped(line))] if entries else []
+        )
     return lines
 
 

@@ -163,7 +163,7 @@ class OnnxExporter:
 
     def _card(self, variants: Sequence[Variant]) -> str:
         first, files = variants[0], files_of(variants)
-        told = (
+        description = (
             f"`{files[0]}` runs in ONNX Runtime 1.20 or later, and wherever opset {OPSET} does, "
             "for any number of images; neither PyTorch nor TReX is needed."
         )
@@ -172,11 +172,11 @@ class OnnxExporter:
                 f"`{file}` with `{variant.plan}`"
                 for file, variant in zip(files, variants, strict=True)
             )
-            told += (
+            description += (
                 f" Several plans share `{WEIGHTS}`: {names}. `trex.exporters.onnx.sessions` opens "
                 "them with their weights once in memory."
             )
-        return model_card(first, files=told, loading=loading(first, files[0]))
+        return model_card(first, files=description, loading=loading(first, files[0]))
 
 
 def require_onnx() -> None:

@@ -269,11 +269,11 @@ def _winner(run: Run, records: list[Record]) -> int:
 
 def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:
     """What consumers lose by themselves and in pairs, where pairs were measured."""
-    told = stored.get("forms")  # as version 0.1 wrote them
-    if told is None:
+    forms = stored.get("forms")  # as version 0.1 wrote them
+    if forms is None:
         if not any(map(any, stored["added"])):
             return ()
-        told = [
+        forms = [
             {
                 "form": stored["form"],
                 "single": stored["reference"],
@@ -286,7 +286,7 @@ def _pairs(stored: Mapping[str, Any]) -> tuple[Pairs, ...]:
             single=tuple(map(float, form["single"])),
             interaction=tuple(tuple(map(float, row)) for row in form["interaction"]),
         )
-        for form in told
+        for form in forms
     )
 
 

@@ -94,8 +94,8 @@ def _draw_tokens(axes: Axes, picture: PlanPicture) -> None:
         _box(axes, encoder, height, filled=live is None)
         if live is not None:
             _box(axes, encoder, max(_LEAST, height * live / tokens), filled=True)
-        told = str(tokens) if live is None else f"{tokens} \u2192 {live}"
-        axes.text(encoder, _TOP - height - 0.05, told, ha="center", va="top", fontsize=8)
+        label = str(tokens) if live is None else f"{tokens} \u2192 {live}"
+        axes.text(encoder, _TOP - height - 0.05, label, ha="center", va="top", fontsize=8)
         if (few := shared.get(encoder)) is not None:
             high = max(_LEAST, height * few / tokens)
             axes.add_patch(

@@ -28,13 +28,13 @@ def fits_in_words(fit: Fit) -> str:
     chosen = fit.tried[0]
     if chosen.loss is None:
         return "No plan had anything to choose a way of fitting on."
-    told = f"Of {len(fit.tried)} ways of fitting, each tried on a part of the fitted images"
+    how_many = f"Of {len(fit.tried)} ways of fitting, each tried on a part of the fitted images"
     if chosen.shrink == 0:
         return (
-            f"{told} and compared on the others, none beat the start: projections stay as "
+            f"{how_many} and compared on the others, none beat the start: projections stay as "
             "they begin."
         )
     return (
-        f"{told} and compared on the others, the first lost least: projections go "
+        f"{how_many} and compared on the others, the first lost least: projections go "
         f"{chosen.shrink:g} of the step from their start to what is solved for."
     )

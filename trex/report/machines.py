@@ -84,13 +84,13 @@ def priced_table(facts: Facts, device: MeasuredDevice) -> Table:
         for name, of in (("original", original), (facts.best.plan or "no reuse", best))
     )
     profile = device.profile
-    told = "" if device.tells_apart(best, original) else ", so these two are not told apart"
+    note = "" if device.tells_apart(best, original) else ", so these two are not told apart"
     return Table(
         f"On {device.name}",
         ("plan", f"latency ms (predicted, {device.name})", "latency ratio (predicted)"),
         rows,
         f"A measured machine: {profile.runtime}, {profile.dtype}, batch {profile.batch}, "
-        f"{count(profile.threads, 'thread')}. Its spread is {100 * device.spread:.1f} %{told}. "
+        f"{count(profile.threads, 'thread')}. Its spread is {100 * device.spread:.1f} %{note}. "
         "Energy and area: nobody measured them.",
     )
 

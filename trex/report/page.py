@@ -130,9 +130,11 @@ def _section(
     ):
         files += write_table(out / "tables" / f"{facts.slug}-{name}", kinds,
                              *candidate_rows(facts, rows_of))  # fmt: skip
-    for number, told in enumerate(machines, start=1):
+    for number, label in enumerate(machines, start=1):
         stem = out / "tables" / f"{facts.slug}-machine{number}"
-        files += write_table(stem, ("csv", "md", "tex"), told.head, [row for _, row in told.rows])
+        files += write_table(
+            stem, ("csv", "md", "tex"), label.head, [row for _, row in label.rows]
+        )
     columns = shown_columns(facts)
     saved = {"latency": best.estimate.latency_s / baseline.latency_s - 1}
     for name, own, original in (
@@ -288,8 +290,8 @@ def _plan_caption(picture: PlanPicture) -> str:
     if picture.tokens:
         text += " Below: the tokens that attend to each other in each encoder."
     if picture.shared:
-        told = "Bar and lower number" if picture.tokens else "Number"
-        text += f" {told}: the rows of attention that tokens share."
+        label = "Bar and lower number" if picture.tokens else "Number"
+        text += f" {label}: the rows of attention that tokens share."
     if picture.rows:
         text += " Dashed box: rows that nothing reads, and that are not computed."
     return text

@@ -139,17 +139,17 @@ def _spent_lines(result: Summary) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
 
 
-def budgets_table(told: Budgets) -> list[str]:
+def budgets_table(budgets: Budgets) -> list[str]:
     """The answer of several searches: the best plan of each, and the cheapest that will do."""
-    first = told.searches[0]
+    first = budgets.searches[0]
     baseline = first.baseline
     head = ("", "limit", *_price_head(baseline), "loss", "agree %", "top-1 %", "plan")
     rows = []
-    for result in told.searches:
+    for result in budgets.searches:
         best, measured = result.best, result.best.last
         rows.append(
             (
-                "*" * (result.limit == told.chosen),
+                "*" * (result.limit == budgets.chosen),
                 result.limit,
                 *_prices(best.estimate, result.baseline),
                 f"{measured.loss:.4f}",
@@ -159,7 +159,7 @@ def budgets_table(told: Budgets) -> list[str]:
             )
         )
     lines = [
-        f"{_where(first)}, {told.minimized} limited",
+        f"{_where(first)}, {budgets.minimized} limited",
         "",
         *aligned(head, _last_cut(head, rows), left=(0, 1, len(head) - 1)),
         "",
@@ -167,18 +167,18 @@ def budgets_table(told: Budgets) -> list[str]:
         f"loss, agreement and top-1 are measured on {first.best.last.n} images that were not "
         "fitted on, without any training.",
     ]
-    if told.max_drop is not None:
+    if budgets.max_drop is not None:
         lines.append(
-            f"* the cheapest that loses at most {told.max_drop:g} points on these images."
-            if told.chosen
-            else f"None loses at most {told.max_drop:g} points on these images."
+            f"* the cheapest that loses at most {budgets.max_drop:g} points on these images."
+            if budgets.chosen
+            else f"None loses at most {budgets.max_drop:g} points on these images."
         )
-    for result in told.searches:
+    for result in budgets.searches:
         if result.timings:
             lines += ["", f"{result.limit}:", *timing_lines(result.timings)]
         if evaluation := result.best.evaluation:
             lines += ["", f"{result.limit}:", *evaluation_lines(result.best.plan, evaluation)]
-    return [*lines, "", f"run folders: {', '.join(r.run for r in told.searches)}"]
+    return [*lines, "", f"run folders: {', '.join(r.run for r in budgets.searches)}"]
 
 
 def fit_table(result: Summary) -> list[str]:

@@ -80,11 +80,11 @@ class Chosen:
         """For people."""
         if self.kind == "plan":
             return f"plan {self.plans[0]}"
-        told = f"{self.measure} {self.threshold:.3f}"
+        rule = f"{self.measure} {self.threshold:.3f}"
         if self.kind == "cascade":
-            return f"cascade {self.plans[0]}, then {self.plans[1]} ({told})"
+            return f"cascade {self.plans[0]}, then {self.plans[1]} ({rule})"
         places = " and ".join(map(str, self.exits))
-        return f"exits of {self.plans[0]} behind encoder {places} ({told})"
+        return f"exits of {self.plans[0]} behind encoder {places} ({rule})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

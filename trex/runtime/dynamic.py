@@ -181,13 +181,13 @@ class DynamicModel(nn.Module):
             return fitting[-1]
         cost, cheapest = min(costs)
         unit = _QUANTITIES[quantity][2]
-        told = (
+        message = (
             f"no plan fits {quantity} <= {budget}; the cheapest, {cheapest}, takes "
             f"{format_quantity(cost, unit)}"
         )
         if strict:
-            raise InfeasibleError(told, hint="raise the limit to that")
-        _logger.warning("%s: it is taken", told)
+            raise InfeasibleError(message, hint="raise the limit to that")
+        _logger.warning("%s: it is taken", message)
         return cheapest
 
     def limit(self, budget: str, quantity: Quantity | None) -> tuple[Quantity, float]:

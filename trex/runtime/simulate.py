@@ -208,9 +208,9 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
         return "no fixed plan answers as well as the controller"
     best = max(as_good, key=lambda of: of.served)
     gained = controller.served - best.served
-    told = (
+    text = (
         f"the controller serves {controller.served} of {controller.requests} in time at "
         f"{100 * controller.accuracy:.2f} %; of the fixed plans at least as accurate, "
         f"{best.policy} serves most: {best.served}"
     )
-    return f"{told} ({gained:+d})"
+    return f"{text} ({gained:+d})"

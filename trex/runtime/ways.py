@@ -61,7 +61,7 @@ def save_ways(
     chosen: Mapping[str, Chosen],
     heads: Mapping[str, Mapping[int, ExitHead]],
     *,
-    told: Mapping[str, Any],
+    entries: Mapping[str, Any],
 ) -> None:
     """Write what was chosen into a dynamic bundle's folder.
 
@@ -69,7 +69,7 @@ def save_ways(
         folder: of the bundle.
         chosen: by kind, as `choose` gives it.
         heads: the exits; those that were chosen are kept.
-        told: `quantity`, `limit`, `calibration`, `exit_cost`, and what else should travel along.
+        entries: `quantity`, `limit`, `calibration`, `exit_cost`, and what else is kept.
 
     Raises:
         BundleError: the folder holds no dynamic bundle.
@@ -88,7 +88,7 @@ def save_ways(
     content = {
         "schema": SCHEMA,
         "bundle": fingerprint,
-        **told,
+        **entries,
         "ways": [asdict(way) for way in chosen.values()],
     }
     write_atomic(folder / ADAPTIVE, json.dumps(content, indent=2) + "\n")

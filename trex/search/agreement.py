@@ -39,7 +39,7 @@ class Agreement(NamedTuple):
         """Whether the variant is far from its original."""
         return self.share < NEAR
 
-    def told(self) -> Agreed:
+    def as_fields(self) -> Agreed:
         """For the summary."""
         return Agreed(
             agreement=self.share, ci95=[self.low, self.high], n=self.n, far_from_original=self.far

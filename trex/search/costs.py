@@ -122,11 +122,11 @@ class PlanPricer:
             steps.only_class,
         )
         counts = self._counts(np.full(len(steps.forms), encoder), steps.forms, steps.own_class)
-        return np.concatenate([self._told(costs), counts[None]])
+        return np.concatenate([self._limited(costs), counts[None]])
 
     def outside(self, left: Any) -> Floats:
         """The same of everything outside the encoders, by the tokens behind the last."""
-        costs = self._told(self._table.outside(left))
+        costs = self._limited(self._table.outside(left))
         return np.concatenate([costs, np.full((1, len(left)), float(self._parameters.fixed))])
 
     def price(self, plans: PlanArrays) -> VariantCosts:
@@ -154,7 +154,7 @@ class PlanPricer:
         """
         return self.price(self._table.arrays_of(plans))
 
-    def _told(self, costs: Floats) -> Floats:
+    def _limited(self, costs: Floats) -> Floats:
         if self.overall == "latency":
             costs = costs.copy()
             costs[[ENERGY, AREA, LEAKAGE]] = 0.0

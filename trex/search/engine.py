@@ -23,6 +23,7 @@ from trex.errors import RunError
 from trex.exporters.bundle import is_whole, save_bundle
 from trex.hardware import is_measured
 from trex.plan import Plan
+from trex.search.context import SearchContext
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, trial_entry
 from trex.search.moves import RESERVOIR, ROUND, next_rows
@@ -32,7 +33,6 @@ from trex.search.sampled import propose, sampler_of
 from trex.search.strategies import STRATEGIES, Task
 from trex.search.timed import holding
 from trex.search.winner import fit_winner
-from trex.search.workshop import Workshop
 from trex.store.ranking import best_first, furthest_first
 from trex.store.record import Estimate, Record
 from trex.store.run import ORIGINAL, PROOF, TUNED, V0_1, WINNER, Run
@@ -45,22 +45,22 @@ class Search:
     """A search in a run folder; going on in a folder skips what is recorded there.
 
     Args:
-        shop: what is searched for, among what, where, and who measures; no result depends on who.
+        context: what is searched, where, and who measures; no result depends on who.
         manifest: what the run folder says of it.
     """
 
-    def __init__(self, shop: Workshop, manifest: Manifest) -> None:
-        self.problem, self.priced, self.run = shop.problem, shop.priced, shop.run
-        self.shop = shop
+    def __init__(self, context: SearchContext, manifest: Manifest) -> None:
+        self.problem, self.priced, self.run = context.problem, context.priced, context.run
+        self.context = context
         self._manifest = manifest
 
     def execute(self) -> Winner:
         """Search, and return what `best.json` holds: which candidate won."""
-        self.shop.check_storage()
+        self.context.check_storage()
         with self.run.folder():
             if not self.run.begun:
                 # Images that cannot be read leave no folder behind.
-                _ = self.shop.calibration
+                _ = self.context.calibration
             Run.start(self.run.path, self._manifest)
         with self.run.joined():
             self._keep_original()
@@ -70,11 +70,11 @@ class Search:
 
     def close(self) -> None:
         """Give the disk space back that it took on the way."""
-        self.shop.close()
+        self.context.close()
 
     def estimate(self, plan: Plan) -> Estimate:
         """What a plan costs, as records hold it."""
-        return self.shop.estimate(plan)
+        return self.context.estimate(plan)
 
     def _keep_original(self) -> None:
         """Keep the original's weights, where nobody else has them as a file."""
@@ -106,7 +106,7 @@ class Search:
         if sampled:
             sampler = sampler_of(settings, self.priced.pricer.overall)
             measure_fitted(
-                self.shop,
+                self.context,
                 chosen.plans,
                 losses,
                 objectives=sampler.objectives,
@@ -114,24 +114,24 @@ class Search:
                 more=partial(
                     propose,
                     priced=self.priced,
-                    options=self.shop.options,
+                    options=self.context.options,
                     total=wanted,
-                    entry=partial(trial_entry, shop=self.shop, losses=losses),
+                    entry=partial(trial_entry, context=self.context, losses=losses),
                 ),
                 total=wanted,
             )
         elif losses is not None and settings.moves:
             self._move(losses, chosen.plans)
         else:
-            measure_fitted(self.shop, chosen.plans, losses)
+            measure_fitted(self.context, chosen.plans, losses)
         rung = "selection"
         if settings.confirmed:
-            measure_confirmed(self.shop, self._best_of(rung)[: settings.confirmed])
+            measure_confirmed(self.context, self._best_of(rung)[: settings.confirmed])
             rung = "confirmed"
         if settings.refined_candidates:
-            measure_refined(self.shop, self._best_of(rung)[: settings.refined_candidates])
+            measure_refined(self.context, self._best_of(rung)[: settings.refined_candidates])
             rung = "refined"
-        for training in finetune_rungs(self.shop):
+        for training in finetune_rungs(self.context):
             wanted = settings.finetuning.candidates[training.number - 1]
             best = self._finalists(wanted) if training.number == 1 else self._best_of(rung)
             training.measure(best[:wanted])
@@ -146,7 +146,7 @@ class Search:
         settings, space = self.problem.settings, self.problem.space
         plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
         reservoir = np.stack([space.row(plan) for plan in chosen])
-        measure_fitted(self.shop, plans, losses)
+        measure_fitted(self.context, plans, losses)
         while len(plans) < settings.evaluations:
             loss_of = {record.key: record.selection.loss for record in self.run.records()}
             measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
@@ -155,13 +155,13 @@ class Search:
             if not len(rows):
                 break
             plans += [space.plan(row) for row in rows]
-            measure_fitted(self.shop, plans, losses)
+            measure_fitted(self.context, plans, losses)
 
     def _finalists(self, wanted: int) -> list[Record]:
         """The best records; on a measured machine those that hold its limits when timed whole."""
         records = furthest_first(self.run.records())
         if is_measured(self.problem.device):
-            return holding(self.shop, records, wanted)
+            return holding(self.context, records, wanted)
         return records[:wanted]
 
     def _best_of(self, rung: str) -> list[Record]:
@@ -172,9 +172,9 @@ class Search:
         """What plans are predicted to lose; measured once."""
         losses = self._stored_losses(self.run)
         if losses is None:
-            known = self.shop.known
+            known = self.context.known
             losses = None if known is None else self._stored_losses(known)
-            losses = losses or measure_losses(self.shop)
+            losses = losses or measure_losses(self.context)
             self.run.write_json("surrogate.json", losses.as_json())
         return losses
 
@@ -201,7 +201,7 @@ class Search:
     def _finish(self) -> Winner:
         (record,) = self._finalists(1)
         best = self._fit_best(record)
-        if trainings := finetune_rungs(self.shop):
+        if trainings := finetune_rungs(self.context):
             self._hand_over(record, trainings[-1])
         return best
 
@@ -210,7 +210,7 @@ class Search:
         stored = self.run.winner()
         if stored is not None and stored.key == record.key and is_whole(self.run.best):
             return stored
-        winner = fit_winner(self.shop, record.parsed)
+        winner = fit_winner(self.context, record.parsed)
         self._save(self.run.best, winner.variant, record)
         best = Winner(
             key=record.key,
@@ -226,14 +226,14 @@ class Search:
         told_before = (self.run.path / TUNED).exists()
         if not (told_before and is_whole(self.run.finetuned)):
             self._save(self.run.finetuned, rung.variant(record), record)
-            told = Tuned(
+            tuned = Tuned(
                 key=record.key,
                 **plan_fields(record.parsed),
                 rung=rung.name,
                 images=rung.images(record),
                 measured=record.later[rung.name],
             )
-            self.run.write(TUNED, told)
+            self.run.write(TUNED, tuned)
         rung.clear(self.run.records())
         shutil.rmtree(self.run.trainings, ignore_errors=True)
 

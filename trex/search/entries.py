@@ -23,7 +23,7 @@ LATENCY: Final = "latency (ms)"
 #: an attribute that holds a whole record, for run folders on other machines
 RECORD: Final = "record"
 _NO_REUSE: Final = "no reuse"
-_Told = TypeVar("_Told", bound=Fields)
+_Kind = TypeVar("_Kind", bound=Fields)
 
 
 class Options:
@@ -72,8 +72,8 @@ def plan_notes(plan: Plan) -> dict[str, str | int]:
 
 def plan_of_trial(trial: FrozenTrial) -> Plan:
     """The plan that a trial is about."""
-    told = trial.user_attrs
-    return Plan() if told["plan"] == _NO_REUSE else read_plan(told)
+    attributes = trial.user_attrs
+    return Plan() if attributes["plan"] == _NO_REUSE else read_plan(attributes)
 
 
 def decision_name(here: EncoderPlan) -> str:
@@ -132,18 +132,20 @@ def measured_notes(record: Record) -> dict[str, Any]:
     return {**selection_notes(record.selection, record.seconds or 0.0), RECORD: record.as_json()}
 
 
-def told_elsewhere(kind: type[_Told], trial: FrozenTrial) -> _Told:
+def record_in(kind: type[_Kind], trial: FrozenTrial) -> _Kind:
     """What a worker on another machine put beside its trial, `RECORD`.
 
     Raises:
         RunError: it is damaged.
     """
     where, hint = f"trial {trial.number} of the study", "drop the study, or name another one"
-    told = trial.user_attrs.get(RECORD)
-    record = read_fields(kind, told, where, RunError, hint)
-    if told is None or not isinstance(record, Record):
+    attributes = trial.user_attrs.get(RECORD)
+    record = read_fields(kind, attributes, where, RunError, hint)
+    if attributes is None or not isinstance(record, Record):
         return record
-    return kind.model_validate(current(told))  # version 0.1 told a plan's transforms beside it
+    return kind.model_validate(
+        current(attributes)
+    )  # version 0.1 told a plan's transforms beside it
 
 
 def selection_notes(selection: Measured, seconds: float) -> dict[str, float]:

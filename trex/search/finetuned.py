@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trex.search.context import SearchContext
 from trex.search.refined import fitted_variant, refined_variant
 from trex.search.rungs import measure_rung, measured_selection
-from trex.search.workshop import Workshop
 from trex.store.ranking import finetuned_rung
 from trex.store.record import Measured, Record
 from trex.training.finetune.loop import Trainer
@@ -36,11 +36,11 @@ class FinetuneRung:
     """One rung of short trainings.
 
     Attributes:
-        shop: of the search.
+        context: of the search.
         number: of the rung, from 1.
     """
 
-    shop: Workshop
+    context: SearchContext
     number: int
 
     @property
@@ -51,13 +51,13 @@ class FinetuneRung:
     @property
     def last(self) -> bool:
         """Whether the winner comes from here."""
-        return self.number == len(self.shop.problem.settings.finetuning.images)
+        return self.number == len(self.context.problem.settings.finetuning.images)
 
     @cached_property
     def order(self) -> Order:
         """What is trained on; images of the rung at most, in epochs of equal length."""
-        settings = self.shop.problem.settings
-        wanted, most = settings.finetuning.images[self.number - 1], len(self.shop.parts.fit)
+        settings = self.context.problem.settings
+        wanted, most = settings.finetuning.images[self.number - 1], len(self.context.parts.fit)
         epochs = -(-wanted // most)
         recipe = self._recipe(epochs)
         return Order.of_recipe(recipe, wanted // epochs, settings.seed, world=1)
@@ -69,44 +69,44 @@ class FinetuneRung:
     def measure(self, records: Sequence[Record]) -> None:
         """Train recorded candidates, measure and record them."""
         measure_rung(
-            self.shop,
+            self.context,
             records,
             rung=self.name,
-            part=self.shop.problem.settings.finetuning.parts[self.number - 1],
+            part=self.context.problem.settings.finetuning.parts[self.number - 1],
             images=self.images,
             measure=self._measure,
         )
 
     def variant(self, record: Record) -> nn.Module:
         """A record's candidate with its trained weights; trained again where they are not here."""
-        state = self.shop.run.usable_parameters(self._weights(record))
+        state = self.context.run.usable_parameters(self._weights(record))
         if state is None:
             return self._train(record)
-        variant = fitted_variant(self.shop, record)
+        variant = fitted_variant(self.context, record)
         variant.load_state_dict(state)
         return variant
 
     def clear(self, records: Sequence[Record]) -> None:
         """Give the disk space back that the rung's trained weights took."""
         for record in records:
-            self.shop.run.remove_parameters(self._weights(record))
+            self.context.run.remove_parameters(self._weights(record))
 
     def _measure(self, record: Record) -> Measured:
         variant = self._train(record)
-        measured = measured_selection(self.shop, variant)
+        measured = measured_selection(self.context, variant)
         if self.last:
-            self.shop.run.write_parameters(self._weights(record), variant.state_dict())
+            self.context.run.write_parameters(self._weights(record), variant.state_dict())
         shutil.rmtree(self._folder(record), ignore_errors=True)
         epochs = self.order.epochs if record.plan else 0
         return measured.model_copy(update={"start": _start(record), "epochs": epochs})
 
     def _train(self, record: Record) -> nn.Module:
-        shop = self.shop
-        problem, order = shop.problem, self.order
+        context = self.context
+        problem, order = context.problem, self.order
         recipe = self._recipe(order.epochs)
         loaded, seed = problem.loaded, problem.settings.seed
         start = refined_variant if _start(record) == "refined" else fitted_variant
-        variant = start(shop, record)
+        variant = start(context, record)
         if not record.plan:  # the original has lost nothing to win back
             return variant
         teacher = None
@@ -119,7 +119,7 @@ class FinetuneRung:
             adapter=loaded.adapter,
             recipe=recipe,
             source=ViewSource(
-                images=shop.parts.fit.subset(order.n_images, seed),
+                images=context.parts.fit.subset(order.n_images, seed),
                 augment=augmentation(problem.data_config, recipe.augment),
                 seed=seed,
             ),
@@ -129,7 +129,7 @@ class FinetuneRung:
             fitted_on_held_out=False,
             folder=folder,
             processes=Processes(rank=0, world=1, device=torch.device("cpu")),
-            curve=shop.alone,
+            curve=context.alone,
         )
         Trainer(task).run()
         return variant
@@ -140,7 +140,7 @@ class FinetuneRung:
         Its last weights are kept, so that no image decides which: those that candidates are
         compared on must not, and a part of so few others says little.
         """
-        recipe = Recipe.model_validate(self.shop.problem.settings.finetuning.recipe)
+        recipe = Recipe.model_validate(self.context.problem.settings.finetuning.recipe)
         schedule = recipe.schedule
         warmup = schedule.warmup_epochs * epochs / recipe.epochs
         return recipe.model_copy(
@@ -153,16 +153,16 @@ class FinetuneRung:
         )
 
     def _folder(self, record: Record) -> Path:
-        return self.shop.run.trainings / f"{record.key}-{self.number}"
+        return self.context.run.trainings / f"{record.key}-{self.number}"
 
     def _weights(self, record: Record) -> str:
         return f"{record.key}.{self.name}"
 
 
-def finetune_rungs(shop: Workshop) -> list[FinetuneRung]:
+def finetune_rungs(context: SearchContext) -> list[FinetuneRung]:
     """The rungs of a search, in order."""
-    images = shop.problem.settings.finetuning.images
-    return [FinetuneRung(shop=shop, number=number) for number in range(1, len(images) + 1)]
+    images = context.problem.settings.finetuning.images
+    return [FinetuneRung(context=context, number=number) for number in range(1, len(images) + 1)]
 
 
 def _start(record: Record) -> str:

@@ -12,6 +12,7 @@ from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
 from trex.fit.loss import answers, mean_kl, sketch
 from trex.plan import Plan
+from trex.search.context import SearchContext
 from trex.search.entries import (
     EDAP,
     LATENCY,
@@ -21,45 +22,44 @@ from trex.search.entries import (
     in_tree_order,
     measured_notes,
     plan_notes,
-    told_elsewhere,
+    record_in,
 )
 from trex.search.predict import SKETCH, Losses, build, correlations, probes
 from trex.search.records import spent_on
 from trex.search.study import Entry
 from trex.search.workers import More, Result
-from trex.search.workshop import Workshop
 from trex.store.record import Record
 from trex.stored import plan_fields
 
 
-def measure_losses(shop: Workshop) -> Losses:
+def measure_losses(context: SearchContext) -> Losses:
     """What losses are predicted from."""
-    plans = in_tree_order(probes(shop.priced.space))
+    plans = in_tree_order(probes(context.priced.space))
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
-        calibration = shop.calibration
-        fit_rows, rows = _first_rows(calibration, shop.problem.settings.surrogate_images)
+        calibration = context.calibration
+        fit_rows, rows = _first_rows(calibration, context.problem.settings.surrogate_images)
         original = calibration.logits[rows.start : rows.stop]
-        fitter = shop.fitter(fit_rows, rows)
+        fitter = context.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
             found = answers(fitted.logits, original)
             notes = {"error": sketch(found, original, SKETCH)}
             yield Result(fitted.plan.key, [mean_kl(found, original)], notes)
 
-    done = shop.work_off(
+    done = context.run_phase(
         "surrogate",
         [Entry(key=plan.key, choices={}, notes=plan_notes(plan)) for plan in plans],
         work=work,
         objectives=[LOSS],
     )
-    space = shop.problem.space
+    space = context.problem.space
     losses = {key: trial.values[0] for key, trial in done.items()}
     sketches = {key: trial.user_attrs["error"] for key, trial in done.items()}
     return build(space, losses, correlations(space, losses, sketches))
 
 
 def measure_fitted(
-    shop: Workshop,
+    context: SearchContext,
     plans: Sequence[Plan],
     losses: Losses | None,
     *,
@@ -71,7 +71,7 @@ def measure_fitted(
     """Fit, measure and record plans.
 
     Args:
-        shop: of the search.
+        context: of the search.
         plans: to begin with.
         losses: predicted, or None.
         objectives: what the study minimises, of `LOSS`, `EDAP` and `LATENCY`.
@@ -93,20 +93,20 @@ def measure_fitted(
         return Result(record.key, values(record), measured_notes(record))
 
     def known(key: str) -> Result | None:
-        record = shop.run.record(key)
+        record = context.run.record(key)
         return None if record is None else result(record)
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         started = time.monotonic()
-        for fitted in shop.fitter().fit(order, take):
-            record = _record(shop, fitted, losses, time.monotonic() - started)
-            shop.run.append(record)
+        for fitted in context.fitter().fit(order, take):
+            record = _record(context, fitted, losses, time.monotonic() - started)
+            context.run.append(record)
             yield result(record)
             started = time.monotonic()
 
-    done = shop.work_off(
+    done = context.run_phase(
         "",
-        [trial_entry(plan, shop, losses) for plan in in_tree_order(plans)],
+        [trial_entry(plan, context, losses) for plan in in_tree_order(plans)],
         work=work,
         known=known,
         objectives=objectives,
@@ -114,38 +114,40 @@ def measure_fitted(
         more=more,
         total=total,
     )
-    recorded = {record.key for record in shop.run.records()}
+    recorded = {record.key for record in context.run.records()}
     for key in done.keys() - recorded:  # measured on other machines
-        record = told_elsewhere(Record, done[key])
-        shop.run.append_unless(partial(shop.run.record, key), record)
+        record = record_in(Record, done[key])
+        context.run.append_unless(partial(context.run.record, key), record)
 
 
-def trial_entry(plan: Plan, shop: Workshop, losses: Losses | None) -> Entry:
+def trial_entry(plan: Plan, context: SearchContext, losses: Losses | None) -> Entry:
     """A plan as a study's trial, with what is known before it is fitted."""
-    notes = estimate_notes(shop.estimate(plan), _predicted(shop, plan, losses))
-    return entry(plan, shop.options, notes)
+    notes = estimate_notes(context.estimate(plan), _predicted(context, plan, losses))
+    return entry(plan, context.options, notes)
 
 
-def _predicted(shop: Workshop, plan: Plan, losses: Losses | None) -> float | None:
+def _predicted(context: SearchContext, plan: Plan, losses: Losses | None) -> float | None:
     """The predicted loss of a plan of the space; None where nothing is predicted."""
     if losses is None:
         return None
-    return float(losses.predict(shop.problem.space.row(plan)[None])[0])
+    return float(losses.predict(context.problem.space.row(plan)[None])[0])
 
 
-def _record(shop: Workshop, fitted: FittedPlan, losses: Losses | None, seconds: float) -> Record:
+def _record(
+    context: SearchContext, fitted: FittedPlan, losses: Losses | None, seconds: float
+) -> Record:
     plan = fitted.plan
-    predicted = _predicted(shop, plan, losses)
-    selection = shop.selection(fitted.logits)
-    rungs = [spent_on("fitted", selection.loss, shop.calibration.n_fit, seconds)]
+    predicted = _predicted(context, plan, losses)
+    selection = context.selection(fitted.logits)
+    rungs = [spent_on("fitted", selection.loss, context.calibration.n_fit, seconds)]
     if predicted is not None:
         rungs.insert(0, spent_on("surrogate", predicted, 0, 0.0))
-    shop.run.write_parameters(plan.key, fitted.state)
+    context.run.write_parameters(plan.key, fitted.state)
     return Record(
         key=plan.key,
         **plan_fields(plan),
-        ranked_on=shop.ranks_on,
-        estimate=shop.estimate(plan),
+        ranked_on=context.ranks_on,
+        estimate=context.estimate(plan),
         predicted_loss=predicted,
         selection=selection,
         rungs=tuple(rungs),

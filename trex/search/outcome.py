@@ -60,7 +60,7 @@ def outcome(
         baseline=baseline,
         fit=fit_of(run),
         producers=best.producers,
-        agreement=Agreement.of(winner.last).told(),
+        agreement=Agreement.of(winner.last).as_fields(),
         best=_short(winner, evaluation=evaluate(run.best) if evaluate else None),
         finetuned=_finetuned(run, evaluate) if problem.settings.finetuning.images else None,
         pareto=list(map(_short, front_of(records))),
@@ -79,14 +79,14 @@ def outcome(
     )
 
 
-def fit_answer(told: Summary) -> dict[str, object]:
+def fit_answer(summary: Summary) -> dict[str, object]:
     """What a fit of given plans tells programs: its best plan, and all of them.
 
     Args:
-        told: what `outcome` gave.
+        summary: what `outcome` gave.
     """
-    result = told.as_json()
-    best, baseline, trimmed = told.best, told.baseline, told.baseline_without_dead_rows
+    result = summary.as_json()
+    best, baseline, trimmed = summary.best, summary.baseline, summary.baseline_without_dead_rows
     shown = ("plan", "n_reuse", "transform", "key", "evaluation")
     return {
         **{name: result["best"][name] for name in shown},
@@ -101,12 +101,12 @@ def fit_answer(told: Summary) -> dict[str, object]:
         "selection": best.selection.as_json(),
         "agreement": result["agreement"],
         "fit": result["fit"],
-        "ranked_by": told.ranked_by,
+        "ranked_by": summary.ranked_by,
         "plans": [
             {**short.as_json(), "relative": relative(short.estimate, baseline)}
-            for short in told.plans or ()
+            for short in summary.plans or ()
         ],
-        "seconds": told.seconds,
+        "seconds": summary.seconds,
     }
 
 

@@ -46,11 +46,11 @@ def cost_front(costs: Sequence[float], losses: Sequence[float], spread: float = 
         losses: of the same.
         spread: relative; 0 where costs are exact.
     """
-    told = [float(f"{cost:.9g}") for cost in costs]
-    front = pareto_front(np.array([told, losses]).T.reshape(-1, 2)).tolist()
+    rounded = [float(f"{cost:.9g}") for cost in costs]
+    front = pareto_front(np.array([rounded, losses]).T.reshape(-1, 2)).tolist()
     kept: list[int] = []
     for index in reversed(front):  # the least loss first, and then ever cheaper ones
-        if not kept or told[kept[-1]] - told[index] > spread * told[index]:
+        if not kept or rounded[kept[-1]] - rounded[index] > spread * rounded[index]:
             kept.append(index)
     return kept[::-1]
 

@@ -78,14 +78,14 @@ class SearchSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
 
-    def told(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """Plain values; what version 0.1 did not know is left out where it changes nothing."""
-        told = asdict(self)
+        values = asdict(self)
         usual = {"moves": 0, "confirmed": 0, "fresh_share": 0.0, "choice_images": MOST_IMAGES}
         for name, value in usual.items():
-            if told[name] == value:
-                del told[name]
-        return told
+            if values[name] == value:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

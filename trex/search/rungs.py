@@ -14,24 +14,24 @@ from trex.fit.fitter import Take
 from trex.fit.scratch import TensorFile
 from trex.plan import Plan
 from trex.reuse.precision import forward_precision
+from trex.search.context import SearchContext
 from trex.search.entries import (
     LOSS,
     RECORD,
     entry,
     estimate_notes,
+    record_in,
     selection_notes,
-    told_elsewhere,
 )
 from trex.search.problem import count_passes
 from trex.search.records import spent_on
 from trex.search.workers import Result
-from trex.search.workshop import Workshop
 from trex.store.record import Later, Measured, Record
 from trex.training.data import batches
 
 
 def measure_rung(
-    shop: Workshop,
+    context: SearchContext,
     records: Sequence[Record],
     *,
     rung: str,
@@ -42,7 +42,7 @@ def measure_rung(
     """Measure recorded candidates anew and record that, each as a line of its own.
 
     Args:
-        shop: of the search.
+        context: of the search.
         records: of the candidates.
         rung: its name in records.
         part: its name in studies.
@@ -56,7 +56,7 @@ def measure_rung(
         return Result(line.key, [line.measured.loss], {**notes, RECORD: line.as_json()})
 
     def known(key: str) -> Result | None:
-        record = shop.run.record(key)
+        record = context.run.record(key)
         measured = None if record is None else record.later.get(rung)
         if record is None or measured is None:
             return None
@@ -68,15 +68,15 @@ def measure_rung(
             measured = measure(by_key[key])
             spent = spent_on(rung, measured.loss, images(by_key[key]), time.monotonic() - started)
             line = Later(key=key, rung=spent, measured=measured)
-            shop.run.append(line)
+            context.run.append(line)
             yield result(line)
 
-    done = shop.work_off(
+    done = context.run_phase(
         part,
         [
             entry(
                 record.parsed,
-                shop.options,
+                context.options,
                 estimate_notes(record.estimate, record.predicted_loss),
             )
             for record in records
@@ -86,21 +86,21 @@ def measure_rung(
         objectives=[LOSS],
     )
     for key in by_key:  # measured on other machines
-        line = told_elsewhere(Later, done[key])
-        shop.run.append_unless(partial(known, key), line)
+        line = record_in(Later, done[key])
+        context.run.append_unless(partial(known, key), line)
 
 
-def measured_selection(shop: Workshop, variant: nn.Module) -> Measured:
+def measured_selection(context: SearchContext, variant: nn.Module) -> Measured:
     """How a variant does on all images that are not fitted on."""
-    fit, done = shop.problem.settings.fit, 0
+    fit, done = context.problem.settings.fit, 0
     with (
-        closing(TensorFile(shop.scratch)) as logits,
+        closing(TensorFile(context.scratch)) as logits,
         torch.no_grad(),
         forward_precision(fit.precision),
     ):
-        for part in shop.parts.measured:
+        for part in context.parts.measured:
             for batch in batches(part, fit.batch_size):
                 logits.write(done, variant(batch.images))
                 done += len(batch.images)
-        count_passes(done * shop.problem.space.num_encoders)
-        return shop.selection(logits.mapped())
+        count_passes(done * context.problem.space.num_encoders)
+        return context.selection(logits.mapped())

@@ -307,13 +307,13 @@ class SearchSpace:
 
     def settings(self) -> dict[str, object]:
         """What a run must have been started with; told as by version 0.1 where it could."""
-        told = asdict(self)
-        del told["layout"], told["left_out"]
-        told["stages"] = self.layout.stages
+        fields = asdict(self)
+        del fields["layout"], fields["left_out"]
+        fields["stages"] = self.layout.stages
         if not self.joint:
             for name in ("pairs", "least_tokens", "shares", "groups", "class_rows"):
-                del told[name]
-        return told
+                del fields[name]
+        return fields
 
     @property
     def num_encoders(self) -> int:

@@ -22,8 +22,8 @@ from trex.exporters.variant import Variant
 from trex.hardware import MeasuredDevice
 from trex.models.registry import LoadedModel
 from trex.search.budget import TOLERANCE, Limit
+from trex.search.context import SearchContext
 from trex.search.refined import fitted_variant
-from trex.search.workshop import Workshop
 from trex.store.locks import LOCKS, file_lock
 from trex.store.record import Record
 from trex.store.run import TIMINGS
@@ -36,13 +36,13 @@ _logger = logging.getLogger(__name__)
 _TOGETHER: Final = 4
 
 
-def holding(shop: Workshop, records: Sequence[Record], wanted: int = 1) -> list[Record]:
+def holding(context: SearchContext, records: Sequence[Record], wanted: int = 1) -> list[Record]:
     """The first of some records whose latency, timed whole, is within the limits.
 
     What was timed is kept in the run folder and not timed again.
 
     Args:
-        shop: of a search on a measured machine.
+        context: of a search on a measured machine.
         records: the best first.
         wanted: how many are looked for; there may be fewer.
 
@@ -50,37 +50,37 @@ def holding(shop: Workshop, records: Sequence[Record], wanted: int = 1) -> list[
         InfeasibleError: none is within the limits; it names the nearest.
     """
     held: list[Record] = []
-    with file_lock(shop.run.path / LOCKS / "timings"):
-        stored = shop.run.timings() or _begun(shop)
+    with file_lock(context.run.path / LOCKS / "timings"):
+        stored = context.run.timings() or _begun(context)
         rows = {row.key: row for row in stored.rows}
         for start in range(0, len(records), _TOGETHER):
             some = records[start : start + _TOGETHER]
             if new := [record for record in some if record.key not in rows]:
-                rows |= {row.key: row for row in _timed(shop, new)}
+                rows |= {row.key: row for row in _timed(context, new)}
                 more = {"rows": list(rows.values())}
-                shop.run.write(TIMINGS, stored.model_copy(update=more))
+                context.run.write(TIMINGS, stored.model_copy(update=more))
             held += [record for record in some if rows[record.key].holds]
             if len(held) >= wanted:
                 break
     if not held:
-        raise _none_holds(shop, list(rows.values()))
+        raise _none_holds(context, list(rows.values()))
     return held[:wanted]
 
 
-def latency_limits(shop: Workshop) -> tuple[Limit, ...]:
+def latency_limits(context: SearchContext) -> tuple[Limit, ...]:
     """The search's limits that a timing can break."""
-    return tuple(of for of in shop.priced.budget.limits if of.quantity == "latency")
+    return tuple(of for of in context.priced.budget.limits if of.quantity == "latency")
 
 
-def _device(shop: Workshop) -> MeasuredDevice:
-    device = shop.problem.device
+def _device(context: SearchContext) -> MeasuredDevice:
+    device = context.problem.device
     assert isinstance(device, MeasuredDevice)
     return device
 
 
-def _begun(shop: Workshop) -> Timings:
+def _begun(context: SearchContext) -> Timings:
     """How the machine runs, and nothing timed yet."""
-    device = _device(shop)
+    device = _device(context)
     profile = device.profile
     return Timings(
         device=device.name,
@@ -95,21 +95,21 @@ def _begun(shop: Workshop) -> Timings:
     )
 
 
-def _timed(shop: Workshop, records: Sequence[Record]) -> list[Timed]:
+def _timed(context: SearchContext, records: Sequence[Record]) -> list[Timed]:
     """Time some plans in turns with the original."""
-    profile, problem = _device(shop).profile, shop.problem
+    profile, problem = _device(context).profile, context.problem
     setting = setting_of(profile)
     _logger.info("timing %d plans whole, in batches of %d", len(records), profile.batch)
     threads = torch.get_num_threads()
     torch.set_num_threads(profile.threads)
     try:
         functions = {
-            "": prepared(_variant(shop, problem.loaded, problem.loaded.model), setting,
+            "": prepared(_variant(context, problem.loaded, problem.loaded.model), setting,
                          profile.batch)
         }  # fmt: skip
         for record in records:
             if record.plan:  # the original is there already
-                variant = _variant(shop, problem.loaded, fitted_variant(shop, record))
+                variant = _variant(context, problem.loaded, fitted_variant(context, record))
                 functions[record.key] = prepared(variant, setting, profile.batch)
         found = interleaved(
             functions,
@@ -120,7 +120,7 @@ def _timed(shop: Workshop, records: Sequence[Record]) -> list[Timed]:
         )
     finally:
         torch.set_num_threads(threads)
-    baseline = float(shop.priced.baseline.latency_s[0])
+    baseline = float(context.priced.baseline.latency_s[0])
     rows = []
     for record in records:
         name = record.key if record.plan else ""
@@ -132,26 +132,26 @@ def _timed(shop: Workshop, records: Sequence[Record]) -> list[Timed]:
                 plan=record.plan,
                 predicted_s=predicted,
                 predicted_ratio=predicted / baseline,
-                latency_s=_told(latency),
-                original_s=_told(found.latency_s("")),
-                ratio=_told(ratio),
-                holds=all(_share(of, latency, ratio) <= 1.0 for of in latency_limits(shop)),
+                latency_s=_as_fields(latency),
+                original_s=_as_fields(found.latency_s("")),
+                ratio=_as_fields(ratio),
+                holds=all(_share(of, latency, ratio) <= 1.0 for of in latency_limits(context)),
             )
         )
     return rows
 
 
-def _variant(shop: Workshop, loaded: LoadedModel, model: torch.nn.Module) -> Variant:
+def _variant(context: SearchContext, loaded: LoadedModel, model: torch.nn.Module) -> Variant:
     return Variant(
         name=loaded.name,
         arguments=loaded.arguments,
         model=model,
-        data_config=shop.problem.data_config,
+        data_config=context.problem.data_config,
         base_weights_sha256=loaded.weights_sha256,
     )
 
 
-def _told(of: Interval) -> IntervalFields:
+def _as_fields(of: Interval) -> IntervalFields:
     return IntervalFields(**plain(of))
 
 
@@ -161,9 +161,9 @@ def _share(limit: Limit, latency: Interval, ratio: Interval) -> float:
     return value / (limit.value * (1.0 + TOLERANCE))
 
 
-def _none_holds(shop: Workshop, rows: Sequence[Timed]) -> InfeasibleError:
+def _none_holds(context: SearchContext, rows: Sequence[Timed]) -> InfeasibleError:
     nearest = min(rows, key=lambda row: row.ratio.median)
-    limits = ", ".join(str(limit) for limit in latency_limits(shop))
+    limits = ", ".join(str(limit) for limit in latency_limits(context))
     return InfeasibleError(
         f"none of {len(rows)} plans is within latency <= {limits} when the whole model is timed; "
         f'the nearest is "{nearest.plan}": measured '

@@ -16,8 +16,8 @@ from trex.fit.refine import Batch, Round, refine
 from trex.plan import Plan
 from trex.reuse import apply_plan
 from trex.reuse.transforms import averaged
+from trex.search.context import SearchContext
 from trex.search.problem import progress_bar
-from trex.search.workshop import Workshop
 from trex.training.data import ImageSet, ViewSet, batches
 from trex.training.transforms import DataConfig, fitting_views
 
@@ -41,20 +41,20 @@ class Winner(NamedTuple):
     rounds: list[Round]
 
 
-def fit_winner(shop: Workshop, plan: Plan) -> Winner:
+def fit_winner(context: SearchContext, plan: Plan) -> Winner:
     """The running variant of a plan; the original stays."""
-    problem = shop.problem
+    problem = context.problem
     settings, loaded = problem.settings, problem.loaded
     refines = plan.first_changed is not None and settings.refine.rounds > 0
-    way, tried = _way_of(shop, plan)
+    way, tried = _way_of(context, plan)
     fitted = any(map(is_fitted, plan.reuses)) or bool(tried and way.producers)
     variant = apply_plan(deepcopy(loaded.model), plan)
     if not (refines or fitted):
         return Winner(variant, tried, [])
     if fitted or settings.final_views:
-        parts, logits, variant = _fitted(shop, plan, way)
+        parts, logits, variant = _fitted(context, plan, way)
     else:  # what the original answers is known
-        parts, logits = [shop.parts.fit, *shop.parts.measured], shop.calibration.logits
+        parts, logits = [context.parts.fit, *context.parts.measured], context.calibration.logits
     if not refines:
         return Winner(variant, tried, [])
     most = sum(map(len, parts)) * settings.refine.rounds
@@ -64,23 +64,27 @@ def fit_winner(shop: Workshop, plan: Plan) -> Winner:
             loaded.adapter,
             partial(answered, parts, logits, settings.fit.batch_size),
             settings=settings.refine,
-            scratch=shop.scratch,
+            scratch=context.scratch,
             seed=settings.seed,
             progress=advance,
         )
     return Winner(variant, tried, rounds)
 
 
-def _way_of(shop: Workshop, plan: Plan) -> tuple[FitSettings, dict[float, float]]:
+def _way_of(context: SearchContext, plan: Plan) -> tuple[FitSettings, dict[float, float]]:
     """How a plan is fitted, and what it lost by its producers' share.
 
     The search's fits have one share for all plans; how far to go differs from plan to plan.
     """
-    way, first = shop.fit_settings, plan.first_changed
-    if shop.goes_on_from_v0_1 or first is None or first + 1 == shop.problem.space.num_encoders:
+    way, first = context.fit_settings, plan.first_changed
+    if (
+        context.goes_on_from_v0_1
+        or first is None
+        or first + 1 == context.problem.space.num_encoders
+    ):
         return way, {}
     fitters = [
-        shop.fitter(settings=replace(way, producers=share), unconsumed=True)
+        context.fitter(settings=replace(way, producers=share), unconsumed=True)
         for share in _PRODUCERS
     ]
     tried: dict[float, float] = {}
@@ -88,17 +92,17 @@ def _way_of(shop: Workshop, plan: Plan) -> tuple[FitSettings, dict[float, float]
     with progress_bar("producers' share", steps, "encoder steps") as advance:
         for share, fitter in zip(_PRODUCERS, fitters, strict=True):
             (fitted,) = fitter.fit([plan])
-            tried[share or 0.0] = shop.selection(fitted.logits).loss
+            tried[share or 0.0] = context.selection(fitted.logits).loss
             advance(fitter.steps([plan]))
     best = min(tried, key=lambda share: (tried[share], share))
     return replace(way, producers=best or None), tried
 
 
 def _fitted(
-    shop: Workshop, plan: Plan, way: FitSettings
+    context: SearchContext, plan: Plan, way: FitSettings
 ) -> tuple[list[ImageSet | ViewSet], Tensor, nn.Module]:
     """All images with their views, what the original answers, and the plan fitted on them."""
-    problem = shop.problem
+    problem = context.problem
     settings, loaded = problem.settings, problem.loaded
     parts: list[ImageSet | ViewSet] = [problem.images]
     if settings.final_views and isinstance(problem.data_config, DataConfig):
@@ -113,12 +117,12 @@ def _fitted(
             loaded.adapter,
             pixels,
             settings=way,
-            scratch=shop.scratch,
+            scratch=context.scratch,
             maps=averaged([plan]),
             progress=advance,
         )
     try:
-        fitter = partial(PlanFitter, calibration, unconsumed=not shop.goes_on_from_v0_1)
+        fitter = partial(PlanFitter, calibration, unconsumed=not context.goes_on_from_v0_1)
         with progress_bar("final fit", fitter().steps([plan]), "encoder steps", 1) as advance:
             (fitted,) = fitter(progress=advance).fit([plan])
     finally:

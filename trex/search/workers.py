@@ -72,7 +72,7 @@ class Phase:
     more: More | None = None
 
 
-def work_off(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
+def run_phase(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
     """The trials of all candidates of a phase, once these workers or others have done them.
 
     Args:

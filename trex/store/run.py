@@ -76,7 +76,7 @@ ORIGINAL: Final = "original.safetensors"
 
 _DROP_LINE: Final = "restore the file, or drop the line: the same command measures it again"
 _RESTORE: Final = "restore the file, or search again elsewhere"
-_Told = TypeVar("_Told", bound=Fields)
+_Kind = TypeVar("_Kind", bound=Fields)
 #: names a folder may hold before it is a run
 _BEFORE: Final = (".manifest.json.", ".lock")
 
@@ -202,7 +202,7 @@ class Run:
         Raises:
             RunError: it is missing, damaged or of another version.
         """
-        return self._told("manifest.json", Manifest)
+        return self._read_as("manifest.json", Manifest)
 
     @property
     def of_v0_1(self) -> bool:
@@ -259,15 +259,15 @@ class Run:
                 hint="use the version of TReX that wrote it",
             )
         old = data["schema"] == V0_1 and "plan" in data
-        told = _renewed_plan(data, file) if old else data
+        values = _renewed_plan(data, file) if old else data
         if (fields := FILES.get(name)) is not None:
-            read_fields(fields, told, file, RunError, _RESTORE)
-        return told
+            read_fields(fields, values, file, RunError, _RESTORE)
+        return values
 
-    def _told(self, name: str, fields: type[_Told]) -> _Told:
+    def _read_as(self, name: str, fields: type[_Kind]) -> _Kind:
         """One of the folder's JSON files as what it holds."""
-        told = {key: value for key, value in self.read_json(name).items() if key != "schema"}
-        return read_fields(fields, told, self.path / name, RunError, _RESTORE)
+        values = {key: value for key, value in self.read_json(name).items() if key != "schema"}
+        return read_fields(fields, values, self.path / name, RunError, _RESTORE)
 
     def winner(self) -> Winner | None:
         """Which candidate the search chose; None before.
@@ -283,7 +283,7 @@ class Run:
         Raises:
             RunError: as `read_json`, and before it has chosen.
         """
-        return self._told(WINNER, Winner)
+        return self._read_as(WINNER, Winner)
 
     def tuned(self) -> Tuned:
         """The winner as the last short training left it.
@@ -291,7 +291,7 @@ class Run:
         Raises:
             RunError: as `read_json`, and before that.
         """
-        return self._told(TUNED, Tuned)
+        return self._read_as(TUNED, Tuned)
 
     def proof(self) -> Proof | None:
         """How well the best prediction is proved to be the best; None where nothing was solved.
@@ -299,7 +299,7 @@ class Run:
         Raises:
             RunError: as `read_json`.
         """
-        return self._told(PROOF, Proof) if (self.path / PROOF).exists() else None
+        return self._read_as(PROOF, Proof) if (self.path / PROOF).exists() else None
 
     def timings(self) -> Timings | None:
         """What a measured machine took for the best plans; None where none was timed.
@@ -307,7 +307,7 @@ class Run:
         Raises:
             RunError: as `read_json`.
         """
-        return self._told(TIMINGS, Timings) if (self.path / TIMINGS).exists() else None
+        return self._read_as(TIMINGS, Timings) if (self.path / TIMINGS).exists() else None
 
     def fitting(self) -> Fit | None:
         """How plans are fitted (`chosen`), and what else was `tried`.
@@ -317,7 +317,7 @@ class Run:
         Raises:
             RunError: as `read_json`.
         """
-        return self._told(FIT, Fit) if (self.path / FIT).exists() else None
+        return self._read_as(FIT, Fit) if (self.path / FIT).exists() else None
 
     def summary(self) -> Summary | None:
         """What the search told at its end; None before.
@@ -327,14 +327,14 @@ class Run:
         """
         if not (self.path / SUMMARY).exists():
             return None
-        summary = self._told(SUMMARY, Summary)
+        summary = self._read_as(SUMMARY, Summary)
         if self.read_json(SUMMARY)["schema"] == SCHEMA:
             return summary
         return _renewed(summary, self.records())
 
-    def write(self, name: str, told: Fields) -> None:
+    def write(self, name: str, values: Fields) -> None:
         """Write one of the folder's JSON files, at once."""
-        self.write_json(name, told.as_json())
+        self.write_json(name, values.as_json())
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """The same of plain values."""
@@ -548,10 +548,10 @@ def _renewed_plan(stored: dict[str, Any], where: object) -> dict[str, Any]:
 
 def _renewed(summary: Summary, records: Sequence[Record]) -> Summary:
     """A summary of version 0.1, its plans told as this version tells them."""
-    told = {(text_of_v0_1(r.parsed), r.transform, r.selection): r.plan for r in records}
+    values = {(text_of_v0_1(r.parsed), r.transform, r.selection): r.plan for r in records}
 
     def renewed(short: Short) -> Short:
-        plan = told.get((short.plan, short.transform, short.selection))
+        plan = values.get((short.plan, short.transform, short.selection))
         if plan is None:
             raise RunError(
                 f'summary.json tells of "{short.plan}", of which there is no record',

@@ -458,7 +458,7 @@ class HeldOutLoss(Fields):
     fitted_on_held_out: bool = False
 
 
-class RecipeTold(Fields):
+class RecipeFields(Fields):
     """A recipe as plain values.
 
     Attributes:
@@ -484,7 +484,7 @@ class Training(Fields):
     wait_share: Amount | None = None
     teacher: dict[str, Any] = Field(default_factory=dict)
     held_out: list[HeldOutLoss] = Field(default_factory=list)
-    recipe: RecipeTold = RecipeTold()
+    recipe: RecipeFields = RecipeFields()
     seed: int | None = None
 
     @property

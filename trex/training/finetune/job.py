@@ -22,7 +22,7 @@ from trex.models.registry import LoadedModel
 from trex.models.weights import weights_hash
 from trex.noise import make_non_ideal, remove_non_ideal
 from trex.store.finetuning import FinetuneFolder
-from trex.store.schemas import RecipeTold, Stage, Training
+from trex.store.schemas import RecipeFields, Stage, Training
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.finetune.loop import Trainer
 from trex.training.finetune.order import Order
@@ -222,7 +222,7 @@ def _conclude(
         wait_share=training.waited_s / training.seconds if training.seconds else None,
         teacher=taught,
         held_out=training.history,
-        recipe=RecipeTold(**job.recipe.model_dump()),
+        recipe=RecipeFields(**job.recipe.model_dump()),
         seed=job.seed,
     )
     for record in _measured(job, made):

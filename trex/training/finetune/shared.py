@@ -85,11 +85,11 @@ def finetune_shared(
             made = contents_of(bundle, model)
             save_dynamic(folder.bundle, _untold(made), extra={"trained": trained})
         alone = _twins(job, untrained, processes) if twins else {}
-        told = {"bundle": str(folder.bundle), "paths": _measured(job, folder, untrained, alone)}
-        write_atomic(folder.path / RESULTS, json.dumps(told, indent=2) + "\n")
+        results = {"bundle": str(folder.bundle), "paths": _measured(job, folder, untrained, alone)}
+        write_atomic(folder.path / RESULTS, json.dumps(results, indent=2) + "\n")
         for file in (folder.path / "checkpoints").glob("step-*.pt"):
             file.unlink()
-    return told
+    return results
 
 
 def read_paths(folder: Path) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def read_paths(folder: Path) -> dict[str, Any]:
         RunError: the folder holds none, or it is damaged.
     """
     try:
-        told: dict[str, Any] = parse_json((folder / RESULTS).read_text(encoding="utf-8"))
-        if not isinstance(told["paths"], list):
+        results: dict[str, Any] = parse_json((folder / RESULTS).read_text(encoding="utf-8"))
+        if not isinstance(results["paths"], list):
             raise ValueError("paths is no list")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{folder / RESULTS} cannot be read: {error}", hint="run the same command again"
         ) from None
-    return told
+    return results
 
 
 def _stage(plan: str) -> Stage:

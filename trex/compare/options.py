@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from trex.compare.given import Given
 from trex.compare.measure import Kept, Measured
-from trex.compare.subject import Price, Subject
+from trex.compare.saved import SavedVariant
+from trex.compare.target import ModelOnDevice, Price
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.training.data import ImageSet
@@ -54,14 +54,14 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class CompareOptions:
     """What is compared, and with what.
 
     Attributes:
         class_token: whether the model has exactly one, which its head reads.
         limit_s: most latency.
         methods: names out of `NAMES`.
-        given: TReX variants that were made before.
+        saved: TReX variants that were made before.
         plans: by hand.
         loaded: the original with its weights, where anything is measured.
         images: labelled, or None.
@@ -72,11 +72,11 @@ class Question:
         kept: results of earlier, stopped comparisons.
     """
 
-    subject: Subject
+    target: ModelOnDevice
     class_token: bool
     limit_s: float
     methods: tuple[str, ...]
-    given: tuple[Given, ...]
+    saved: tuple[SavedVariant, ...]
     plans: tuple[Plan, ...]
     loaded: LoadedModel | None
     images: ImageSet | None

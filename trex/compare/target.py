@@ -52,7 +52,7 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ModelOnDevice:
     """A model on a chip under an accounting, or on a measured machine.
 
     Attributes:
@@ -117,13 +117,13 @@ class Subject:
         return self.parameters - spared - shared
 
 
-def subject(
+def target(
     model: Architecture,
     parameters: int,
     device: Chip | MeasuredDevice,
     accounting: DeviceAccounting,
-) -> Subject:
-    """A subject whose encoders are all alike, as the methods need them.
+) -> ModelOnDevice:
+    """A target whose encoders are all alike, as the methods need them.
 
     Raises:
         ModelError: the model has no encoders, or they differ.
@@ -136,7 +136,7 @@ def subject(
             f"{model.model} is not made of like encoders, which the compared methods need",
             hint="compare a ViT, DeiT or LV-ViT; others stand in its table as other models",
         )
-    return Subject(model=model, parameters=parameters, device=device, accounting=accounting)
+    return ModelOnDevice(model=model, parameters=parameters, device=device, accounting=accounting)
 
 
 def alike(model: Architecture) -> bool:

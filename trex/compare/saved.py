@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from trex.compare.subject import Price, Subject
+from trex.compare.target import ModelOnDevice, Price
 from trex.errors import RunError
 from trex.exporters.bundle import CONFIG, load_bundle, load_config
 from trex.hardware import workload
@@ -21,7 +21,7 @@ from trex.stored import read_plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class SavedVariant:
     """A variant with its price.
 
     Attributes:
@@ -44,15 +44,17 @@ class Given:
     load: Callable[[LoadedModel], nn.Module]
 
 
-def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s: float) -> Given:
+def read_saved(
+    path: Path, target: ModelOnDevice, weights_sha256: str | None, limit_s: float
+) -> SavedVariant:
     """A run's best measured plan within the limit, or the variant of a bundle or fine-tuning.
 
     A run without a plan within the limit gives its fastest. Plans are priced anew, on the
-    subject's chip.
+    target's chip.
 
     Args:
         path: the folder.
-        subject: what is compared on.
+        target: what is compared on.
         weights_sha256: of the original, where it is loaded.
         limit_s: most latency.
 
@@ -62,17 +64,17 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     """
     for folder, trained in ((path, False), (path / "bundle", True)):
         if (folder / CONFIG).is_file():
-            return _of_bundle(folder, path.name, trained, subject, weights_sha256, limit_s)
+            return _of_bundle(folder, path.name, trained, target, weights_sha256, limit_s)
     run = Run.open(path)
     settings = run.manifest().settings
-    _check(path, subject, settings.model, settings.weights_sha256, weights_sha256)
+    _check(path, target, settings.model, settings.weights_sha256, weights_sha256)
     records = run.records()
     if not records:
         raise RunError(
             f"{path} has no finished candidate",
             hint="run the same `trex search` command again; it goes on where it stopped",
         )
-    prices = [_price(subject, record.parsed) for record in records]
+    prices = [_price(target, record.parsed) for record in records]
     fits = [i for i, price in enumerate(prices) if price.within(limit_s)]
     if fits:
         record = best_record([records[i] for i in fits])
@@ -83,17 +85,17 @@ def read_given(path: Path, subject: Subject, weights_sha256: str | None, limit_s
     elsewhere = [
         f"{name} {there}"
         for name, there, here in (
-            ("chip", settings.chip, subject.device.name),
-            ("accounting", settings.accounting, subject.accounting),
+            ("chip", settings.chip, target.device.name),
+            ("accounting", settings.accounting, target.accounting),
         )
         if there != here
     ]
     pick = "best" if best else record.plan
-    return Given(
+    return SavedVariant(
         title=f"TReX ({path.resolve().name})",
         plan=record.parsed,
         trained=False,
-        price=_price(subject, record.parsed),
+        price=_price(target, record.parsed),
         within=bool(fits),
         identity=load_config(run.best)["weights_sha256"] if best else record.key,
         note=f"{path.resolve().name} was searched for {', '.join(elsewhere)}" if elsewhere else "",
@@ -105,15 +107,15 @@ def _of_bundle(
     folder: Path,
     name: str,
     trained: bool,
-    subject: Subject,
+    target: ModelOnDevice,
     weights_sha256: str | None,
     limit_s: float,
-) -> Given:
+) -> SavedVariant:
     config = load_config(folder)
-    _check(folder, subject, config["model"], config["base_weights_sha256"], weights_sha256)
+    _check(folder, target, config["model"], config["base_weights_sha256"], weights_sha256)
     plan = read_plan(config)
-    price = _price(subject, plan)
-    return Given(
+    price = _price(target, plan)
+    return SavedVariant(
         title=f"TReX ({name})",
         plan=plan,
         trained=trained,
@@ -125,16 +127,16 @@ def _of_bundle(
     )
 
 
-def _price(subject: Subject, plan: Plan) -> Price:
-    return subject.price_work(workload(subject.model, plan))
+def _price(target: ModelOnDevice, plan: Plan) -> Price:
+    return target.price_work(workload(target.model, plan))
 
 
 def _check(
-    path: Path, subject: Subject, model: str, base_sha256: str, weights_sha256: str | None
+    path: Path, target: ModelOnDevice, model: str, base_sha256: str, weights_sha256: str | None
 ) -> None:
-    if model != subject.model.model:
+    if model != target.model.model:
         raise RunError(
-            f"{path} is of {model}, not of {subject.model.model}",
+            f"{path} is of {model}, not of {target.model.model}",
             hint=f"compare it with --model {model}",
         )
     if weights_sha256 not in (None, base_sha256):

@@ -14,11 +14,11 @@ from typing import Final
 from torch import Tensor, nn
 
 from trex.compare.choose import choose_encoders, choose_fitted, fit_plan
-from trex.compare.given import Given
 from trex.compare.measure import Evaluation, Measured
 from trex.compare.methods import Encoders, FittedReuse, Method, Reuse, spread
+from trex.compare.options import CompareOptions
 from trex.compare.planned import Planned
-from trex.compare.question import Question
+from trex.compare.saved import SavedVariant
 from trex.compare.variants import running, variant
 from trex.fit.fitter import apply_fitted
 from trex.models.registry import LoadedModel
@@ -30,33 +30,31 @@ _logger = logging.getLogger(__name__)
 _BATCH: Final = 50
 
 
-class Trials:
+class Measurements:
     """Measurements of one comparison.
 
     Args:
-        question: what is asked.
+        options: what is asked.
         loaded: the original.
         images: labelled.
     """
 
-    def __init__(self, question: Question, loaded: LoadedModel, images: ImageSet) -> None:
-        self._question = question
+    def __init__(self, options: CompareOptions, loaded: LoadedModel, images: ImageSet) -> None:
+        self._options = options
         self._loaded = loaded
-        self._evaluation = Evaluation(
-            images, loaded.weights_sha256, question.kept, amp=question.amp
-        )
+        self._evaluation = Evaluation(images, loaded.weights_sha256, options.kept, amp=options.amp)
 
     @classmethod
-    def of(cls, question: Question) -> Trials | None:
+    def of(cls, options: CompareOptions) -> Measurements | None:
         """None where there is nothing to measure on."""
-        if question.loaded is None or question.images is None:
+        if options.loaded is None or options.images is None:
             return None
-        return cls(question, question.loaded, question.images)
+        return cls(options, options.loaded, options.images)
 
-    def given(self, given: Given) -> Measured:
+    def saved(self, saved: SavedVariant) -> Measured:
         """A variant that was made before."""
-        of = {"given": given.identity, "plan": str(given.plan)}
-        return self._measured(of, lambda: given.load(self._loaded), given.title)
+        of = {"given": saved.identity, "plan": str(saved.plan)}
+        return self._measured(of, lambda: saved.load(self._loaded), saved.title)
 
     def plan(self, plan: Plan, title: str) -> Measured | None:
         """A plan on the loaded weights, fitted where it has something to fit.
@@ -65,7 +63,7 @@ class Trials:
         """
         if not has_fit(plan):
             return self._measured({"plan": str(plan)}, lambda: running(self._loaded, plan), title)
-        images = self._question.fitting
+        images = self._options.fitting
         if images is None:
             return None
         of = {"plan": str(plan), "fitting": dataset_fingerprint(images)}
@@ -76,7 +74,7 @@ class Trials:
         if isinstance(method, FittedReuse):
             return self._fitted(method, int(setting))
         if isinstance(method, Planned):
-            return (), self.plan(method.plan(self._question.subject.model, setting), method.title)
+            return (), self.plan(method.plan(self._options.target.model, setting), method.title)
         encoders: Encoders = ()
         if method.chooses:
             encoders = self._encoders(method, int(setting))
@@ -88,27 +86,27 @@ class Trials:
         return encoders, measured
 
     def _encoders(self, method: Method, count: int) -> Encoders:
-        calibration = self._question.calibration
+        calibration = self._options.calibration
         if calibration is None:
-            layout = self._question.subject.model.layout
+            layout = self._options.target.model.layout
             if isinstance(method, Reuse):
                 return method.spread(layout, count)
             return spread(count, range(len(layout.stages)))
-        found = self._question.kept.get(
+        found = self._options.kept.get(
             {
                 "choice": method.name,
                 "count": count,
-                "amp": self._question.amp,
+                "amp": self._options.amp,
                 **self._calibrated(calibration),
             },
             lambda: list(
-                choose_encoders(self._loaded, method, count, self._pixels, amp=self._question.amp)
+                choose_encoders(self._loaded, method, count, self._pixels, amp=self._options.amp)
             ),
         )
         return tuple(found)
 
     def _fitted(self, method: FittedReuse, count: int) -> tuple[Encoders, Measured | None]:
-        calibration, images = self._question.calibration, self._question.fitting
+        calibration, images = self._options.calibration, self._options.fitting
         if calibration is None or images is None:
             _logger.info("%s is not measured: give --run or --calib", method.title)
             return (), None
@@ -121,8 +119,8 @@ class Trials:
             "fitted": method.name, "count": count, "fitting": dataset_fingerprint(images),
             **self._calibrated(calibration),
         }  # fmt: skip
-        consumers = tuple(self._question.kept.get(key, choose))
-        layout = self._question.subject.model.layout
+        consumers = tuple(self._options.kept.get(key, choose))
+        layout = self._options.target.model.layout
         return consumers, self.plan(method.plan(consumers, layout), method.title)
 
     def _fit(self, plan: Plan, images: ImageSet) -> nn.Module:
@@ -147,8 +145,8 @@ class Trials:
     @cached_property
     def _pixels(self) -> list[Tensor]:
         """The images to choose with in batches, decoded once."""
-        assert self._question.calibration is not None
-        return [batch.images for batch in batches(self._question.calibration, _BATCH)]
+        assert self._options.calibration is not None
+        return [batch.images for batch in batches(self._options.calibration, _BATCH)]
 
 
 def has_fit(plan: Plan) -> bool:

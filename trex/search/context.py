@@ -31,7 +31,7 @@ from trex.search.records import selection_metrics
 from trex.search.storage import open_storage
 from trex.search.strategies import STRATEGIES
 from trex.search.study import Entry, Study, check_study
-from trex.search.workers import More, Phase, Result, work_off
+from trex.search.workers import More, Phase, Result, run_phase
 from trex.store.locks import LOCKS, file_lock
 from trex.store.record import Estimate, Measured
 from trex.store.run import FIT, Run
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
         return (self.select,) if self.fresh is None else (self.select, self.fresh)
 
 
-class Workshop:
+class SearchContext:
     """What measuring needs, made when it is needed first.
 
     Args:
@@ -99,7 +99,7 @@ class Workshop:
         settings: dict[str, Any],
         sharing: Sharing,
         scratch: Path,
-        like: Workshop | None = None,
+        like: SearchContext | None = None,
         known: Run | None = None,
     ) -> None:
         self.problem = problem
@@ -285,7 +285,7 @@ class Workshop:
         original = self.calibration.logits[self.calibration.n_fit :]
         return selection_metrics(logits, original[: len(logits)], self._labels[: len(logits)])
 
-    def work_off(
+    def run_phase(
         self,
         part: str,
         entries: Sequence[Entry],
@@ -334,7 +334,7 @@ class Workshop:
             work=work,
             more=more,
         )
-        return work_off(phase, sharing.workers)
+        return run_phase(phase, sharing.workers)
 
 
 def _noting(parts: Iterable[Batch], labels: list[Tensor]) -> Iterator[Tensor]:
