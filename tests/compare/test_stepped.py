@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import KINDS, TEXT_KINDS, VIT_KINDS, Kind, logits_of
+from tiny_models import KINDS, PLACED_KINDS, TEXT_KINDS, VIT_KINDS, Kind, logits_of
 from torch import nn
 
 from trex.compare import tokens
@@ -19,9 +19,9 @@ from trex.reuse import apply_plan
 
 #: with a class token that the head reads, and one such token
 TOKEN_KINDS = {
-    name: kind for name, kind in VIT_KINDS.items()
+    name: kind for name, kind in {**VIT_KINDS, "gated mlp": PLACED_KINDS["gated mlp"]}.items()
     if name in ("vit", "no qkv bias", "layer scale", "clip, pre-norm", "qk norm", "output norm",
-                "lvvit")
+                "gated mlp", "lvvit")
 }  # fmt: skip
 
 RUN_KINDS = {**TOKEN_KINDS, **TEXT_KINDS}

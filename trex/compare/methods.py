@@ -19,7 +19,8 @@ from trex.plan import Layout, Plan, ReusedTensor, Rows, Transform
 
 #: What an encoder without its attention branch lacks.
 _BRANCH: Final = frozenset({
-    "norm1", "q", "k", "v", "map_input", "scores", "softmax", "context", "proj", "residual1",
+    "norm1", "q", "k", "v", "map_input", "key_input", "scores", "score_bias", "softmax", "context",
+    "proj", "residual1",
 })  # fmt: skip
 
 #: Encoder indices, ascending.

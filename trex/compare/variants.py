@@ -42,10 +42,12 @@ def variant(
 def has_class_token(model: nn.Module) -> bool:
     """Whether a model has exactly one class token in front, which its head reads.
 
-    Tokens are pruned in such models only. Parameters may be on the meta device.
+    Tokens are pruned in such models only, and not where encoders are told tokens' places, which
+    the published method does not fuse. Parameters may be on the meta device.
     """
     adapter = adapter_of(model)
-    return adapter.class_tokens(model) == adapter.layout(model).protected == 1
+    one = adapter.class_tokens(model) == adapter.layout(model).protected == 1
+    return one and not adapter.place_argument
 
 
 def num_encoders(loaded: LoadedModel) -> int:

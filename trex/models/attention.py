@@ -151,11 +151,12 @@ def _parts(attention: Any, inputs_BND: Tensor, first: int, last: int) -> tuple[T
         )
     width = qkv.out_features // 3
     part = slice(first * width, last * width)
-    if isinstance(qkv, nn.Linear):
+    beside = qkv.bias is None and getattr(attention, "q_bias", None) is not None
+    if last - first == 3 and not beside:
+        side_by_side = qkv(inputs_BND)
+    elif type(qkv) is nn.Linear:
         bias = _biases(attention)
-        whole = last - first == 3
-        weight = qkv.weight if whole else qkv.weight[part]
-        side_by_side = F.linear(inputs_BND, weight, None if bias is None else bias[part])
+        side_by_side = F.linear(inputs_BND, qkv.weight[part], None if bias is None else bias[part])
     else:  # arrays hold all three side by side
         side_by_side = qkv(inputs_BND)[..., part]
     return split_heads(side_by_side, last - first, attention.num_heads)
