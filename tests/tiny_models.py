@@ -80,7 +80,7 @@ VIT_KINDS = {
         name="vit_tiny_r_s16_p8_224", kwargs={"img_size": 64}, side=64
     ),
     "lvvit": Kind(
-        name="lvvit_t", kwargs={"img_size": 64, "stem_width": 8, "skip_lam": 2.0},
+        name="lvvit_t", kwargs={"img_size": 64, "stem_width": 64, "skip_lam": 2.0},
         side=64, qkv_bias=False, reads_class=False,
     ),
 }  # fmt: skip

@@ -146,7 +146,7 @@ def test_a_checkpoint_that_holds_code(inputs: Inputs, tmp_path: Path, refused) -
     [
         (["--model", "diet_tiny_patch16_224"], "did you mean deit_tiny_patch16_224"),
         (
-            ["--model", "vit_relpos_small_patch16_224"],
+            ["--model", "xcit_nano_12_p8_224"],
             "a family in which TReX cannot reuse attention",
         ),
         (["--num-classes", "0"], "0 classes"),

@@ -134,7 +134,10 @@ def test_going_on_repeats_nothing_that_is_recorded(
     assert (out / "best" / "best.json").is_file()
 
 
-def test_only_the_best_is_refined_and_only_if_asked(inputs: Inputs, tmp_path: Path) -> None:
+def test_only_the_best_is_refined_and_only_if_asked(
+    inputs: Inputs, tmp_path: Path, capsys
+) -> None:
+    rounds = {}
     for name, plans, refine in (
         ("plain", ("3<-2 4<-1", "2~1"), False),
         ("reuse", ("3<-2 4<-1", "3<-2:map/mixed 4<-2:map"), True),
@@ -145,7 +148,11 @@ def test_only_the_best_is_refined_and_only_if_asked(inputs: Inputs, tmp_path: Pa
         assert main(inputs.fit(tmp_path / name, *plans, more=more)) == 0
         run = Run.open(tmp_path / name)
         assert not any("refined" in record for record in plain_records(run))
-        assert bool(run.read_json("best/best.json")["refinement"]) is refine
+        # a round that would help nothing changes nothing, and is not among these
+        rounds[name] = run.read_json("best/best.json")["refinement"]
+        assert ("refinement: " in capsys.readouterr().err) is refine
+    assert not rounds["plain"]
+    assert any(rounds.values())
     # nothing is changed that a projection could make up for
     assert main(inputs.fit(tmp_path / "dead", "5=class", more=("--refine",))) == 0
     assert Run.open(tmp_path / "dead").read_json("best/best.json")["refinement"] == []
