@@ -135,7 +135,7 @@ def test_a_front_on_a_measured_machine_is_one_of_latencies() -> None:
     for at, loss in zip(front.costs.latency_s, front.losses, strict=True):
         assert loss == pytest.approx(expected[latency <= at * (1 + 1e-12)].min())
     price = front.costs.estimate(0, MACHINE, "measured")
-    assert (price["basis"], price["energy_j"], price["edap_mj_ms_mm2"]) == ("measured", None, None)
+    assert (price.basis, price.energy_j, price.edap_mj_ms_mm2) == ("measured", None, None)
 
 
 def test_no_losses_are_needed_to_know_what_fits() -> None:

@@ -74,9 +74,9 @@ def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None
     fitting = rows[priced.fits(priced.price(rows))]
     least = random_losses(priced, 0).predict(fitting).min()
     assert chosen.proof is not None
-    assert chosen.proof["predicted_loss"] == pytest.approx(least)
-    assert chosen.proof["proved"]
-    assert chosen.proof["bound"] == pytest.approx(least)
+    assert chosen.proof.predicted_loss == pytest.approx(least)
+    assert chosen.proof.proved
+    assert chosen.proof.bound == pytest.approx(least)
     assert random_losses(priced, 0).predict(rows_of(chosen, priced)[:1])[0] == pytest.approx(least)
 
 
