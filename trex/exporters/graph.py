@@ -119,17 +119,17 @@ def _matchings_of_plan(plan: Plan, layout: Layout) -> int | None:
 
 
 class _Attentions(TorchFunctionMode):
-    """Counts softmaxed maps while `counting`."""
+    """Counts softmaxed maps, but while something is `inside` what is not counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found = 0
-        self.counting = True
+        self.inside = 0
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if self.counting and function in (
+        if not self.inside and function in (
             F.scaled_dot_product_attention, F.softmax, torch.softmax, torch.Tensor.softmax
         ):  # fmt: skip
             self.found += 1
@@ -142,15 +142,18 @@ def _attentions_outside(variant: Variant) -> int:
     model = variant.model
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        counter.counting = False
+        counter.inside += 1
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        counter.counting = True
+        counter.inside -= 1
 
     names = [name for name, _ in planned_containers(model)]
     names = names or list(adapter_of(model).containers(model))
-    hooks = [model.get_submodule(name).register_forward_pre_hook(enter) for name in names]
-    hooks += [model.get_submodule(name).register_forward_hook(leave) for name in names]
+    # some models call their encoders one by one
+    containers = [model.get_submodule(name) for name in names]
+    encoders = [module for of in containers for module in (of, *of.children())]
+    hooks = [module.register_forward_pre_hook(enter) for module in encoders]
+    hooks += [module.register_forward_hook(leave) for module in encoders]
     try:
         with torch.no_grad(), counter:
             model(variant.example(1))

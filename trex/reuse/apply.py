@@ -83,6 +83,27 @@ class PlanList(PlanSequential):
         """What a model's loop calls: every encoder in its turn."""
         return iter([_Turn(self, position) for position in range(len(self))])
 
+    def forward(
+        self,
+        stream: Tensor | _OnTheWay,
+        position: int | None = None,
+        place: Tensor | None = None,
+    ) -> Any:
+        """One encoder in its turn, told where the tokens are; without a position all of them."""
+        if position is None:
+            return super().forward(cast(Tensor, stream))
+        if isinstance(stream, _OnTheWay):
+            state = stream.state
+        elif position == 0:
+            state = self.route.enter(self.adapter, stream)
+        else:
+            raise ReuseError("an encoder was called without the one before it", hint=ALONE)
+        step = self.route.steps[self.first + position]
+        block = list(self.children())[position]
+        state = state._replace(places=() if place is None else (place,))
+        state = encode(self.adapter, [block], [step], state, run=self._run)
+        return _OnTheWay(state) if position + 1 < len(self) else self.route.leave(state)
+
 
 class _Turn:
     """One encoder of a `PlanList`: from what came of the one before to what goes to the next."""
@@ -91,23 +112,10 @@ class _Turn:
         self._encoders, self._position = encoders, position
 
     def __call__(self, stream: Tensor | _OnTheWay, **beside: Any) -> Tensor | _OnTheWay:
-        encoders, adapter = self._encoders, self._encoders.adapter
-        given = beside.pop(adapter.place_argument, None)
+        place = beside.pop(self._encoders.adapter.place_argument, None)
         if any(value is not None and value is not False for value in beside.values()):
             raise ReuseError(f"a variant's encoders take no {' and no '.join(beside)}", hint=ALONE)
-        if isinstance(stream, _OnTheWay):
-            state = stream.state
-        elif self._position == 0:
-            state = encoders.route.enter(adapter, stream)
-        else:
-            raise ReuseError("an encoder was called without the one before it", hint=ALONE)
-        step = encoders.route.steps[encoders.first + self._position]
-        block = list(encoders.children())[self._position]
-        state = state._replace(places=() if given is None else (given,))
-        state = encode(adapter, [block], [step], state, run=encoders._run)
-        if self._position + 1 < len(encoders):
-            return _OnTheWay(state)
-        return encoders.route.leave(state)
+        return cast("Tensor | _OnTheWay", self._encoders(stream, self._position, place))
 
 
 class _OnTheWay:
