@@ -80,7 +80,7 @@ def test_an_onnx_file_answers_like_the_variant(kind: str, plan: str, tmp_path: P
             "lvvit_t", {"num_classes": 5, "img_size": 64},
             "2<-1:map/mixed 3:map/average 0~1 2=class",
         ),
-        ("uniform_t", {"num_classes": 5}, "2<-1 3<-0:map/linear"),
+        ("uniform_t", {"num_classes": 5}, "2<-1 4<-3:map/linear"),
         ("shvit_s1", {"num_classes": 5}, "1<-0"),
     ],
 )  # fmt: skip

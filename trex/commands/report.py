@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trex.commands import _arguments, _devices
+
+if TYPE_CHECKING:
+    from trex.hardware import MeasuredDevice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the runs, write the page and say where it is."""
-    from trex.api.devices import open_device
-    from trex.errors import ChipError, RunError
-    from trex.hardware import MeasuredDevice
+    from trex.errors import RunError
     from trex.report.facts import read_all
     from trex.report.page import write_report
     from trex.store.sweep import is_sweep
@@ -51,12 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise RunError(
             f"{len(runs)} runs, and no folder for their page", hint="say where to with --out DIR"
         )
-    device = open_device(args.hw, force=args.force) if args.hw else None
-    if device is not None and not isinstance(device, MeasuredDevice):
-        raise ChipError(
-            f"{device.name} is a chip: a run's page tells what its own chip costs",
-            hint="give a machine that trex profile measured, or leave --hw out",
-        )
+    device = _machine(args) if args.hw else None
     written = write_report(
         runs, args.out or runs[0].path / "report", device=device, benches=args.bench
     )
@@ -75,6 +72,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"page: {written.page} ({size:.2f} MB, needs no network)")
         print(f"beside it: {figures} figures as PNG and SVG, {tables} tables as CSV, MD or TeX")
     return 0
+
+
+def _machine(args: argparse.Namespace) -> MeasuredDevice:
+    from trex.api.devices import open_device
+    from trex.errors import ChipError
+    from trex.hardware import MeasuredDevice
+
+    device = open_device(args.hw, force=args.force)
+    if not isinstance(device, MeasuredDevice):
+        raise ChipError(
+            f"{device.name} is a chip: a run's page tells what its own chip costs",
+            hint="give a machine that trex profile measured, or leave --hw out",
+        )
+    return device
 
 
 def _of_sweep(args: argparse.Namespace) -> int:
