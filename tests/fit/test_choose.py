@@ -67,7 +67,7 @@ def test_nothing_to_fit_is_nothing_to_choose(trials_of, plan: str) -> None:
     assert steps == 0
     assert len(trials) == 1
     assert math.isnan(trials[0].loss)
-    assert trials[0].as_json()["loss"] is None
+    assert trials[0].tried.loss is None
 
 
 def test_a_share_of_nothing_keeps_the_start(tmp_path: Path) -> None:
