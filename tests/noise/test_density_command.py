@@ -182,7 +182,7 @@ def prepare(files, out, chip, *flags):
     words = [
         "search", "--model", DIGITS_MODEL, "--weights", str(files / "weights.safetensors"),
         "--hw", chip, "--accounting", "full", "--max-energy", "0.9x", "--out", str(out),
-        "--calib", str(files / "images"), *flags,
+        "--calib", str(files / "images"), "--only", "reuse", *flags,
     ]  # fmt: skip
     found = question.prepare(search.question_of(build_parser("search").parse_args(words))).search
     Run.start(found.run.path, found._manifest)  # what `execute` does first

@@ -178,7 +178,7 @@ def agrees(priced: PricedSpace, losses: Losses, count: int) -> None:
     space=drawn_spaces(4), budget=budgets, seed=st.integers(0, 10_000),
     count=st.integers(1, 20), full=st.booleans(), digits=st.sampled_from([None, 0, 1]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_space_is_solved(
     space: SearchSpace, budget: Any, seed: int, count: int, full: bool, digits: int | None
 ) -> None:
@@ -191,7 +191,7 @@ def test_any_space_is_solved(
 
 @pytest.mark.parametrize("schedule", ["parallel", "pipelined"])
 @given(budget=budgets, seed=st.integers(1, 10_000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_every_schedule_of_the_chip(schedule: str, budget: Any, seed: int) -> None:
     chip = load_chip("trex_fefet_32nm", {"options.schedule": schedule})
     priced = priced_space(3, budget, space="joint", overrides=COARSE, chip=chip, seed=seed)

@@ -81,7 +81,7 @@ def test_exact_begins_with_the_plan_of_least_predicted_loss(within: str) -> None
 
 
 def test_levels_of_edap_cover_more_prices() -> None:
-    priced = space("default", 8, "1x")
+    priced = space("default", 5, "1x")
 
     def spread(chosen: Chosen) -> float:
         edap = np.log(priced.price(rows_of(chosen, priced)).edap_j_s_m2)
