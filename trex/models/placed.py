@@ -29,16 +29,13 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError
 from trex.models.adapter import (
-    AttentionRows,
     Consumer,
     ConsumerForm,
     ProductsAt,
     Tokens,
-    Wanted,
     first_tensor,
     image_channels,
 )
-from trex.models.attention import attention_output
 from trex.models.blocks import Placing
 from trex.models.places import NO_PLACE, Place, Rotation, ScoreBias
 from trex.models.vit import ATTENTION_CHILDREN, MLPS, NORMS, VitAdapter, VitConsumer
@@ -165,24 +162,6 @@ class PlacedAdapter(VitAdapter):
     def trunk(self, model: nn.Module) -> Any:
         """The part with patch embedding and blocks."""
         return model
-
-    def _place(self, attention: nn.Module, tokens: Tokens | None) -> Place:
-        raise NotImplementedError
-
-    def attend(
-        self,
-        block: nn.Module,
-        stream: Tensor,
-        wanted: frozenset[Wanted],
-        *,
-        sizes: Tensor | None = None,
-        rows: AttentionRows = None,
-        tokens: Tokens | None = None,
-    ) -> tuple[Tensor, dict[Wanted, Tensor]]:
-        """Attention on the block's own children, with what tokens' places add."""
-        parts = cast(Any, block)
-        place = self._place(parts.attn, tokens)
-        return attention_output(parts.attn, parts.norm1(stream), wanted, sizes, rows, place)
 
     def branch(self, block: nn.Module, output: Tensor) -> Tensor:
         """Projection, scale."""

@@ -239,7 +239,12 @@ class VitAdapter(Adapter):
     ) -> tuple[Tensor, dict[Wanted, Tensor]]:
         """Attention on the block's own children, fused unless the map itself is reused."""
         parts = cast(Any, block)
-        return attention_output(parts.attn, parts.norm1(stream), wanted, sizes, rows)
+        place = self._place(parts.attn, tokens)
+        return attention_output(parts.attn, parts.norm1(stream), wanted, sizes, rows, place)
+
+    def _place(self, attention: nn.Module, tokens: Tokens | None) -> Place:
+        """What tokens' places add to the scores; nothing where the stream holds them."""
+        return NO_PLACE
 
     def branch(self, block: nn.Module, output: Tensor) -> Tensor:
         """Projection, LayerScale."""
