@@ -19,8 +19,8 @@ from trex.hardware.accuracy import (
     MOST_POINTS_LOST,
     AccuracyFigure,
     keep_accuracy,
-    warning_of,
 )
+from trex.hardware.chip import warning_of
 from trex.noise import NoiseSettings
 from trex.noise.physics import Physics
 

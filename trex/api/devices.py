@@ -11,7 +11,7 @@ from typing import Any
 from trex.bench.profile import check_here
 from trex.errors import BenchError, ChipError
 from trex.hardware import Chip, DeviceAccounting, MeasuredDevice, load_device
-from trex.hardware.accuracy import warning_of
+from trex.hardware.chip import warning_of
 
 _logger = logging.getLogger(__name__)
 

@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from trex.architecture import Architecture
-from trex.errors import DataError, ModelError, RunError, WeightsError
+from trex.errors import DataError, ModelError, RunError, TrexError, WeightsError
 from trex.models.adapter import Adapter, first_tensor
 from trex.models.bert import TextClassifier
 from trex.models.bert.model import config_values
-from trex.models.objects import copy_of, is_object, name_of, unwrapped
-from trex.models.registry import LoadedModel, adapter_of, architecture, architecture_of, load
+from trex.models.objects import OBJECT, copy_of, is_object, unwrapped
+from trex.models.registry import (
+    LoadedModel,
+    adapter_of,
+    architecture,
+    architecture_of,
+    create,
+    load,
+)
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse.route import Route, run_model
@@ -232,3 +239,47 @@ def _check_steps(model: nn.Module, adapter: Adapter, inputs: Tensor, name: str) 
             f"{name} computes otherwise than a {adapter.family} of its parts",
             hint="a forward or hooks that do more than the class's own cannot be planned",
         )
+
+
+def same_answers(first: nn.Module, second: nn.Module, inputs: Tensor) -> bool:
+    """Whether two models, or a model and one built by name, answer alike but for rounding."""
+    with torch.no_grad():
+        ours, theirs = (first_tensor(model(inputs)) for model in (first, second))
+    return ours.shape == theirs.shape and bool(
+        torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
+    )
+
+
+def name_of(model: nn.Module, inputs: Tensor) -> tuple[str, dict[str, Any]]:
+    """The name and arguments that `trex.models.registry.create` builds a model's like with.
+
+    A model that timm made says what it is called; it is built once more, given the same weights,
+    and run beside the model. What answers otherwise, and what timm did not make, has no such name:
+    it is called `object:` and its class.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        inputs: two at least.
+    """
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = cfg.get("architecture")
+    classes = getattr(model, "num_classes", None)
+    if isinstance(name, str) and isinstance(classes, int) and inputs.ndim == 4:
+        state = model.state_dict()
+        side = inputs.shape[-1] if inputs.shape[-1] == inputs.shape[-2] else None
+        for size in dict.fromkeys((None, side)):
+            arguments: dict[str, Any] = {"num_classes": classes, "img_size": size}
+            try:
+                built = create(name, **arguments)
+            except TrexError:
+                continue
+            if type(built) is not type(model) or _shapes(built.state_dict()) != _shapes(state):
+                continue
+            built.load_state_dict(state)
+            if same_answers(model, built, inputs):
+                return name, arguments
+    return f"{OBJECT}{type(model).__name__}", {}
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import Field
@@ -16,9 +16,6 @@ from pydantic import Field
 from trex.config import StrictModel, read_document
 from trex.errors import ChipError
 from trex.files import write_atomic
-
-if TYPE_CHECKING:
-    from trex.hardware.chip import Chip
 
 ACCURACY_FILE: Final = "accuracy.yaml"
 
@@ -157,17 +154,6 @@ def keep_accuracy(folder: Path, key: str, figure: AccuracyFigure) -> Path:
     text = yaml.safe_dump({"figures": content}, sort_keys=False, width=1000)
     write_atomic(path, _HEAD + text)
     return path
-
-
-def warning_of(chip: Chip) -> str | None:
-    """What a price of this chip has to be told with; None where nothing is known against it."""
-    failing = [figure for figure in chip.accuracy if figure.fails]
-    if not failing:
-        return None
-    return (
-        f"{chip.name} is known to fail: {failing[0]}; its price is not of a chip that computes "
-        "this model"
-    )
 
 
 def _read(path: Path) -> tuple[FigureSpec, ...]:

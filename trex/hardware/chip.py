@@ -246,3 +246,14 @@ class Chip:
             for a in (self.static_array, self.dynamic_array)
         )
         return hashlib.sha256(f"{arrays!r}{self._added_errors}".encode()).hexdigest()[:16]
+
+
+def warning_of(chip: Chip) -> str | None:
+    """What a price of this chip has to be told with; None where nothing is known against it."""
+    failing = [figure for figure in chip.accuracy if figure.fails]
+    if not failing:
+        return None
+    return (
+        f"{chip.name} is known to fail: {failing[0]}; its price is not of a chip that computes "
+        "this model"
+    )

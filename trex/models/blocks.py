@@ -18,6 +18,9 @@ Placing = Literal["turned", "turned by head", "biased", ""]
 
 _NORMS: Final = ((RmsNorm, "rms_norm"),)
 
+#: what of a class decides what a model computes, beside everything that begins with `forward`
+_COMPUTES: Final = ("__call__", "_pos_embed", "pool", "_pool", "attn_pool", "_call_impl")
+
 
 def block_encoder(index: int, block: nn.Module, tokens: int, placing: Placing = "") -> Encoder:
     """An encoder as its block computes it, in the paper's parts.
@@ -125,3 +128,14 @@ def _activation(module: nn.Module) -> str:
     """As operations call it; all approximations of GELU are one."""
     name = type(module).__name__.lower()
     return "gelu" if "gelu" in name else {"silu": "silu", "swish": "silu"}.get(name, name)
+
+
+def computes_like(model: nn.Module, bases: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a model is one of these classes, or a subclass that computes what its base does."""
+    own = type(model)
+    base = next((cls for cls in own.__mro__ if cls in bases), None)
+    if base is None:
+        return False
+    added = own.__mro__[: own.__mro__.index(base)]
+    changed = {name for cls in added for name in vars(cls) if hasattr(base, name)}
+    return not any(name.startswith("forward") or name in _COMPUTES for name in changed)

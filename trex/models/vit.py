@@ -32,8 +32,7 @@ from trex.models.adapter import (
     stages_of,
 )
 from trex.models.attention import ReusedAttention, SteppedAttention, attention_output, input_width
-from trex.models.blocks import Placing, block_encoder
-from trex.models.objects import computes_like
+from trex.models.blocks import Placing, block_encoder, computes_like
 from trex.models.places import NO_PLACE, Place
 from trex.models.trace import trace_architecture
 from trex.plan import Layout
