@@ -9,6 +9,13 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from timm.models.metaformer import (
+    Attention,
+    LayerNorm2dNoBias,
+    LayerNormNoBias,
+    MetaFormer,
+    SepConv,
+)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -128,6 +135,22 @@ PLACED_KINDS = {
         name="qwen3_vit_88m", kwargs={"img_size": 64, "pos_embed_grid_size": 4}, side=64,
         **_AVERAGED,
     ),
+    "deepseek": Kind(
+        name="deepseek_vit_412m", kwargs={"img_size": 56, "num_heads": 2}, side=56, **_AVERAGED
+    ),
+    "naflex": Kind(
+        name="naflexvit_base_patch16_gap",
+        kwargs={"img_size": None, "pretrained_cfg_overlay": {"input_size": (3, 64, 64)}},
+        side=64, **_AVERAGED,
+    ),
+    "naflex, class token": Kind(
+        name="naflexvit_base_patch16_radio_v3",
+        kwargs={
+            "img_size": None, "pretrained_cfg_overlay": {"input_size": (3, 64, 64)},
+            "pos_embed_grid_size": (4, 4),
+        },
+        side=64, mixed="2<-1:map/mixed 3:map/average 0~1 2=class 4=10",
+    ),
 }  # fmt: skip
 #: convolutional encoders in stages, the first of which holds encoders 0 to 5
 STAGED_KINDS = {
@@ -147,6 +170,42 @@ STAGED_KINDS = {
             "types": ("i", "s", "s", "i"),
         },
         side=96, merges=False, reads_class=False, mixed="",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaformerKind(Kind):
+    """CAFormer, whose widths timm's names fix: encoders 0 to 5 are in one stage."""
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model in evaluation mode, with random weights far from their usual start."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = MetaFormer(
+                num_classes=7,
+                depths=(1, 6, 2),
+                dims=(16, 64, 96),
+                token_mixers=[SepConv, Attention, Attention],
+                norm_layers=[LayerNorm2dNoBias, LayerNormNoBias, LayerNormNoBias],
+                res_scale_init_values=[None, 1.0, 1.0],
+            )
+            model.default_cfg = {"input_size": (3, self.side, self.side)}
+            return randomised(model)
+
+
+#: stages of linear layers, the first of which with attention holds encoders 0 to 5
+GRID_KINDS = {
+    "swin, one window a stage": Kind(
+        name="swin_tiny_patch4_window7_224",
+        kwargs={
+            "depth": None, "depths": (6, 2), "num_heads": (3, 3), "embed_dim": 48,
+            "window_size": 8, "drop_path_rate": 0.0,
+        },
+        merges=False, reads_class=False, mixed="",
+    ),
+    "caformer": MetaformerKind(
+        name="caformer_s18", side=24, merges=False, reads_class=False, mixed=""
     ),
 }  # fmt: skip
 
@@ -192,7 +251,7 @@ TEXT_KINDS = {
     "roberta": TextKind(name="roberta"),
     "electra": TextKind(name="electra", kwargs={"embedding_size": 32}),
 }
-KINDS = {**VIT_KINDS, **PLACED_KINDS, **STAGED_KINDS, **TEXT_KINDS}
+KINDS = {**VIT_KINDS, **PLACED_KINDS, **STAGED_KINDS, **GRID_KINDS, **TEXT_KINDS}
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -278,6 +337,12 @@ def silence(block: Any) -> None:
                 nn.init.ones_(part.LayerNorm.weight)
                 nn.init.zeros_(part.LayerNorm.bias)
             return
+        if hasattr(block, "token_mixer"):
+            for scale in (block.res_scale1, block.res_scale2):
+                nn.init.ones_(scale.scale)
+            for layer in (block.token_mixer.proj, block.mlp.fc2):
+                layer.weight.zero_()
+            return
         if not hasattr(block, "attn"):
             for branch in (part for part in block.children() if hasattr(part, "m")):
                 _silence_branch(branch)
@@ -306,11 +371,11 @@ def copy_attention(source: Any, target: Any, *, values: bool) -> None:
                 part = f"layer.attention.self.{name}"
                 target.get_submodule(part).load_state_dict(source.get_submodule(part).state_dict())
             return
-        if not hasattr(target, "attn"):
+        if not hasattr(target, "attn") and not hasattr(target, "token_mixer"):
             _copy_staged_attention(source, target, values=values)
             return
         for name, value in source.state_dict().items():
-            part = name.removeprefix("attn.").split(".")[0]
+            part = name.removeprefix("attn.").removeprefix("token_mixer.").split(".")[0]
             if part in _OF_SCORES or (part in _OF_VALUES and values):
                 target.state_dict()[name].copy_(value)
             elif part == "qkv":

@@ -147,6 +147,7 @@ class Layout:
         no_merging: why the tokens cannot be merged; empty where they can.
         no_class_rows: why the last encoder cannot leave its other rows out; empty where it can.
         no_map_rows: why maps cannot be mixed or averaged; empty where they can.
+        no_maps: why encoders cannot exchange maps, nor groups of tokens; empty where they can.
     """
 
     stages: tuple[int, ...]
@@ -158,6 +159,7 @@ class Layout:
     no_merging: str = ""
     no_class_rows: str = ""
     no_map_rows: str = ""
+    no_maps: str = ""
 
     def most_pairs(self, tokens: int) -> int:
         """Of so many tokens, how many pairs can become one: half of those not protected."""
@@ -440,6 +442,11 @@ class Plan:
                     "different stages of the model or differ in tokens, width or heads",
                     hint="choose a source of the same stage",
                 )
+            if reuse.tensor == "map" and layout.no_maps:
+                raise PlanError(
+                    f"encoder {reuse.consumer} cannot reuse a map: {layout.no_maps}",
+                    hint=f"reuse the output, {reuse.consumer}<-{reuse.source}",
+                )
         self._check_rows(layout)
         self._check_merges(layout)
 
@@ -529,6 +536,11 @@ class Plan:
             raise PlanError(
                 f"encoder {encoder} takes the groups of encoder {source} of another stage",
                 hint="name an encoder of its stage",
+            )
+        if layout.no_maps:
+            raise PlanError(
+                f"encoder {encoder} cannot take another's groups: {layout.no_maps}",
+                hint=f"give {encoder} a number of rows of its own",
             )
 
     def attending(self, encoder: int, layout: Layout) -> int:

@@ -485,7 +485,7 @@ def test_what_cannot_work_says_so(use, plan: str, request: pytest.FixtureRequest
         ("vit_relpos_base_patch16_rpn_224", r"\.blocks\.0 is a ResPostRelPosBlock"),
         ("eva02_enormous_patch14_clip_224", r"\.blocks\.0 is a EvaBlockPostNorm"),
         ("xcit_nano_12_p16_224", "is a Xcit"),
-        ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
+        ("swinv2_tiny_window8_256", "is a SwinTransformerV2"),
         ("resnet18", "is a ResNet"),
     ],
 )

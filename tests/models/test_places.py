@@ -132,7 +132,8 @@ def test_tokens_whose_places_add_the_same_may_be_one(kind: Kind) -> None:
     copied = Route.of(Plan(), layout)
     assert merged.groups is not None
     rows = merged.stream.gather(1, merged.groups[..., None].expand(-1, -1, stream.shape[2]))
-    torch.testing.assert_close(rows, copied.leave(whole), rtol=1e-6, atol=1e-6)
+    # some norms are in single precision
+    torch.testing.assert_close(rows, copied.leave(whole), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", PLACED.values(), ids=PLACED)

@@ -91,6 +91,10 @@ class Reuse(Method):
     tensor: ClassVar[ReusedTensor] = "output"
     transform: ClassVar[Transform] = "none"
 
+    def refusal(self, model: Architecture) -> str:
+        """Why maps cannot be exchanged."""
+        return model.layout.no_maps if self.tensor == "map" else ""
+
     def free(self, layout: Layout) -> range:
         """The encoders that may reuse."""
         return range(1, len(layout.stages))
@@ -148,7 +152,7 @@ class MixedMapReuse(FittedReuse):
 
     def refusal(self, model: Architecture) -> str:
         """Why maps cannot be mixed."""
-        return model.layout.no_map_rows
+        return super().refusal(model) or model.layout.no_map_rows
 
     def note(self, model: Architecture) -> str:
         """Which rows are not reused."""

@@ -161,7 +161,7 @@ class Calibration:
         return run_encoders(self.model, self.adapter, route, stream, self.places, see=see)[1]
 
     def target(self, encoder: int, start: int, stop: int, drift: float) -> Tensor:
-        """What an encoder's attention branch should add, plus `drift` times the variant's stream.
+        """What an encoder's attention branch should add, plus `drift` times its residual's share.
 
         Of the fitted images from `start` to `stop` and the original's tokens. What entered the
         encoder is not stored: it is made anew where not all of the drift is corrected.
@@ -169,7 +169,9 @@ class Calibration:
         attended = self.attended[encoder].read(start, stop)
         if drift == 1.0:
             return attended
-        return attended - (1.0 - drift) * self._entered(encoder, start, stop)
+        entered = self._entered(encoder, start, stop)
+        residual = self.adapter.residual(self.encoders[encoder][1], entered)
+        return attended - (1.0 - drift) * residual
 
     def _entered(self, encoder: int, start: int, stop: int) -> Tensor:
         """The original's stream before an encoder's attention."""

@@ -397,7 +397,8 @@ class PlanFitter:
             target = calibration.target(step.index, start, stop, settings.drift)
             wanted = state.tokens_of(target)
             stream = state.stream if step.rows is None else state.stream[:, : step.rows]
-            target = wanted[:, : stream.shape[1]] - settings.drift * stream
+            residual = adapter.residual(block, stream)
+            target = wanted[:, : stream.shape[1]] - settings.drift * residual
             weights = adapter.token_weights(calibration.model, stream, settings.class_weight)
             if state.sizes is not None:
                 weights = weights * state.sizes[:, : stream.shape[1]]

@@ -121,6 +121,8 @@ class Adapter(ABC):
     no_products: str = ""
     #: under which name the model hands its encoders `places`, where it calls them one by one
     place_argument: str = ""
+    #: whether the model calls its encoders one by one although a `Sequential` holds them
+    one_by_one: bool = False
     #: whether it has a classifier of patches beside the image's: `token_outputs`
     classifies_patches: bool = False
 
@@ -206,9 +208,18 @@ class Adapter(ABC):
         """A branch of shared rows as one of all tokens."""
         return groups.copies(branch)
 
+    def residual(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """What is added to the attention branch: the stream, which some families scale.
+
+        Args:
+            block: an encoder or a consumer.
+            stream: what enters its attention.
+        """
+        return stream
+
     def join(self, block: nn.Module, stream: Tensor, branch: Tensor) -> Tensor:
-        """The stream after the attention branch: the residual."""
-        return stream + branch
+        """The stream after the attention branch."""
+        return self.residual(block, stream) + branch
 
     @abstractmethod
     def after(self, block: nn.Module, stream: Tensor) -> Tensor:
@@ -338,7 +349,7 @@ class Consumer(nn.Module, ABC):
 
     `features` turns the stream and the reused tensor into the projection's input; `merge` and
     `after` are the adapter's steps on what the consumer kept. `projection` is the linear map a
-    closed-form fit solves for: merged = stream + projection(features).
+    closed-form fit solves for: merged = residual of the stream + projection(features).
     """
 
     tensor: ReusedTensor

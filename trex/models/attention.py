@@ -125,22 +125,22 @@ def _project(
 ) -> tuple[Tensor, Tensor, Tensor, Groups | None]:
     """Queries of the rows, keys and values of all tokens, each (B, H, ·, E), and who shares."""
     if rows is None:
-        query, key, value = _parts(attention, normed_BND, 0, 3)
+        query, key, value = projected(attention, normed_BND, 0, 3)
         return (
             normed(attention, "q_norm", query), normed(attention, "k_norm", key), value, None,
         )  # fmt: skip
-    key, value = _parts(attention, normed_BND, 1, 3)
+    key, value = projected(attention, normed_BND, 1, 3)
     key, groups = normed(attention, "k_norm", key), None
     if isinstance(rows, int):
         own = normed_BND[:, :rows]
     else:
         groups = rows.groups(key.mean(dim=1))
         own = groups.mean(normed_BND)
-    (query,) = _parts(attention, own, 0, 1)
+    (query,) = projected(attention, own, 0, 1)
     return normed(attention, "q_norm", query), key, value, groups
 
 
-def _parts(attention: Any, inputs_BND: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+def projected(attention: Any, inputs_BND: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
     """Queries, keys and values from the first to before the last of them, each (B, H, N, E)."""
     qkv = getattr(attention, "qkv", None)
     if qkv is None:

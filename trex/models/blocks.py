@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
-from timm.layers import GluMlp, RmsNorm, SwiGLU
+from timm.layers import GluMlp, RmsNorm, RmsNormFp32, SwiGLU
 from timm.models.vitamin import GeGluMlp
 from torch import nn
 
@@ -16,7 +16,7 @@ from trex.models.attention import has_bias, heads_of, input_width
 #: each; or they add a bias; or not at all
 Placing = Literal["turned", "turned by head", "biased", ""]
 
-_NORMS: Final = ((RmsNorm, "rms_norm"),)
+_NORMS: Final = (((RmsNorm, RmsNormFp32), "rms_norm"),)
 
 #: what of a class decides what a model computes, beside everything that begins with `forward`
 _COMPUTES: Final = ("__call__", "_pos_embed", "pool", "_pool", "attn_pool", "_call_impl")

@@ -1,7 +1,7 @@
 """timm's ViTs whose blocks are told where the tokens are: rotary positions and bias tables.
 
-`Eva` (EVA-01, EVA-02, DINOv3, Perception Encoder, RoPE-ViT, Sapiens2), Qwen3's vision classifiers,
-`Beit` and `VisionTransformerRelPos`. What merged tokens and shared rows mean there is in
+`Eva` (EVA-01, EVA-02, DINOv3, Perception Encoder, RoPE-ViT, Sapiens2), `Beit` and
+`VisionTransformerRelPos`. What merged tokens and shared rows mean there is in
 models.places. Their forwards call the blocks one by one; `place_argument` is what they hand over.
 
 Shape legend: B images, N tokens, D width, H heads, E width of a head.
@@ -9,7 +9,6 @@ Shape legend: B images, N tokens, D width, H heads, E width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -18,7 +17,6 @@ from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.qwen3_vit import Qwen3VitClassifier
 from timm.models.vision_transformer import LayerScale
 from timm.models.vision_transformer_relpos import (
     RelPosAttention,
@@ -33,13 +31,10 @@ from trex.models.adapter import (
     ConsumerForm,
     ProductsAt,
     Tokens,
-    first_tensor,
-    image_channels,
 )
 from trex.models.blocks import Placing
 from trex.models.places import NO_PLACE, Place, Rotation, ScoreBias
 from trex.models.vit import ATTENTION_CHILDREN, MLPS, NORMS, VitAdapter, VitConsumer
-from trex.plan import Layout
 
 _QKV: Final = ("q_proj", "k_proj", "v_proj")
 _BEIT_CHILDREN: Final = {
@@ -50,9 +45,10 @@ _RELPOS_CHILDREN: Final = {
 }
 
 
-def _block_children(
+def block_children(
     *attentions: type[nn.Module], scales: bool = False
 ) -> dict[str, tuple[type[nn.Module], ...]]:
+    """A pre-norm block's children, with these attentions; `scales` of modules of their own."""
     scale = {name: (nn.Identity, LayerScale) for name in ("ls1", "ls2") if scales}
     return {
         "norm1": NORMS,
@@ -210,7 +206,7 @@ class EvaAdapter(PlacedAdapter):
     family = "timm's Eva (eva*, vit_*_dinov3, vit_pe_*, vit_*_rope_*, *_sapiens2)"
     place_argument = "rope"
     _block_type = EvaBlock
-    _block_children = _block_children(EvaAttention, AttentionRope)
+    _block_children = block_children(EvaAttention, AttentionRope)
     _consumer = RotaryConsumer
 
     def owns(self, model: nn.Module) -> bool:
@@ -265,56 +261,13 @@ class EvaAdapter(PlacedAdapter):
         return "turned by head" if getattr(trunk, "rope_mixed", False) else "turned"
 
 
-class QwenAdapter(EvaAdapter):
-    """Qwen3-VL's vision encoders with a classifier: Eva's blocks, no class token."""
-
-    family = "timm's Qwen3VitClassifier (qwen3*_vit_*)"
-
-    def owns(self, model: nn.Module) -> bool:
-        """Exactly timm's class."""
-        return type(model) is Qwen3VitClassifier
-
-    def trunk(self, model: nn.Module) -> Any:
-        """`encoder`."""
-        return cast(Any, model).encoder
-
-    def containers(self, model: nn.Module) -> Sequence[str]:
-        """In the encoder."""
-        return ("encoder.blocks",)
-
-    def layout(self, model: nn.Module) -> Layout:
-        """Patches alone, all of which are pooled."""
-        return Layout(
-            stages=(0,) * len(self.trunk(model).blocks),
-            tokens=self.trunk(model).patch_embed.num_patches,
-            no_class_rows="the head pools the patches",
-        )
-
-    def class_tokens(self, model: nn.Module) -> int:
-        """None."""
-        return 0
-
-    def head(self, model: nn.Module, stream: Tensor) -> Tensor:
-        """The encoder's projector, where it has one, and the classifier."""
-        trunk, parts = self.trunk(model), cast(Any, model)
-        side = trunk.patch_embed.grid_size
-        features = stream.reshape(stream.shape[0], *side, -1)
-        if trunk.merger is not None:
-            features = trunk.merger(features)
-        return first_tensor(parts.forward_head(features))
-
-    def _input_size(self, model: nn.Module) -> tuple[int, int, int]:
-        stem = self.trunk(model).patch_embed
-        return (image_channels(stem), *stem.img_size)
-
-
 class BeitAdapter(PlacedAdapter):
     """timm's `Beit`: a bias table of relative positions, of each block or of all."""
 
     family = "timm's Beit (beit_*, beitv2_*)"
     place_argument = "shared_rel_pos_bias"
     _block_type = BeitBlock
-    _block_children = _block_children(BeitAttention)
+    _block_children = block_children(BeitAttention)
     _attention_children = _BEIT_CHILDREN
     _consumer = BiasedConsumer
 
@@ -353,7 +306,7 @@ class RelPosAdapter(BeitAdapter):
     family = "timm's VisionTransformerRelPos (vit_relpos_*, vit_srelpos_*)"
     place_argument = "shared_rel_pos"
     _block_type = RelPosBlock
-    _block_children = _block_children(RelPosAttention, scales=True)
+    _block_children = block_children(RelPosAttention, scales=True)
     _attention_children = _RELPOS_CHILDREN
 
     def owns(self, model: nn.Module) -> bool:

@@ -22,23 +22,31 @@ from trex.models.bert.adapter import BertAdapter
 from trex.models.bert.model import TextClassifier, config_values
 from trex.models.bert.names import create_text_model, is_text_model, text_models, weights_in
 from trex.models.lvvit.adapter import LvvitAdapter
+from trex.models.metaformer import MetaformerAdapter
+from trex.models.naflex import NaflexAdapter
 from trex.models.objects import is_object, no_name_builds
-from trex.models.placed import BeitAdapter, EvaAdapter, QwenAdapter, RelPosAdapter
+from trex.models.placed import BeitAdapter, EvaAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
+from trex.models.swin import SwinAdapter
 from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
+from trex.models.vlm import DeepseekAdapter, QwenAdapter
 from trex.models.weights import KeyReport, load_weights, weights_hash
 
 _ADAPTERS: Final[tuple[Adapter, ...]] = (
     VitAdapter(),
+    NaflexAdapter(),
     EvaAdapter(),
     QwenAdapter(),
+    DeepseekAdapter(),
     BeitAdapter(),
     RelPosAdapter(),
     LvvitAdapter(),
     UniformAdapter(),
     ShvitAdapter(),
+    SwinAdapter(),
+    MetaformerAdapter(),
     BertAdapter(),
 )
 

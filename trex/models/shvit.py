@@ -22,7 +22,7 @@ from trex.models.adapter import (
     Wanted,
     image_channels,
 )
-from trex.models.staged import Parts, StagedAdapter, StagedConsumer, conv_and_norm
+from trex.models.staged import ConvolutionalAdapter, Parts, StagedConsumer, conv_and_norm
 from trex.models.vit import check_children
 
 _CHILDREN: Final[dict[str, dict[str, tuple[type[nn.Module], ...]]]] = {
@@ -77,7 +77,7 @@ class ShvitConsumer(StagedConsumer):
         return cast(Tensor, self.ffn(stream))
 
 
-class ShvitAdapter(StagedAdapter):
+class ShvitAdapter(ConvolutionalAdapter):
     """SHViT s1 to s4; stages without attention hold no encoders.
 
     A map is (B, n, n). What others reuse as `output` is the attention's own, (B, P, H, W); the

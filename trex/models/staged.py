@@ -1,8 +1,9 @@
-"""What UniForm and SHViT share: convolutional encoders in stages, streams of feature maps.
+"""Models in stages, and what UniForm and SHViT share: convolutional encoders on feature maps.
 
-Both are a `patch_embed`, `stages` of `downsample` and `blocks`, and a head; both project the
-attention's output by a ReLU and a 1×1 convolution with batch normalisation. A consumer's
-projection is a linear layer into which the normalisation is folded as it is in evaluation.
+A model in stages is a stem, `stages` of `downsample` and `blocks`, and a head. UniForm and SHViT
+project the attention's output by a ReLU and a 1×1 convolution with batch normalisation. A
+consumer's projection is a linear layer into which the normalisation is folded as it is in
+evaluation.
 
 Letters: B images, C channels, H rows, W columns.
 """
@@ -44,15 +45,13 @@ class StagedAdapter(Adapter):
     before the next encoder, or to the head where none follows.
     """
 
-    no_products = "a convolutional encoder"
+    no_products = "an encoder in a model of stages"
+    #: what holds the stages
+    stage_list: str = "stages"
 
     @abstractmethod
     def attends(self, stage: nn.Module) -> bool:
         """Whether the blocks of a stage are encoders; they are all alike."""
-
-    @abstractmethod
-    def projecting(self, block: nn.Module) -> nn.Sequential:
-        """An encoder's ReLU and 1×1 convolution."""
 
     @abstractmethod
     def parts(self, block: nn.Module) -> Parts:
@@ -66,13 +65,33 @@ class StagedAdapter(Adapter):
     def input_size(self, model: nn.Module) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
 
+    def embedded(self, model: nn.Module, images: Tensor) -> Tensor:
+        """What enters the first stage."""
+        return cast(Tensor, cast(Any, model).patch_embed(images))
+
+    def classified(self, model: nn.Module, stream: Tensor) -> Tensor:
+        """From what leaves the last stage to logits."""
+        return cast(Tensor, cast(Any, model).forward_head(stream))
+
+    def downsampled(self, stage: nn.Module, stream: Tensor) -> Tensor:
+        """What enters a stage's first block."""
+        return cast(Tensor, cast(Any, stage).downsample(stream))
+
+    def left(self, stage: nn.Module, stream: Tensor) -> Tensor:
+        """What leaves a stage of encoders, from what leaves its last block."""
+        return stream
+
+    def passed(self, stage: nn.Module, stream: Tensor) -> Tensor:
+        """A whole stage without attention."""
+        return cast(Tensor, cast(Any, stage).blocks(self.downsampled(stage, stream)))
+
     def containers(self, model: nn.Module) -> Sequence[str]:
         """The blocks of every stage with attention."""
-        return [f"stages.{i}.blocks" for i in self._attending(model)]
+        return [f"{self.stage_list}.{i}.blocks" for i in self._attending(model)]
 
     def layout(self, model: nn.Module) -> Layout:
         """Grids stay grids, and the head reads all of them."""
-        grid = f"{type(model).__name__} keeps its tokens in grids, which its convolutions need"
+        grid = f"{type(model).__name__} keeps its tokens in grids, which its stages need"
         return Layout(
             stages=stages_of(model, self.containers(model)),
             tokens=0,
@@ -92,50 +111,39 @@ class StagedAdapter(Adapter):
 
     def stem(self, model: nn.Module, images: Tensor) -> Tensor:
         """Everything before the first encoder."""
-        stream = cast(Any, model).patch_embed(images)
-        return self._to_next_encoder(model, stream, 0)
+        return self._to_next_encoder(model, self.embedded(model, images), 0)
 
     def between(self, model: nn.Module, encoder: int, stream: Tensor) -> Tensor:
         """From a stage's last encoder to the next stage with attention."""
         last = -1
-        attending = self._attending(model)
+        attending, stages = self._attending(model), self._stages(model)
         for stage in attending:
-            last += len(cast(Any, model).stages[stage].blocks)
+            last += len(stages[stage].blocks)
             if encoder == last and stage != attending[-1]:
-                return self._to_next_encoder(model, stream, stage + 1)
+                left = self.left(stages[stage], stream)
+                return self._to_next_encoder(model, left, stage + 1)
         return stream
 
     def head(self, model: nn.Module, stream: Tensor) -> Tensor:
         """Stages without attention at the end, pooling, classifier."""
-        stream = self._to_next_encoder(model, stream, self._attending(model)[-1] + 1)
-        return cast(Tensor, cast(Any, model).forward_head(stream))
-
-    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
-        """ReLU and projection."""
-        return cast(Tensor, self.projecting(block)(output))
+        last = self._attending(model)[-1]
+        left = self.left(self._stages(model)[last], stream)
+        return self.classified(model, self._to_next_encoder(model, left, last + 1))
 
     def spread(self, block: nn.Module, branch: Tensor, groups: Groups) -> Tensor:
         """Grids are copied to right behind the products."""
         return branch
 
-    def projection(self, block: nn.Module) -> nn.Linear:
-        """A linear layer that does what the convolution and its normalisation do."""
-        return folded_projection(self.projecting(block)[1])
-
     def linears(self, block: nn.Module) -> tuple[Linear, ...]:
-        """All convolutions: those of one part are in the block in the order in which they run."""
+        """All layers with weights: those of one part in the order in which they run."""
         parts = self.parts(block)
         found = []
         for path, module in block.named_modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.Linear):
                 part = _part_of(path, parts, path)
                 computed = (part,) if isinstance(part, str) else tuple(name for name, _ in part)
                 found.append(Linear(path, computed))
         return tuple(found)
-
-    def vectors(self, stream: Tensor) -> Tensor:
-        """(B, C, H, W) as (B, H, W, C)."""
-        return stream.movedim(1, -1)
 
     def architecture(self, model: nn.Module, name: str) -> Architecture:
         """The traced operations; those of an encoder's block together."""
@@ -173,21 +181,45 @@ class StagedAdapter(Adapter):
         windows = (w or e.tokens for w, e in zip(layout.windows, encoders, strict=True))
         return replace(traced, body=tuple(body), layout=replace(layout, windows=tuple(windows)))
 
+    def _stages(self, model: nn.Module) -> Any:
+        return model.get_submodule(self.stage_list)
+
     def _attending(self, model: nn.Module) -> list[int]:
-        stages = enumerate(cast(Any, model).stages)
+        stages = enumerate(self._stages(model))
         return [i for i, stage in stages if len(stage.blocks) and self.attends(stage)]
 
     def _to_next_encoder(self, model: nn.Module, stream: Tensor, first: int) -> Tensor:
         """Run stages from `first` on, up to the first encoder."""
         attending = self._attending(model)
-        for i, stage in enumerate(cast(Any, model).stages):
+        for i, stage in enumerate(self._stages(model)):
             if i < first:
                 continue
-            stream = stage.downsample(stream)
             if i in attending:
-                break
-            stream = stage.blocks(stream)
+                return self.downsampled(stage, stream)
+            stream = self.passed(stage, stream)
         return stream
+
+
+class ConvolutionalAdapter(StagedAdapter):
+    """Encoders that are convolutions, behind whose attention are a ReLU and a 1×1 convolution."""
+
+    no_products = "a convolutional encoder"
+
+    @abstractmethod
+    def projecting(self, block: nn.Module) -> nn.Sequential:
+        """An encoder's ReLU and 1×1 convolution."""
+
+    def branch(self, block: nn.Module, output: Tensor) -> Tensor:
+        """ReLU and projection."""
+        return cast(Tensor, self.projecting(block)(output))
+
+    def projection(self, block: nn.Module) -> nn.Linear:
+        """A linear layer that does what the convolution and its normalisation do."""
+        return folded_projection(self.projecting(block)[1])
+
+    def vectors(self, stream: Tensor) -> Tensor:
+        """(B, C, H, W) as (B, H, W, C)."""
+        return stream.movedim(1, -1)
 
 
 class StagedConsumer(Consumer):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import torch
-from timm.layers import Attention, DropPath, GluMlp, Mlp, RmsNorm, SwiGLU
+from timm.layers import Attention, DropPath, GluMlp, Mlp, RmsNorm, RmsNormFp32, SwiGLU
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from timm.models.vitamin import GeGluMlp
@@ -40,7 +40,7 @@ from trex.plan import Layout
 _MODELS: Final = (VisionTransformer, VisionTransformerDistilled)
 NOTHING: Final = (nn.Identity, nn.Dropout, DropPath)
 #: norms by child, and the layers between; what they do to a token depends on that token alone
-NORMS: Final = (nn.LayerNorm, RmsNorm)
+NORMS: Final = (nn.LayerNorm, RmsNorm, RmsNormFp32)
 MLPS: Final = (Mlp, GluMlp, SwiGLU, GeGluMlp)
 #: child -> the types TReX understands there; anything else is refused
 _BLOCK_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {

@@ -2,8 +2,9 @@
 
 The encoders' `nn.Sequential` is replaced by `PlanSequential`, which hands a state from block to
 block through its own forward: no hooks and nothing kept between calls, so deep copies,
-compilation, autocast and exports see an ordinary module. A `nn.ModuleList`, whose encoders the
-model's own forward calls one by one, is replaced by `PlanList`: the state goes through that loop.
+compilation, autocast and exports see an ordinary module. Where the model's own forward calls its
+encoders one by one, as those of a `nn.ModuleList`, `PlanList` is put: the state goes through that
+loop.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def remove_plan(model: nn.Module) -> nn.Module:
         ]
         for block in restored:
             _let_run_alone(block)
-        listed = isinstance(blocks, PlanList)
+        listed = isinstance(blocks, PlanList) and not blocks.adapter.one_by_one
         plain = nn.ModuleList(restored) if listed else nn.Sequential(*restored)
         plain.train(model.training)
         _set_submodule(model, name, plain)
@@ -308,7 +309,8 @@ def _planned(
         else:
             made.append(consumer_of(block, here, route.layout, adapter))
             originals[position] = block
-    kind = PlanList if isinstance(blocks, nn.ModuleList) else PlanSequential
+    listed = isinstance(blocks, nn.ModuleList)
+    kind = PlanList if listed or adapter.one_by_one else PlanSequential
     return kind(
         made,
         first=first,

@@ -749,6 +749,15 @@ def _fitting(
             f"name some of {', '.join(TRANSFORMS)}",
         )
         forms = [form for form in forms if form not in mixes]
+    of_map = [form for form in forms if form[0] == "map"]
+    if of_map and layout.no_maps:
+        cannot(
+            "tensors",
+            f"names map, but encoders of {architecture.model} cannot exchange maps",
+            layout.no_maps,
+            "name output alone",
+        )
+        forms = [form for form in forms if form not in of_map]
     able = [i for i in range(1, len(encoders)) if stages[i - 1] == stages[i]]
     every = range(len(encoders))
     for field, named in (
@@ -802,6 +811,15 @@ def _fitting(
             shares = tuple(
                 file.rows.shares if sharing is None or i in sharing else () for i in every
             )
+    groups = file.rows is not None and file.rows.groups
+    if groups and shares and layout.no_maps:
+        cannot(
+            "rows",
+            f"encoders of {architecture.model} cannot take another's groups",
+            layout.no_maps,
+            "write `groups: false`",
+        )
+        groups = False
     allowed = able if file.consumers is None else file.consumers
     return SearchSpace(
         name=name,
@@ -815,7 +833,7 @@ def _fitting(
         pairs=pairs,
         least_tokens=least,
         shares=shares,
-        groups=file.rows is not None and file.rows.groups,
+        groups=groups,
         class_rows=file.class_rows,
         left_out=tuple(left_out),
     )

@@ -19,7 +19,7 @@ from trex.models.adapter import (
     Wanted,
     image_channels,
 )
-from trex.models.staged import Parts, StagedAdapter, StagedConsumer
+from trex.models.staged import ConvolutionalAdapter, Parts, StagedConsumer
 from trex.models.uniform.attention import (
     SharedMapAttention,
     WindowAttention,
@@ -84,7 +84,7 @@ class UniformConsumer(StagedConsumer):
         return cast(Tensor, self.ffn1(self.dw1(stream)))
 
 
-class UniformAdapter(StagedAdapter):
+class UniformAdapter(ConvolutionalAdapter):
     """UniForm t, s, m and l.
 
     A map is (B, V, n, n), one for each window. An output is the heads' outputs before ReLU and
