@@ -138,9 +138,9 @@ def data_config(loaded: LoadedModel, options: ModelOptions) -> InputConfig:
 
 
 def classes_of(model: nn.Module) -> int | None:
-    """Classes of a model's head, where it says so."""
+    """Classes of a model's head, where it has one and says so."""
     classes: int | None = getattr(model, "num_classes", None)
-    return classes
+    return classes or None
 
 
 def original_of_run(run: Run, model: nn.Module) -> LoadedModel:

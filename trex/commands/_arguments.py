@@ -31,7 +31,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="FILE", help="a local checkpoint; else timm's"
     )
     group.add_argument(
-        "--num-classes", type=int, metavar="N", help="classes of the head; else the model's"
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="classes of the head, 0 for features alone; else the model's",
     )
     group.add_argument("--img-size", type=int, metavar="PIXELS")
     group.add_argument(

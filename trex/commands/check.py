@@ -279,7 +279,9 @@ def _measured(args: argparse.Namespace, chip: Chip) -> AccuracyFigure:
     )
     config = DataConfig.of_model(loaded.model)
     reading = DataOptions.of(args.class_map, args.strict)
-    images = open_labelled(args.data, config, getattr(loaded.model, "num_classes", None), reading)
+    images = open_labelled(
+        args.data, config, getattr(loaded.model, "num_classes", 0) or None, reading
+    )
     if args.calib is None:
         # a quarter at most, so that few images still leave some to answer
         for_ranges = min(RANGE_IMAGES, len(images) // 4)

@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--model", required=True, help="timm name, e.g. deit_tiny_patch16_224")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="classes of the head; else the model's"
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="classes of the head, 0 for features alone; else the model's",
     )
     parser.add_argument("--img-size", type=int, metavar="PIXELS")
     add_setting(parser)

@@ -21,6 +21,7 @@ from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import choose_settings
 from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.fit.loss import mean_kl
+from trex.models.adapter import answers_of, first_tensor
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.reuse.transforms import AVERAGED, averaged
@@ -65,13 +66,13 @@ def choose_encoders(
         free = method.free(loaded.adapter.layout(loaded.model))
     precision = torch.autocast(images[0].device.type, torch.bfloat16, enabled=amp)
     with torch.no_grad(), precision, _bar(method, len(free), count) as bar:
-        original = _logits(loaded.model, images)
+        original, of = _logits(loaded.model, images), answers_of(loaded.model)
 
         def losses(sets: Sequence[Encoders]) -> list[float]:
             found = []
             for encoders in sets:
                 running = variant(loaded, method, count, encoders).eval()
-                found.append(mean_kl(_logits(running, images), original))
+                found.append(mean_kl(_logits(running, images), original, of))
                 bar.update()
             return found
 
@@ -112,7 +113,7 @@ def choose_fitted(
             def losses(sets: Sequence[Encoders]) -> list[float]:
                 plans, found = [method.plan(s, layout) for s in sets], {}
                 for fitted in PlanFitter(part, settings=chosen).fit(plans):
-                    found[fitted.plan] = mean_kl(fitted.logits, original)
+                    found[fitted.plan] = part.loss(fitted.logits, original)
                     bar.update()
                 return [found[plan] for plan in plans]
 
@@ -143,4 +144,4 @@ def _bar(method: Method, free: int, count: int) -> tqdm[Any]:
 
 
 def _logits(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    return torch.cat([model(batch) for batch in images])
+    return torch.cat([first_tensor(model(batch)) for batch in images])

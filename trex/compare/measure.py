@@ -20,6 +20,7 @@ from torch.nn.functional import one_hot
 from trex.files import append_line, read_jsonl, sealed_line
 from trex.training.data import ImageSet, batches, dataset_fingerprint
 from trex.training.evaluate import compare_paired, predict
+from trex.training.measure import guessing
 
 _BATCH = 50
 
@@ -113,11 +114,13 @@ class Evaluation:
 
         def run() -> dict[str, object]:
             parts = batches(self._images, _BATCH)
-            answers = predict(make(), parts, amp=self._amp, label=label)
+            model = make()
+            answers = predict(model, parts, amp=self._amp, label=label)
+            scores = guessing(model, answers)
             return Guesses(
-                guesses=answers.logits.argmax(dim=1).tolist(),
+                guesses=scores.argmax(dim=1).tolist(),
                 labels=answers.labels.tolist(),
-                classes=answers.logits.shape[1],
+                classes=scores.shape[1],
             )._asdict()
 
         return Guesses(**self._kept.get({**of, **self._on}, run))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import DataError, ModelError
-from trex.fit.loss import ROWS
+from trex.fit.loss import ROWS, answers, mean_kl
 from trex.fit.scratch import TensorFile
-from trex.models.adapter import Adapter
+from trex.models.adapter import Adapter, answers_of
 from trex.plan import Plan
 from trex.reuse.precision import Precision, forward_precision
 from trex.reuse.route import Passed, Route, Step, encoders_of, run_encoders
@@ -73,13 +73,14 @@ class Calibration:
 
     Attributes:
         layout: which plans the model can run.
+        answers: what the model puts out.
         encoders: with their names, in order.
         entry: of every image, the stream that enters encoder 0.
         places: what the model hands its encoders beside it, the same for all images.
         attended: of every encoder and fitted image, the stream behind its attention.
         maps: of the encoders asked for, the first fitted images' attention maps.
         n_maps: of how many images.
-        logits: the original's, of every image; on the disk too.
+        logits: the original's, or its features, of every image; on the disk too.
 
     Raises:
         DataError: there is no image to fit on, or all are the same to the model.
@@ -103,6 +104,7 @@ class Calibration:
         self.settings = settings
         self.scratch = scratch
         self.layout = adapter.layout(model)
+        self.answers = answers_of(model)
         self.encoders = list(encoders_of(model, adapter))
         self.entry = TensorFile(scratch)
         self.places: tuple[Tensor, ...] = ()
@@ -132,6 +134,10 @@ class Calibration:
             self.logits = logits.mapped()
             logits.close()
             check_outputs(self.logits)
+
+    def loss(self, found: Tensor, original: Tensor) -> float:
+        """How far a variant's answers are from the original's, in nats an image."""
+        return mean_kl(answers(found, original, self.answers), original, self.answers)
 
     def _route(self, route: Route, mapped: bool) -> Route:
         """The original's, with the maps that are asked for."""
@@ -211,7 +217,7 @@ def check_outputs(logits: Tensor) -> None:
     largest = max(float(part.abs().max()) for part in parts)
     if largest > MOST_LOGIT:
         raise ModelError(
-            f"the original's logits reach {largest:.3g}, which no trained classifier's do",
+            f"the original's answers reach {largest:.3g}, which no trained model's do",
             hint="check its weights and its preprocessing (--mean, --std)",
         )
     spread = max(float((part - logits[0]).abs().max()) for part in parts)

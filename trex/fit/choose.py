@@ -18,7 +18,6 @@ from torch import Tensor
 
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
-from trex.fit.loss import answers, mean_kl
 from trex.plan import Plan
 from trex.store.schemas import Tried, Way
 
@@ -65,7 +64,7 @@ def choose_settings(
     calibration: Calibration,
     plan: Plan,
     *,
-    loss: Callable[[Tensor, Tensor], float] = mean_kl,
+    loss: Callable[[Tensor, Tensor], float] | None = None,
     most: int = MOST_IMAGES,
     progress: Callable[[int], object] = lambda steps: None,
 ) -> list[Trial]:
@@ -74,7 +73,7 @@ def choose_settings(
     Args:
         calibration: the original's pass; its settings are where the choice starts.
         plan: what is fitted; the more consumers it has, the more the choice tells.
-        loss: of a variant's outputs against the original's; another for models without classes.
+        loss: of a variant's answers against the original's; None for the calibration's own.
         most: images that take part.
         progress: called with every image that has passed through one encoder.
     """
@@ -84,6 +83,7 @@ def choose_settings(
     if not any(r.transform != "none" for r in plan.reuses) or not 0 < held_out < images:
         return [Trial(settings=base, loss=float("nan"))]
     tried: dict[FitSettings, Trial] = {}
+    lost = loss or calibration.loss
 
     def best() -> FitSettings:
         return min(tried.values(), key=lambda trial: trial.loss).settings
@@ -100,8 +100,7 @@ def choose_settings(
                 )
                 (fitted,) = fitter.fit([plan])
                 original = calibration.logits[images - held_out : images]
-                found = answers(fitted.logits, original)
-                tried[way] = Trial(settings=way, loss=loss(found, original))
+                tried[way] = Trial(settings=way, loss=lost(fitted.logits, original))
 
     attempt(replace(base, shrink=share) for share in _SHARES)
     chosen = best()

@@ -9,9 +9,10 @@ producers' too: on the chip that costs nothing), and to second order
 
 with h the gradient of the log-likelihood of a label drawn from the variant's own output. That is a
 linear regression with an equation for each label drawn of an image (Gauss-Newton with a sampled
-Fisher metric). Its dual has one unknown an equation, so the solution is exact however many
-parameters there are. How far to go is chosen by leave-one-image-out error, which the dual gives in
-closed form.
+Fisher metric). Where a model puts out features, u of length one, they are the means of normal
+distributions (`fit.loss`), and h is a sample's gradient there: a standard normal vector. The dual
+has one unknown an equation, so the solution is exact however many parameters there are. How far to
+go is chosen by leave-one-image-out error, which the dual gives in closed form.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trex.fit.calibration import Progress
 from trex.fit.scratch import TensorFile
-from trex.models.adapter import Adapter
+from trex.models.adapter import Adapter, answers_of, first_tensor
 from trex.plan import Plan
 from trex.reuse.apply import consumers_of, plan_of, planned_containers
 from trex.reuse.precision import Precision, forward_precision
@@ -249,15 +251,15 @@ def _linearise(
 
     Scaled so that the equations of one image weigh as much as one draw's alone would.
     """
+    features = answers_of(variant) == "features"
     with torch.enable_grad(), _recording(projections) as seen:
-        logits = variant(images).float()
-    probabilities = logits.detach().softmax(-1)
-    labels = torch.multinomial(probabilities, draws, replacement=True, generator=generator)
+        logits = first_tensor(variant(images)).float()
+        if features:
+            logits, original = F.normalize(logits, dim=-1), F.normalize(original, dim=-1)
+    directions = (_of_features if features else _of_labels)(logits.detach(), draws, generator)
     outputs = [seen[projection][1] for projection in projections]
     inputs = [_with_constant(adapter.vectors(seen[p][0]).flatten(1, -2), p) for p in projections]
-    for draw in range(draws):
-        direction = -probabilities
-        direction[torch.arange(len(labels)), labels[:, draw]] += 1.0
+    for draw, direction in enumerate(directions):
         direction *= draws**-0.5
         with torch.enable_grad():
             felt = torch.autograd.grad(
@@ -271,6 +273,22 @@ def _linearise(
             ],
             residuals,
         )
+
+
+def _of_labels(logits: Tensor, draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Gradients by the logits, (B, C), of the log-likelihoods of labels that are drawn."""
+    probabilities = logits.softmax(-1)
+    labels = torch.multinomial(probabilities, draws, replacement=True, generator=generator)
+    for draw in range(draws):
+        direction = -probabilities
+        direction[torch.arange(len(labels)), labels[:, draw]] += 1.0
+        yield direction
+
+
+def _of_features(features: Tensor, draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Gradients by the features, (B, D), of the log-likelihoods of features that are drawn."""
+    for _ in range(draws):
+        yield torch.randn(features.shape, generator=generator)
 
 
 def _with_constant(inputs: Tensor, projection: nn.Linear) -> Tensor:

@@ -86,7 +86,7 @@ def create(
     Args:
         name: timm's name; for texts `bert_base_uncased` and its like, a folder that
             `save_pretrained` wrote, or `transformers/ORGANISATION/NAME`.
-        num_classes: of the head; None takes the model's own.
+        num_classes: of the head; None takes the model's own, 0 leaves it out.
         img_size: of images, in pixels a side.
         tokens: of texts.
         config: of a text model, as `transformers` has it; the name is then only a name.
@@ -124,8 +124,11 @@ def create(
             else "timm.list_models() lists names",
         )
     arguments: dict[str, Any] = {}
-    if num_classes is not None and num_classes < 1:  # timm would leave the head out
-        raise ModelError(f"{name} cannot have {num_classes} classes", hint="give at least 1")
+    if num_classes is not None and num_classes < 0:
+        raise ModelError(
+            f"{name} cannot have {num_classes} classes",
+            hint="give at least 1, or 0 for its features alone",
+        )
     if img_size is not None and img_size < 1:  # timm's oldest versions build such models
         raise ModelError(f"{name} cannot take images of {img_size} pixels", hint="give at least 1")
     if num_classes is not None:

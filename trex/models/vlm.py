@@ -1,7 +1,7 @@
-"""The vision encoders of vision-language models, with a classifier: Qwen3-VL's and DeepSeek's.
+"""Vision encoders of vision-language models, with a classifier or bare: Qwen3-VL's, DeepSeek's.
 
-Patches alone, turned by rotary positions; the classifier pools them, behind the language model's
-projector where the model keeps it.
+Patches alone, turned by rotary positions. A classifier pools them, behind the language model's
+projector where the model keeps it; a bare encoder puts out what the projector makes of them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from timm.layers import AttentionRope
-from timm.models.deepseek_vit import DeepseekVitBlock, DeepseekVitClassifier
-from timm.models.qwen3_vit import Qwen3VitClassifier
+from timm.models.deepseek_vit import (
+    DeepseekVitBlock,
+    DeepseekVitClassifier,
+    DeepseekVitEncoder,
+)
+from timm.models.qwen3_vit import Qwen3VitClassifier, Qwen3VitEncoder
 from torch import Tensor, nn
 
 from trex.models.adapter import first_tensor, image_channels
@@ -20,24 +24,26 @@ from trex.plan import Layout
 
 
 class QwenAdapter(EvaAdapter):
-    """Qwen3-VL's vision encoders with a classifier: Eva's blocks, no class token."""
+    """Qwen3-VL's vision encoders: Eva's blocks, no class token."""
 
-    family = "timm's Qwen3VitClassifier (qwen3*_vit_*)"
+    family = "timm's Qwen3VitClassifier and Qwen3VitEncoder (qwen3*_vit_*)"
+    _classes: tuple[type[nn.Module], type[nn.Module]] = (Qwen3VitClassifier, Qwen3VitEncoder)
+    _projector = "merger"
 
     def owns(self, model: nn.Module) -> bool:
-        """Exactly timm's class."""
-        return type(model) is Qwen3VitClassifier
+        """Exactly timm's classes."""
+        return type(model) in self._classes
 
     def trunk(self, model: nn.Module) -> Any:
-        """`encoder`."""
-        return cast(Any, model).encoder
+        """A classifier's `encoder`; an encoder is its own."""
+        return cast(Any, model).encoder if type(model) is self._classes[0] else model
 
     def containers(self, model: nn.Module) -> Sequence[str]:
         """In the encoder."""
-        return ("encoder.blocks",)
+        return ("encoder.blocks" if type(model) is self._classes[0] else "blocks",)
 
     def layout(self, model: nn.Module) -> Layout:
-        """Patches alone, all of which are pooled."""
+        """Patches alone, all of which are pooled or put out."""
         return Layout(
             stages=(0,) * len(self.trunk(model).blocks),
             tokens=self.trunk(model).patch_embed.num_patches,
@@ -49,13 +55,22 @@ class QwenAdapter(EvaAdapter):
         return 0
 
     def head(self, model: nn.Module, stream: Tensor) -> Tensor:
-        """The encoder's projector, where it has one, and the classifier."""
+        """The encoder's projector, where it has one, and the classifier, where there is one."""
         trunk, parts = self.trunk(model), cast(Any, model)
         side = trunk.patch_embed.grid_size
-        features = stream.reshape(stream.shape[0], *side, -1)
-        if trunk.merger is not None:
-            features = trunk.merger(features)
-        return first_tensor(parts.forward_head(features))
+        features = self._normed(trunk, stream).reshape(stream.shape[0], *side, -1)
+        projector = getattr(trunk, self._projector)
+        if projector is not None:
+            features = projector(features)
+        if type(model) is self._classes[0]:
+            return first_tensor(parts.forward_head(features))
+        if projector is None and trunk.global_pool == "avg":
+            features = features.mean(dim=(1, 2))
+        return first_tensor(features)
+
+    def _normed(self, trunk: Any, stream: Tensor) -> Tensor:
+        """Behind the last block."""
+        return stream
 
     def _input_size(self, model: nn.Module) -> tuple[int, int, int]:
         stem = self.trunk(model).patch_embed
@@ -63,21 +78,14 @@ class QwenAdapter(EvaAdapter):
 
 
 class DeepseekAdapter(QwenAdapter):
-    """DeepSeek's vision encoder with a classifier: RMS norms, packed SwiGLU, no class token."""
+    """DeepSeek's vision encoder: RMS norms, packed SwiGLU, no class token."""
 
-    family = "timm's DeepseekVitClassifier (deepseek_vit_*)"
+    family = "timm's DeepseekVitClassifier and DeepseekVitEncoder (deepseek_vit_*)"
+    _classes = (DeepseekVitClassifier, DeepseekVitEncoder)
+    _projector = "aligner"
     _block_type = DeepseekVitBlock
     _block_children = block_children(AttentionRope)
 
-    def owns(self, model: nn.Module) -> bool:
-        """Exactly timm's class."""
-        return type(model) is DeepseekVitClassifier
-
-    def head(self, model: nn.Module, stream: Tensor) -> Tensor:
-        """The encoder's norm, its projector where it has one, and the classifier."""
-        trunk, parts = self.trunk(model), cast(Any, model)
-        side = trunk.patch_embed.grid_size
-        features = trunk.norm(stream).reshape(stream.shape[0], *side, -1)
-        if trunk.aligner is not None:
-            features = trunk.aligner(features)
-        return first_tensor(parts.forward_head(features))
+    def _normed(self, trunk: Any, stream: Tensor) -> Tensor:
+        """The encoder's norm."""
+        return cast(Tensor, trunk.norm(stream))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trex.errors import WeightsError
 from trex.models._checkpoint import read_checkpoint, unwrap_checkpoint
+from trex.models.adapter import answers_of
 from trex.store.tensors import state_hash
 
 #: Names an error or a report spells out before it only counts.
@@ -68,7 +69,8 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
     """Fill `model` from a file; it stays as it was where anything does not fit.
 
     Takes safetensors and `torch.save` files, flat or nested under `model`, `state_dict`, or their
-    averaged versions, which win. The conversion that timm has for the model is applied.
+    averaged versions, which win. The conversion that timm has for the model is applied. A model
+    without classes leaves a file's head out.
 
     Args:
         model: the model to fill, of its original layout.
@@ -85,6 +87,7 @@ def load_weights(model: nn.Module, path: Path, *, model_name: str) -> KeyReport:
         weights = _convert(stored, model, model_name)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error.message}", hint=error.hint) from None
+    weights = _without_head(weights, model)
     report = _compare(stored, weights, model)
     if not report.fits:
         raise _refusal(report, stored, model, f"{path} does not fit {model_name}")
@@ -129,6 +132,18 @@ def filter_of(model: nn.Module, model_name: str) -> Callable[..., dict[str, Tens
         sys.modules[module], "checkpoint_filter_fn", None
     )
     return found
+
+
+def _without_head(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A file's weights; of a model that was asked for without a head, without its head's."""
+    if answers_of(model) == "classes":
+        return weights
+    heads, own = _heads(model), model.state_dict().keys()
+    return {
+        name: value
+        for name, value in weights.items()
+        if name in own or name.rpartition(".")[0] not in heads
+    }
 
 
 def _compare(

@@ -283,7 +283,8 @@ class SearchContext:
     def selection(self, logits: Tensor) -> Measured:
         """How logits of the first measured images, however many, compare with the original's."""
         original = self.calibration.logits[self.calibration.n_fit :]
-        return selection_metrics(logits, original[: len(logits)], self._labels[: len(logits)])
+        number, of = len(logits), self.calibration.answers
+        return selection_metrics(logits, original[:number], self._labels[:number], of)
 
     def run_phase(
         self,

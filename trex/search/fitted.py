@@ -39,12 +39,12 @@ def measure_losses(context: SearchContext) -> Losses:
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         calibration = context.calibration
         fit_rows, rows = _first_rows(calibration, context.problem.settings.surrogate_images)
-        original = calibration.logits[rows.start : rows.stop]
+        original, of = calibration.logits[rows.start : rows.stop], calibration.answers
         fitter = context.fitter(fit_rows, rows)
         for fitted in fitter.fit(order, take):
-            found = answers(fitted.logits, original)
-            notes = {"error": sketch(found, original, SKETCH)}
-            yield Result(fitted.plan.key, [mean_kl(found, original)], notes)
+            found = answers(fitted.logits, original, of)
+            notes = {"error": sketch(found, original, SKETCH, of)}
+            yield Result(fitted.plan.key, [mean_kl(found, original, of)], notes)
 
     done = context.run_phase(
         "surrogate",

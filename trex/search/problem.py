@@ -22,6 +22,7 @@ from trex.plan import Plan
 from trex.progress import is_told, tell
 from trex.search.space import SearchSpace
 from trex.training.data import ImageSet
+from trex.training.finetune.task import check_head
 from trex.training.transforms import InputConfig
 
 _logger = logging.getLogger(__name__)
@@ -94,6 +95,9 @@ class Problem:
 
     Attributes:
         plans: those that the strategy `given` measures; others choose from the space.
+
+    Raises:
+        ModelError: candidates are to be fine-tuned, and the model has no head.
     """
 
     loaded: LoadedModel
@@ -104,6 +108,10 @@ class Problem:
     data_config: InputConfig
     settings: SearchSettings
     plans: tuple[Plan, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.settings.finetuning.images:
+            check_head(self.loaded.model)
 
 
 @contextmanager

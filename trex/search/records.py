@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from trex.fit.loss import ROWS, answers, mean_kl
+from trex.fit.neighbours import nearest, neighbour_scores
+from trex.models.adapter import Answers
 from trex.store.record import Measured, Spent
 
 
@@ -32,16 +34,32 @@ def soft_agreement(logits: Tensor, original: Tensor) -> float:
     return float(torch.cat(margins).sigmoid().mean())
 
 
-def selection_metrics(logits: Tensor, original: Tensor, labels: Tensor) -> Measured:
-    """How a fitted candidate does on the selection images; accuracies None without labels."""
+def selection_metrics(
+    logits: Tensor, original: Tensor, labels: Tensor, of: Answers = "classes"
+) -> Measured:
+    """How a fitted candidate does on the selection images; accuracies None without labels.
+
+    Features guess the image that is most like theirs, and its label.
+    """
     labelled = bool((labels >= 0).all())
-    logits = answers(logits, original)
+    logits = answers(logits, original, of)
+    loss = mean_kl(logits, original, of)
+    if of == "features":
+        own, theirs = nearest(logits), nearest(original)
+        return Measured(
+            loss=loss,
+            agreement=float((own == theirs).double().mean()),
+            soft_agreement=soft_agreement(neighbour_scores(logits), neighbour_scores(original)),
+            top1=float((labels[own] == labels).double().mean()) if labelled else None,
+            baseline_top1=float((labels[theirs] == labels).double().mean()) if labelled else None,
+            n=len(logits),
+        )
 
     def top1(of: Tensor) -> float | None:
         return float((of.argmax(1) == labels).double().mean()) if labelled else None
 
     return Measured(
-        loss=mean_kl(logits, original),
+        loss=loss,
         agreement=float((logits.argmax(1) == original.argmax(1)).double().mean()),
         soft_agreement=soft_agreement(logits, original),
         top1=top1(logits),

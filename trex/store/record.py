@@ -64,8 +64,8 @@ class Measured(Fields):
     """How a candidate did on images that were kept aside; accuracies None without labels.
 
     Attributes:
-        loss: KL divergence from the original, in nats an image.
-        agreement: the share of images with the original's first guess.
+        loss: KL divergence from the original, in nats an image; of features the cosine distance.
+        agreement: the share of images with the original's first guess, or nearest neighbour.
         soft_agreement: how surely it gives that guess, between 0 and 1.
         n: images.
         start: what a short training began with, `fitted` or `refined`.

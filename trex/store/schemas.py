@@ -17,7 +17,7 @@ class ModelArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    num_classes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     img_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     config: dict[str, Any] | None = None
@@ -180,7 +180,11 @@ class Evaluation(Fields):
     """A variant beside its original on the same labelled images, in fractions.
 
     Attributes:
+        top1: of a model without a head, by the label of the nearest neighbour among the images.
         matthews: correlation with the labels, of two classes alone.
+        rank_correlation: of a model without a head, between the variant's and the original's
+            similarities of all pairs of images.
+        cosine_distance: of a model without a head, from the original's features.
         ci95: of the difference.
         agreement: the share of equal first guesses.
         skipped: images that cannot be read.
@@ -197,6 +201,8 @@ class Evaluation(Fields):
     baseline_top5: Share | None = None
     matthews: float | None = None
     baseline_matthews: float | None = None
+    rank_correlation: float | None = None
+    cosine_distance: float | None = None
     difference: Annotated[float, Field(ge=-1.0, le=1.0)]
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
     p_value: float | None = None

@@ -46,7 +46,7 @@ class ModelEntry(StrictModel):
     name: _Name
     label: _Name | None = None
     weights: _Name | None = None
-    num_classes: _Size | None = None
+    num_classes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     img_size: _Size | None = None
     tokens: _Size | None = None
     tokenizer: _Name | None = None

@@ -5,16 +5,26 @@ from __future__ import annotations
 import statistics
 from pathlib import PurePath
 
-from torch import nn
+from torch import Tensor, nn
 
+from trex.errors import DataError
+from trex.fit.loss import mean_kl
+from trex.fit.neighbours import class_scores, rank_correlation
 from trex.hardware import Chip
 from trex.hardware.accuracy import AccuracyFigure
+from trex.models.adapter import answers_of
 from trex.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
 from trex.store.schemas import Evaluation, NonIdeal
 from trex.text.metrics import matthews
 from trex.text.sources import Texts
 from trex.training.data import ImageSet, batches, dataset_fingerprint
-from trex.training.evaluate import accuracy, compare_paired, predict, predict_paired
+from trex.training.evaluate import (
+    Predictions,
+    accuracy,
+    compare_paired,
+    predict,
+    predict_paired,
+)
 
 #: Images that set the ranges of a chip's inputs and converters.
 RANGE_IMAGES = 64
@@ -30,19 +40,28 @@ def measure_pair(
 ) -> Evaluation:
     """Both models on the same labelled images; accuracies and differences are fractions.
 
-    Two classes, often of unequal size, also have a Matthews correlation.
+    Two classes, often of unequal size, also have a Matthews correlation. A model without a head
+    guesses the label of the image that is most like, of the others; it also has a rank correlation
+    of similarities, and the cosine distance.
 
     Raises:
         DataError: no image can be read, or one has no label.
     """
     parts = batches(images, batch_size, workers)
     answers, of_original, speed = predict_paired(variant, original, parts)
-    paired = compare_paired(answers.logits, of_original.logits, answers.labels)
-    correlations = {
-        f"{name}matthews": matthews(of.logits.argmax(dim=1), of.labels)
-        for name, of in (("", answers), ("baseline_", of_original))
-        if of.logits.shape[1] == 2
+    ours, theirs = (guessing(original, of) for of in (answers, of_original))
+    paired = compare_paired(ours, theirs, answers.labels)
+    further: dict[str, float] = {
+        f"{name}matthews": matthews(of.argmax(dim=1), answers.labels)
+        for name, of in (("", ours), ("baseline_", theirs))
+        if of.shape[1] == 2
     }
+    if answers_of(original) == "features":
+        pair = answers.logits, of_original.logits
+        further |= {
+            "rank_correlation": rank_correlation(*pair),
+            "cosine_distance": mean_kl(*pair, "features"),
+        }
     found = Evaluation(
         data=images.origin,
         unit="texts" if isinstance(images.source, Texts) else "images",
@@ -61,7 +80,24 @@ def measure_pair(
         baseline_images_per_second=speed.baseline_images_per_second,
         speedup=speed.speedup,
     )
-    return found.model_copy(update=correlations)
+    return found.model_copy(update=further)
+
+
+def guessing(model: nn.Module, answers: Predictions) -> Tensor:
+    """A model's logits, or how its features are like those of every class, (B, C).
+
+    Raises:
+        DataError: there are features, and an image has no label.
+    """
+    if answers_of(model) == "classes":
+        return answers.logits
+    missing = int((answers.labels < 0).sum())
+    if missing:
+        raise DataError(
+            f"{missing} of {len(answers.labels)} images have no label",
+            hint="neighbours are compared by label: give class folders, or --class-map",
+        )
+    return class_scores(answers.logits, answers.labels)
 
 
 def measure_non_ideal(
@@ -103,7 +139,7 @@ def measure_non_ideal(
             for draw in range(draws):
                 set_noise(model, seed=draw)
                 answers = predict(model, batches(images, batch_size), label=f"chip {draw + 1}")
-                measured = accuracy(answers.logits, answers.labels)
+                measured = accuracy(guessing(original, answers), answers.labels)
                 results.setdefault(f"{name}top1", []).append(measured.top1)
         finally:
             remove_non_ideal(model)
@@ -163,7 +199,8 @@ def measure_chip(
         for draw in range(draws):
             set_noise(model, seed=draw)
             answers = predict(model, batches(images, batch_size), label=f"chip {draw + 1}")
-            compared.append(compare_paired(answers.logits, ideal.logits, answers.labels))
+            ours, theirs = (guessing(model, of) for of in (answers, ideal))
+            compared.append(compare_paired(ours, theirs, answers.labels))
     finally:
         remove_non_ideal(model)
     top1 = [of.top1 for of in compared]

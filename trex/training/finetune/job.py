@@ -30,7 +30,7 @@ from trex.training.finetune.precision import settled
 from trex.training.finetune.processes import Processes
 from trex.training.finetune.recipe import Recipe
 from trex.training.finetune.selection import HeldOut
-from trex.training.finetune.task import Outcome, Task, as_teacher, check_teacher
+from trex.training.finetune.task import Outcome, Task, as_teacher, check_head, check_teacher
 from trex.training.finetune.teacher import CachedTeacher, LiveTeacher, Teacher
 from trex.training.finetune.views import Pool, ViewSource, augmentation
 from trex.training.measure import RANGE_IMAGES, measure_pair
@@ -78,6 +78,7 @@ def finetune(job: Job, processes: Processes) -> list[Stage]:
     Raises:
         TrexError: something does not fit together, or the training cannot go on.
     """
+    check_head(job.original.model)
     job.recipe.check_extra(job.extra is not None)
     job.recipe.check_inputs(pixels=isinstance(job.data_config, DataConfig))
     job = replace(job, recipe=settled(job.recipe, processes.device))

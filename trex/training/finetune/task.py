@@ -10,7 +10,7 @@ import timm.data
 from torch import nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Adapter
+from trex.models.adapter import Adapter, answers_of
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.reuse import plan_of
@@ -23,6 +23,19 @@ from trex.training.finetune.recipe import Recipe, RecipeError
 from trex.training.finetune.selection import HeldOut
 from trex.training.finetune.teacher import Teacher
 from trex.training.finetune.views import ViewSource
+
+
+def check_head(model: nn.Module) -> None:
+    """See that a model has a head, whose answers the losses compare.
+
+    Raises:
+        ModelError: it puts out features.
+    """
+    if answers_of(model) == "features":
+        raise ModelError(
+            f"the {type(model).__name__} has no head: fine-tuning compares answers of classes",
+            hint="fine-tune it with a head, or search, fit and refine it, which need none",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
