@@ -16,6 +16,7 @@ from timm.models.metaformer import (
     MetaFormer,
     SepConv,
 )
+from timm.models.volo import VOLO
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,6 +42,8 @@ class Kind:
     #: whether tokens can merge, and whether the head reads class tokens only
     merges: bool = True
     reads_class: bool = True
+    #: how far half precision may move the logits, as a share of the largest
+    rough: float = 0.1
     #: a plan of shared rows and mixed maps; none where maps cannot be mixed
     mixed: str = "2<-1:map/mixed 3:map/average 0~1 2=class 4=3"
 
@@ -194,6 +197,23 @@ class MetaformerKind(Kind):
             return randomised(model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VoloKind(Kind):
+    """VOLO, whose widths timm's names fix: encoders 0 to 5 are in one stage."""
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model in evaluation mode, with random weights far from their usual start."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = VOLO(
+                layers=(1, 6, 1, 1), embed_dims=(32, 48, 48, 48), num_heads=(2, 3, 3, 3),
+                mlp_ratio=2.0, img_size=self.side, num_classes=7, post_layers=("ca", "ca"),
+                stem_hidden_dim=16,
+            )  # fmt: skip
+            model.default_cfg = {"input_size": (3, self.side, self.side)}
+            return settled(randomised(model), torch.randn(16, 3, self.side, self.side))
+
+
 #: stages of linear layers, the first of which with attention holds encoders 0 to 5
 GRID_KINDS = {
     "swin, one window a stage": Kind(
@@ -204,6 +224,15 @@ GRID_KINDS = {
         },
         merges=False, reads_class=False, mixed="",
     ),
+    "pit": Kind(
+        name="pit_ti_distilled_224",
+        kwargs={
+            "img_size": 40, "embed_dim": None, "num_heads": None, "base_dims": (16, 16),
+            "depth": (6, 2), "heads": (3, 6),
+        },
+        side=40, merges=False, reads_class=False, mixed="",
+    ),
+    "volo": VoloKind(name="volo_d1_224", rough=0.4, merges=False, reads_class=False, mixed=""),
     "caformer": MetaformerKind(
         name="caformer_s18", side=24, merges=False, reads_class=False, mixed=""
     ),

@@ -124,6 +124,9 @@ def test_class_tokens_are_what_the_head_reads(kind: Kind) -> None:
     assert layout.class_rows in (0, number)
     with torch.no_grad():
         stream = adapter.stem(model, images)
+        if number and layout.windows:  # of the last stage's tokens and width
+            width = blocks_of(model)[-1].attn.qkv.in_features
+            stream = torch.randn(len(images), layout.windows[-1], width)
         for token in range(number):
             changed = stream.clone()
             changed[:, token] *= -1

@@ -17,12 +17,14 @@ from trex.models.bert.adapter import BertAdapter
 from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.metaformer import MetaformerAdapter
 from trex.models.naflex import NaflexAdapter
+from trex.models.pit import PitAdapter
 from trex.models.placed import BeitAdapter, EvaAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.swin import SwinAdapter
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.vlm import DeepseekAdapter, QwenAdapter
+from trex.models.volo import VoloAdapter
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.training.transforms import DataConfig
@@ -91,7 +93,7 @@ OTHER_FAMILIES = {
     "lvvit": LvvitAdapter, "uniform": UniformAdapter, "shvit": ShvitAdapter,
     "eva02": EvaAdapter, "vit_small_patch16_rope": EvaAdapter, "qwen3": QwenAdapter,
     "beit": BeitAdapter, "vit_relpos": RelPosAdapter,
-    "swin": SwinAdapter, "caformer": MetaformerAdapter,
+    "pit": PitAdapter, "volo": VoloAdapter, "swin": SwinAdapter, "caformer": MetaformerAdapter,
     "deepseek": DeepseekAdapter, "naflexvit": NaflexAdapter,
     "bert": BertAdapter, "roberta": BertAdapter, "electra": BertAdapter,
 }  # fmt: skip

@@ -11,7 +11,6 @@ head.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, cast
 
 import torch
@@ -106,9 +105,14 @@ class GridAdapter(StagedAdapter):
     #: the attention's name in a block
     attention_child: str = "attn"
 
-    @abstractmethod
     def behind(self, block: nn.Module) -> tuple[str, ...]:
         """A block's children that a consumer keeps as they are."""
+        return ("drop_path1", "norm2", "mlp", "drop_path2")
+
+    def after(self, block: nn.Module, stream: Tensor) -> Tensor:
+        """The MLP and its residual."""
+        parts = cast(Any, block)
+        return stream + cast(Tensor, parts.drop_path2(parts.mlp(parts.norm2(stream))))
 
     def attention(self, block: nn.Module) -> Any:
         """A block's attention, or what a consumer kept of it."""

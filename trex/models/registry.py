@@ -25,6 +25,7 @@ from trex.models.lvvit.adapter import LvvitAdapter
 from trex.models.metaformer import MetaformerAdapter
 from trex.models.naflex import NaflexAdapter
 from trex.models.objects import is_object, no_name_builds
+from trex.models.pit import PitAdapter
 from trex.models.placed import BeitAdapter, EvaAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.swin import SwinAdapter
@@ -32,6 +33,7 @@ from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
 from trex.models.vlm import DeepseekAdapter, QwenAdapter
+from trex.models.volo import VoloAdapter
 from trex.models.weights import KeyReport, load_weights, weights_hash
 
 _ADAPTERS: Final[tuple[Adapter, ...]] = (
@@ -47,6 +49,8 @@ _ADAPTERS: Final[tuple[Adapter, ...]] = (
     ShvitAdapter(),
     SwinAdapter(),
     MetaformerAdapter(),
+    PitAdapter(),
+    VoloAdapter(),
     BertAdapter(),
 )
 

@@ -46,8 +46,9 @@ class StagedAdapter(Adapter):
     """
 
     no_products = "an encoder in a model of stages"
-    #: what holds the stages
+    #: what holds the stages, and what in a stage its blocks
     stage_list: str = "stages"
+    block_list: str = ".blocks"
 
     @abstractmethod
     def attends(self, stage: nn.Module) -> bool:
@@ -87,7 +88,7 @@ class StagedAdapter(Adapter):
 
     def containers(self, model: nn.Module) -> Sequence[str]:
         """The blocks of every stage with attention."""
-        return [f"{self.stage_list}.{i}.blocks" for i in self._attending(model)]
+        return [f"{self.stage_list}.{i}{self.block_list}" for i in self._attending(model)]
 
     def layout(self, model: nn.Module) -> Layout:
         """Grids stay grids, and the head reads all of them."""
@@ -118,7 +119,7 @@ class StagedAdapter(Adapter):
         last = -1
         attending, stages = self._attending(model), self._stages(model)
         for stage in attending:
-            last += len(stages[stage].blocks)
+            last += len(self.blocks_in(stages[stage]))
             if encoder == last and stage != attending[-1]:
                 left = self.left(stages[stage], stream)
                 return self._to_next_encoder(model, left, stage + 1)
@@ -155,8 +156,9 @@ class StagedAdapter(Adapter):
         numbers = {name: number for number, name in enumerate(blocks)}
 
         def block_of(item: Operation | Encoder) -> str:
-            where = ".".join(item.name.split(".")[:4]) if isinstance(item, Operation) else ""
-            return where if where in blocks else ""
+            parts = item.name.split(".") if isinstance(item, Operation) else []
+            names = (".".join(parts[:length]) for length in (4, 3))
+            return next((name for name in names if name in blocks), "")
 
         body: list[Operation | Encoder] = []
         for where, items in groupby(traced.body, key=block_of):
@@ -181,12 +183,16 @@ class StagedAdapter(Adapter):
         windows = (w or e.tokens for w, e in zip(layout.windows, encoders, strict=True))
         return replace(traced, body=tuple(body), layout=replace(layout, windows=tuple(windows)))
 
+    def blocks_in(self, stage: nn.Module) -> Sequence[nn.Module]:
+        """A stage's blocks, encoders or not."""
+        return tuple(cast(Any, stage).blocks)
+
     def _stages(self, model: nn.Module) -> Any:
         return model.get_submodule(self.stage_list)
 
     def _attending(self, model: nn.Module) -> list[int]:
         stages = enumerate(self._stages(model))
-        return [i for i, stage in stages if len(stage.blocks) and self.attends(stage)]
+        return [i for i, stage in stages if len(self.blocks_in(stage)) and self.attends(stage)]
 
     def _to_next_encoder(self, model: nn.Module, stream: Tensor, first: int) -> Tensor:
         """Run stages from `first` on, up to the first encoder."""

@@ -132,15 +132,6 @@ class SwinAdapter(GridAdapter):
         every = bias_HNN + mask_VNN[:, None]
         return cast(Tensor, every.expand(stream.shape[0], *every.shape).flatten(0, 1))
 
-    def behind(self, block: nn.Module) -> tuple[str, ...]:
-        """All behind the attention."""
-        return ("drop_path1", "norm2", "mlp", "drop_path2")
-
-    def after(self, block: nn.Module, stream: Tensor) -> Tensor:
-        """The MLP and its residual."""
-        parts = cast(Any, block)
-        return stream + cast(Tensor, parts.drop_path2(parts.mlp(parts.norm2(stream))))
-
     def input_size(self, model: nn.Module) -> tuple[int, int, int]:
         """What the model was built for."""
         stem = cast(Any, model).patch_embed
