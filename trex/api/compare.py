@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trex.api.data import Data, DataOptions, check_sources, open_calibration, open_labelled
 from trex.api.devices import DeviceGiven, accounting_of, open_device
+from trex.api.factories import is_factory, made_by
 from trex.api.models import Model, ModelOptions, classes_of, data_config, load_model, name_shown
 from trex.api.plans import PlanGiven, plan_of
 from trex.api.result import RunGiven, folder_of
@@ -119,6 +120,8 @@ def prepare(asked: Asked) -> CompareOptions:
                 )
         model = (
             create(asked.model, device="meta", **asked.options.sizes)
+            if isinstance(asked.model, str) and not is_factory(asked.model)
+            else made_by(asked.model, asked.options.sizes)
             if isinstance(asked.model, str)
             else unwrapped(asked.model)
         )

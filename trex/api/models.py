@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trex.api.factories import is_factory, made_by, stored_name
 from trex.architecture import Architecture
 from trex.errors import DataError, ModelError, RunError, TrexError, WeightsError
 from trex.models.adapter import Adapter, first_tensor
@@ -84,10 +85,15 @@ class ModelOptions:
 def load_model(model: Model, options: ModelOptions) -> LoadedModel:
     """The original with its weights; an object is copied, and stays as it is.
 
+    A name may be a factory's, `package.module:factory`.
+
     Raises:
         TrexError: it cannot be had, or some part of it is not understood.
     """
     if isinstance(model, str):
+        if is_factory(model):
+            made = made_by(model, options.sizes, options.weights)
+            return _adopt(made, model, options.sizes)
         return load(model, weights=options.weights, **options.sizes)
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -104,6 +110,8 @@ def architecture_given(model: Model, options: ModelOptions) -> Architecture:
         ModelError: the name is unknown, or the model cannot be run on its input size.
     """
     if isinstance(model, str):
+        if is_factory(model):
+            return architecture_of(made_by(model, options.sizes), model)
         return architecture(model, **options.sizes)
     options.refuse()
     return architecture_of(unwrapped(model), name_shown(model))
@@ -175,8 +183,15 @@ def original_of_run(run: Run, model: nn.Module) -> LoadedModel:
     )
 
 
-def _adopt(given: nn.Module) -> LoadedModel:
+def _adopt(
+    given: nn.Module, factory: str | None = None, sizes: dict[str, Any] | None = None
+) -> LoadedModel:
     """An object, copied and checked.
+
+    Args:
+        given: the object.
+        factory: what made it, where the caller named that.
+        sizes: that it was made with.
 
     Raises:
         ModelError: no adapter fits, or the adapter's steps do not answer like the model.
@@ -195,6 +210,9 @@ def _adopt(given: nn.Module) -> LoadedModel:
         }
     else:
         name, arguments = name_of(model, inputs)
+        if factory is not None and is_object(name):
+            given_sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
+            name, arguments = stored_name(factory), given_sizes
     return LoadedModel(
         name=name,
         arguments=arguments,

@@ -25,7 +25,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         required=True,
-        help="timm name, e.g. deit_tiny_patch16_224; or bert_base_uncased, a folder",
+        help="timm name, e.g. deit_tiny_patch16_224; bert_base_uncased, a folder; or "
+        "package.module:factory, a function of yours",
     )
     group.add_argument(
         "--weights", type=Path, metavar="FILE", help="a local checkpoint; else timm's"
@@ -97,6 +98,15 @@ def set_values(texts: list[str], example: str, error: type[TrexError]) -> dict[s
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Output for programs."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_factory(parser: argparse.ArgumentParser) -> None:
+    """The factory of a run's model, which is called only where it is named."""
+    parser.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="the factory that the run was made with, named again: what a run names is not called",
+    )
 
 
 def model_options(args: argparse.Namespace) -> ModelOptions:

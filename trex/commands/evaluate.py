@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the original's weights, if they have moved or a bundle's are not timm's",
     )
+    _arguments.add_factory(parser)
     noise = parser.add_argument_group("with a chip's errors")
     noise.add_argument(
         "--non-ideal", action="store_true", help="measure with the chip's errors too"
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from trex.api import evaluate
+    from trex.api.factories import object_again
     from trex.report.tables import evaluation_lines
 
     answer = evaluate.run(
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             source=args.folder,
             data=args.data,
             pick=args.pick,
+            model=object_again(args.model, args.folder, args.weights),
             weights=args.weights,
             reading=_arguments.data_options(args),
             noise=evaluate.Noise(

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="the original's weights, if they have moved"
     )
+    _arguments.add_factory(parser)
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="names of the head's classes, one per line"
     )
@@ -101,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the variants and read them back."""
     from trex.api import export
+    from trex.api.factories import object_again
     from trex.errors import ExportError
 
     if args.push_to_hub and args.format != "timm":
@@ -112,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             format=args.format,
             pick=args.pick,
             plans=args.plans or (),
+            model=object_again(args.model, args.source, args.weights),
             weights=args.weights,
             classes=args.classes or (),
             images=args.images,

@@ -20,9 +20,12 @@ def is_object(name: str) -> bool:
 
 def no_name_builds(name: str) -> ModelError:
     """The error where such a model would have to be built."""
+    shown = name.removeprefix(OBJECT)
     return ModelError(
-        f"{name.removeprefix(OBJECT)} is a model of your own, which no name builds",
-        hint="in Python, give the model itself: trex.load(FOLDER, model), "
+        f"{shown} is a model of your own, which no name builds",
+        hint=f"name its factory again: --model {shown}"
+        if ":" in shown
+        else "in Python, give the model itself: trex.load(FOLDER, model), "
         "trex.evaluate(RUN, data, model=model), trex.export(RUN, OUT, format='onnx', model=model)",
     )
 
