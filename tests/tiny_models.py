@@ -193,7 +193,7 @@ class MetaformerKind(Kind):
                 norm_layers=[LayerNorm2dNoBias, LayerNormNoBias, LayerNormNoBias],
                 res_scale_init_values=[None, 1.0, 1.0],
             )
-            model.default_cfg = {"input_size": (3, self.side, self.side)}
+            model.pretrained_cfg = {"input_size": (3, self.side, self.side)}
             return randomised(model)
 
 
@@ -210,7 +210,7 @@ class VoloKind(Kind):
                 mlp_ratio=2.0, img_size=self.side, num_classes=7, post_layers=("ca", "ca"),
                 stem_hidden_dim=16,
             )  # fmt: skip
-            model.default_cfg = {"input_size": (3, self.side, self.side)}
+            model.pretrained_cfg = {"input_size": (3, self.side, self.side)}
             return settled(randomised(model), torch.randn(16, 3, self.side, self.side))
 
 

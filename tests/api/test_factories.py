@@ -143,7 +143,9 @@ def raise_from(arguments: list[str]) -> None:
     args.run(args)
 
 
-@pytest.mark.parametrize("named", ["mine_for_tests.models:vit", "object:mine_for_tests.models:vit"])
+@pytest.mark.parametrize(
+    "named", ["mine_for_tests.models:vit", "object:mine_for_tests.models:vit"]
+)
 def test_a_file_that_was_changed_to_name_a_factory_is_refused(
     package: str, tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from trex.files import make_folder
 from trex.hardware import DeviceAccounting, MeasuredDevice
 from trex.models.objects import unwrapped
 from trex.models.registry import architecture_of, create
+from trex.models.towers import known
 from trex.progress import Callback, told_to
 from trex.search.budget import Limit
 
@@ -123,7 +124,7 @@ def prepare(asked: Asked) -> CompareOptions:
             if isinstance(asked.model, str) and not is_factory(asked.model)
             else made_by(asked.model, asked.options.sizes)
             if isinstance(asked.model, str)
-            else unwrapped(asked.model)
+            else known(unwrapped(asked.model))
         )
         name = name_shown(asked.model)
     else:

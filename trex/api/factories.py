@@ -20,6 +20,7 @@ from torch import nn
 
 from trex.errors import ModelError
 from trex.models.objects import OBJECT, is_object, unwrapped
+from trex.models.towers import known
 from trex.models.weights import load_weights
 from trex.store.run import ORIGINAL, Run
 
@@ -64,7 +65,7 @@ def made_by(name: str, sizes: dict[str, Any], weights: str | Path | None = None)
     model = unwrapped(model).eval()
     if weights is not None:
         load_weights(model, Path(weights), model_name=type(model).__name__)
-    return model
+    return known(model)
 
 
 def object_again(name: str | None, folder: Path, weights: Path | None = None) -> nn.Module | None:
@@ -91,8 +92,10 @@ def object_again(name: str | None, folder: Path, weights: Path | None = None) ->
             "built by the name that is stored",
         )
     sizes = Run.open(folder).manifest().settings.model_args.as_json()
-    kept = folder / ORIGINAL
-    return made_by(name, sizes, weights or (kept if kept.exists() else None))
+    model, kept = made_by(name, sizes, weights), folder / ORIGINAL
+    if weights is None and kept.exists():
+        load_weights(model, kept, model_name=type(model).__name__)
+    return model
 
 
 def stored_name(name: str) -> str:

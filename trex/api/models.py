@@ -25,6 +25,7 @@ from trex.models.registry import (
     create,
     load,
 )
+from trex.models.towers import known
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse.route import Route, run_model
@@ -114,7 +115,7 @@ def architecture_given(model: Model, options: ModelOptions) -> Architecture:
             return architecture_of(made_by(model, options.sizes), model)
         return architecture(model, **options.sizes)
     options.refuse()
-    return architecture_of(unwrapped(model), name_shown(model))
+    return architecture_of(known(unwrapped(model)), name_shown(model))
 
 
 def name_shown(model: Model) -> str:
@@ -196,8 +197,8 @@ def _adopt(
     Raises:
         ModelError: no adapter fits, or the adapter's steps do not answer like the model.
     """
-    model = copy_of(given)
-    shown = name_shown(model)
+    model = known(copy_of(given))
+    shown = name_shown(given)
     adapter = adapter_of(model, shown)
     inputs = _inputs_for(model)
     _check_steps(model, adapter, inputs, shown)
@@ -296,7 +297,7 @@ def name_of(model: nn.Module, inputs: Tensor) -> tuple[str, dict[str, Any]]:
             built.load_state_dict(state)
             if same_answers(model, built, inputs):
                 return name, arguments
-    return f"{OBJECT}{type(model).__name__}", {}
+    return f"{OBJECT}{getattr(model, 'made_from', type(model).__name__)}", {}
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

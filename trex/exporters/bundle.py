@@ -26,6 +26,7 @@ from trex.exporters.verify import compare
 from trex.files import make_folder, parse_json, write_atomic
 from trex.models.objects import is_object
 from trex.models.registry import create
+from trex.models.towers import known
 from trex.models.weights import weights_hash
 from trex.plan import Plan
 from trex.reuse import apply_plan, consumers_of, plan_of, remove_plan
@@ -209,6 +210,7 @@ def load_bundle(folder: str | Path, base: nn.Module | None = None) -> nn.Module:
     folder = Path(folder)
     config = load_config(folder)
     state = _read_weights(folder / WEIGHTS)
+    base = None if base is None else known(base)
     if base is not None and weights_hash(base) != config["base_weights_sha256"]:
         raise BundleError(
             f"{folder} was made from another base model or from other weights of it",

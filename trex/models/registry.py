@@ -29,6 +29,7 @@ from trex.models.pit import PitAdapter
 from trex.models.placed import BeitAdapter, EvaAdapter, RelPosAdapter
 from trex.models.shvit import ShvitAdapter
 from trex.models.swin import SwinAdapter
+from trex.models.towers import TowerAdapter
 from trex.models.trace import trace_architecture
 from trex.models.uniform.adapter import UniformAdapter
 from trex.models.vit import VitAdapter
@@ -52,6 +53,7 @@ _ADAPTERS: Final[tuple[Adapter, ...]] = (
     PitAdapter(),
     VoloAdapter(),
     BertAdapter(),
+    TowerAdapter(),
 )
 
 
