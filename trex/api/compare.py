@@ -11,7 +11,7 @@ from trex.api.devices import DeviceGiven, accounting_of, open_device
 from trex.api.factories import is_factory, made_by
 from trex.api.models import Model, ModelOptions, classes_of, data_config, load_model, name_shown
 from trex.api.plans import PlanGiven, plan_of
-from trex.api.result import RunGiven, folder_of
+from trex.api.runs import RunGiven, folder_of
 from trex.compare import comparison
 from trex.compare.measure import Kept
 from trex.compare.options import CompareOptions, Row
