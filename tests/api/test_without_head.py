@@ -43,7 +43,7 @@ def test_evaluation_compares_neighbours(found: trex.Result) -> None:
     assert 0 <= measured.top1 <= 1
     assert -1 <= measured.rank_correlation <= 1
     assert measured.rank_correlation > 0.5
-    assert 0 < measured.cosine_distance < 1
+    assert 0 < measured.mean_kl < 1
     with pytest.raises(DataError, match="label"):
         trex.evaluate(found, pixels)
 

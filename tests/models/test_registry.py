@@ -65,11 +65,11 @@ def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int]) -> No
         registry.create("test_vit3", **arguments)
 
 
-@pytest.mark.parametrize("number", [0, -3])
-def test_a_head_without_classes_is_refused(number: int) -> None:
-    with pytest.raises(ModelError, match=f"{number} classes") as caught:
-        registry.create("test_vit", num_classes=number)
-    assert "at least 1" in caught.value.hint
+def test_fewer_classes_than_none_are_refused() -> None:
+    with pytest.raises(ModelError, match="-3 classes") as caught:
+        registry.create("test_vit", num_classes=-3)
+    assert "0 for its features" in caught.value.hint
+    assert registry.create("test_vit", num_classes=0).num_classes == 0
 
 
 def test_a_model_comes_in_evaluation_mode_of_the_size_asked_for() -> None:

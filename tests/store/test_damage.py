@@ -151,7 +151,7 @@ def other_weights(inputs: Inputs, file: Path, change: Callable[[str, Tensor], Te
     [
         (lambda name, value: value * math.nan, "holds what is not a finite number"),
         (lambda name, value: value * 1e30, "puts out what is no number for 16 of 16"),
-        (lambda name, value: value * 1e12 if "head" in name else value, "logits reach"),
+        (lambda name, value: value * 1e12 if "head" in name else value, "answers reach"),
         (lambda name, value: value * 0, "answers the same to all 16 calibration images"),
         (lambda name, value: value.to(torch.int8), "holds whole numbers (int8)"),
     ],

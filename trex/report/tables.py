@@ -341,19 +341,10 @@ def evaluation_lines(plan: str, measured: Evaluation) -> list[str]:
             measured.images_per_second),
     ]  # fmt: skip
     second = "Matthews" if two_classes else "top-5 %"
-    neighbours = []
-    if measured.rank_correlation is not None:
-        neighbours = [
-            "no head: an image's label is that of the image most like it, itself left out",
-            f"cosine distance of the features {measured.cosine_distance:.4f}, rank correlation of "
-            f"similarities {measured.rank_correlation:.3f}, "
-            f"{percent(measured.agreement)} % of the same label",
-        ]
     p_value = "-" if measured.p_value is None else f"{measured.p_value:.2g}"
     return [
         f"measured on {measured.n} {unit} of {measured.data}{skipped}: {plan or 'no reuse'}",
         *aligned(("", "top-1 %", second, f"{unit}/s"), rows),
-        *neighbours,
         f"difference {points(measured.difference)} points, 95 % interval {points(low)} to "
         f"{points(high)} (paired bootstrap), McNemar p = {p_value}",
         *_nearness_lines(measured),
@@ -365,6 +356,13 @@ def _nearness_lines(measured: Evaluation) -> list[str]:
     """How near a variant's answers are to the original's, which takes no labels."""
     if measured.agreement is None or measured.mean_kl is None:
         return []  # of an earlier version
+    if measured.rank_correlation is not None:
+        return [
+            "no head: an image's label is that of the image most like it, itself left out",
+            f"the same label in {percent(measured.agreement)} % of them, cosine distance of the "
+            f"features {measured.mean_kl:.4f}, rank correlation of similarities "
+            f"{measured.rank_correlation:.3f}",
+        ]
     return [
         f"the same first guess in {percent(measured.agreement)} % of them, "
         f"KL from the original {measured.mean_kl:.4f} nats"

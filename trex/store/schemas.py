@@ -184,10 +184,10 @@ class Evaluation(Fields):
         matthews: correlation with the labels, of two classes alone.
         rank_correlation: of a model without a head, between the variant's and the original's
             similarities of all pairs of images.
-        cosine_distance: of a model without a head, from the original's features.
         ci95: of the difference.
         agreement: the share of equal first guesses.
-        mean_kl: of the variant's probabilities from the original's, in nats an image.
+        mean_kl: of the variant's probabilities from the original's, in nats an image; without a
+            head the cosine distance of the features.
         skipped: images that cannot be read.
         speedup: of the variant.
         non_ideal: the same with a chip's errors.
@@ -203,7 +203,6 @@ class Evaluation(Fields):
     matthews: float | None = None
     baseline_matthews: float | None = None
     rank_correlation: float | None = None
-    cosine_distance: float | None = None
     difference: Annotated[float, Field(ge=-1.0, le=1.0)]
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
     p_value: float | None = None

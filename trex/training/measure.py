@@ -60,7 +60,7 @@ def measure_pair(
         pair = answers.logits, of_original.logits
         further |= {
             "rank_correlation": rank_correlation(*pair),
-            "cosine_distance": mean_kl(*pair, "features"),
+            "mean_kl": mean_kl(*pair, "features"),
         }
     found = Evaluation(
         data=images.origin,
