@@ -588,9 +588,10 @@ class _Graph:
             least = bounds.of(encoder + 1, to, so_far, root, spent)
             kept = np.flatnonzero(least < pool.threshold)
             if len(kept) > width:
-                order = np.argpartition(least[kept], width)
-                left_out = min(left_out, float(least[kept[order[width:]]].min()))
-                kept = np.sort(kept[order[:width]])
+                sets = 2 * before.producers[kept] + (space.arrays[encoder].form[numbers[kept]] > 0)
+                chosen = _going_on(least[kept], sets, width)
+                left_out = min(left_out, float(least[kept[~chosen]].min()))
+                kept = kept[chosen]
             if not len(kept):
                 return left_out
             plans = space.follow(encoder, before.take(kept), numbers[kept])
@@ -652,6 +653,29 @@ class _Bounds:
             whole = sums + 2.0 * slope @ roots + price @ costs + ahead[encoder][state] - less
             np.maximum(bound, whole, out=bound)
         return bound
+
+
+def _going_on(least: Floats, sets: Numbers, width: int) -> NDArray[np.bool_]:
+    """(plans,): the `width` beginnings that go on.
+
+    Bounds say nothing of what consumers to come will lose together with those there are. So half
+    of the beginnings are those of the least bounds, and the others the best of every set of
+    consumers in turn.
+
+    Args:
+        least: (plans,), bounds.
+        sets: (plans,), equal where the same encoders consume.
+        width: fewer than there are.
+    """
+    chosen = np.zeros(len(least), dtype=np.bool_)
+    chosen[np.argpartition(least, width // 2)[: width // 2]] = True
+    rest = np.flatnonzero(~chosen)
+    order = rest[np.lexsort((least[rest], sets[rest]))]
+    _, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    further = np.lexsort((least[order], rank))[: width - width // 2]
+    chosen[order[further]] = True
+    return chosen
 
 
 def _keys(space: SearchSpace, encoder: int, of: Beginnings) -> Numbers:
