@@ -49,7 +49,8 @@ def joint_plan(kind: Kind) -> str:
     return f"{JOINT} 5=class" if kind.reads_class else JOINT
 
 
-#: plans of reuse for every kind; joint ones where tokens merge, with class rows where they do
+#: plans of reuse for every kind; joint ones where tokens merge, with class rows where they do: of
+#: kinds that mixed plans are asked of (they merge and share rows too) only some
 every_planned = pytest.mark.parametrize(
     ("kind", "plan"),
     [
@@ -59,7 +60,7 @@ every_planned = pytest.mark.parametrize(
                 kind, f"{JOINT} 5=class" if kind.reads_class else JOINT, id=f"{name}, joint"
             )
             for name, kind in KINDS.items()
-            if kind.merges
+            if kind.merges and (not kind.mixed or name in ("vit", "distilled", "lvvit", "eva02"))
         ),
         *(
             pytest.param(kind, kind.mixed, id=f"{name}, mixed")
