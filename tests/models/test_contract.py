@@ -380,46 +380,6 @@ def test_timms_moving_average(plan: str) -> None:
     assert average.module(images).shape == (2, 7)
 
 
-@pytest.mark.parametrize("plan", [PLAN, JOINT, "mixed"], ids=["reuse", "joint", "mixed"])
-@pytest.mark.parametrize(
-    "name",
-    ["vit", "distilled", "layer scale", "attention pool", "lvvit", "rotary by head", "beit"],
-)
-def test_compiles_as_one_graph(name: str, plan: str) -> None:
-    kind = KINDS[name]
-    plan = kind.mixed if plan == "mixed" else plan
-    model, images = apply_reuse(kind.build(), plan, "linear_own"), kind.images()
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(logits_of(compiled, images), logits_of(model, images))
-
-
-@pytest.mark.parametrize(
-    ("name", "plan"),
-    [
-        ("lvvit", PLAN),
-        ("lvvit", JOINT),
-        ("vit", f"{JOINT} 5=class"),
-        ("vit", KINDS["vit"].mixed),
-        ("lvvit", "1=9 2=@1 3<-1:map/mixed 3=class"),
-        ("gated mlp", f"{JOINT} 5=class"),
-        ("eva02", KINDS["eva02"].mixed),
-        ("rotary by head", f"{JOINT} 5=class"),
-        ("beit", KINDS["beit"].mixed),
-        ("relative positions", KINDS["relative positions"].mixed),
-        pytest.param("uniform", PLAN, marks=pytest.mark.slow),
-    ],
-)
-def test_exports_for_any_number_of_images(name: str, plan: str) -> None:
-    kind = KINDS[name]
-    model = apply_plan(kind.build(), plan)
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    exported = torch.export.export(model, (kind.images(2),), dynamic_shapes=(batch,)).module()
-    for number in (1, 5):
-        images = kind.images(number)
-        torch.testing.assert_close(exported(images), logits_of(model, images))
-
-
 @every_planned
 def test_checkpointing_changes_neither_loss_nor_gradients(kind: Kind, plan: str) -> None:
     plain, saving = (apply_reuse(kind.build(), plan, "block").train() for _ in range(2))
