@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cola"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--hw", default="trex_fefet_32nm")
+    parser.add_argument("--accounting", default="paper", choices=("paper", "full"))
+    parser.add_argument("--only", choices=("reuse", "merging", "rows"), help="one axis alone")
     parser.add_argument("--max-latency", default="0.6x")
     parser.add_argument("--evaluations", type=int, default=16)
     args = parser.parse_args()
@@ -69,13 +71,13 @@ def main() -> None:
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """All that a seed decides: the classifier, the search, the fine-tuning; what they measure."""
     folder = args.out / f"seed{seed}"
-    result = folder / f"result_{args.max_latency}.json"
+    question = "_".join(filter(None, (args.max_latency, args.accounting, args.only)))
+    result = folder / f"result_{question}.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
     started = time.monotonic()
     model, run, tuned = (
-        folder / name
-        for name in ("model", f"search_{args.max_latency}", f"tuned_{args.max_latency}")
+        folder / name for name in ("model", f"search_{question}", f"tuned_{question}")
     )
     train = f"cola:{args.cola / 'in_domain_train.tsv'}"
     if not (model / FILE).exists():
@@ -87,6 +89,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     write_atomic(calibration, "\n".join(chosen[:CALIBRATION]) + "\n")
     command(
         "search", "--model", str(model), "--tokens", str(SIZE.tokens), "--hw", args.hw,
+        "--accounting", args.accounting, *(("--only", args.only) if args.only else ()),
         "--max-latency", args.max_latency, "--calib", f"text:{calibration}", "--seed", str(seed),
         "--evaluations", str(args.evaluations), "--out", str(run),
     )  # fmt: skip
@@ -157,8 +160,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of the table, in Markdown."""
     lines = [
         "| seed | plan | latency | EDAP | set | Matthews: original | reuse | fine-tuned "
-        "| accuracy: original | reuse | fine-tuned | one class |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| accuracy: original | reuse | fine-tuned | one class | agreement |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     stages = ("original", "reuse", "finetuned")
     for row in rows:
@@ -169,7 +172,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"| {row['seed']} | `{row['plan']}` | {ratios['latency_s']:.3f}x "
                 f"| {1 / ratios['edap_mj_ms_mm2']:.2f}x lower | {name.removesuffix('_dev')} | "
-                + " | ".join(cells) + f" | {100 * row[name]['majority']:.1f} |"
+                + " | ".join(cells) + f" | {100 * row[name]['majority']:.1f} "
+                f"| {100 * row[name]['reuse']['agreement']:.1f} |"
             )  # fmt: skip
     for name in DEVELOPMENT if rows else ():
         means = (

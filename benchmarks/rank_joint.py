@@ -14,7 +14,6 @@ predicted and measured losses, of the shipped prediction and of simpler ones. Lo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from rank_correlation import rank_correlation
 
 from trex.hardware import load_chip
 from trex.models.registry import architecture_of
-from trex.plan import Plan
 from trex.reuse.sizes import parameter_table
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace

@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trex.versions import VERSION
+
 if TYPE_CHECKING:
     from trex.api.compare import compare
     from trex.api.evaluate import evaluate
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from trex.reuse import apply_plan, apply_reuse, remove_plan, remove_reuse
     from trex.runtime import load
 
-__version__ = "0.2.0"
+__version__ = VERSION
 __all__ = [
     "Plan",
     "Progress",

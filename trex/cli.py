@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-import trex
 from trex.errors import TrexError
+from trex.versions import VERSION
 
 #: verb -> its one-line help, in the order of a user's work
 VERBS: Final = {
@@ -52,8 +52,11 @@ class _TqdmHandler(logging.Handler):
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser; only `verb`'s module is imported, all of them where it is None."""
-    parser = argparse.ArgumentParser(prog="trex", description=trex.__doc__)
-    parser.add_argument("--version", action="version", version=f"trex {trex.__version__}")
+    parser = argparse.ArgumentParser(
+        prog="trex",
+        description="attention reuse for pretrained vision transformers, under a hardware budget",
+    )
+    parser.add_argument("--version", action="version", version=f"trex {VERSION}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():

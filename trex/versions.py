@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-import trex
+#: of TReX; pyproject.toml reads it here
+VERSION = "0.2.0"
 
 
 def versions() -> dict[str, str]:
     """Package or part -> version."""
     packages = ("torch", "timm", "numpy", "scipy", "safetensors")
     return {
-        "trex": trex.__version__,
+        "trex": VERSION,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
     }

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-import trex
 from trex.errors import BundleError, ExportError, PlanError, TrexError
 from trex.exporters.variant import Check, Variant
 from trex.exporters.verify import compare
@@ -37,6 +36,7 @@ from trex.stored import current
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
 from trex.training.transforms import InputConfig
+from trex.versions import VERSION
 
 #: of what is written; version 0.1's is read too
 SCHEMA: Final = 2
@@ -134,7 +134,7 @@ def save_bundle(
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = {
         "schema": SCHEMA,
-        "trex_version": trex.__version__,
+        "trex_version": VERSION,
         "model": name,
         "model_args": arguments,
         "plan": str(plan_of(model) or Plan()),

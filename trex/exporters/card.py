@@ -9,9 +9,9 @@ from typing import Any, Final
 import timm
 from torch import nn
 
-import trex
 from trex.exporters.variant import Variant
 from trex.models.weights import weights_hash
+from trex.versions import VERSION
 
 CARD: Final = "README.md"
 
@@ -19,7 +19,7 @@ CARD: Final = "README.md"
 def provenance(variant: Variant) -> dict[str, Any]:
     """Where a file comes from, and how to prepare its input, as plain values."""
     return {
-        "trex_version": trex.__version__,
+        "trex_version": VERSION,
         "model": variant.name,
         "model_args": variant.arguments,
         "plan": str(variant.plan),
@@ -121,7 +121,7 @@ def _what(variant: Variant) -> str:
     if not str(plan):
         return f"{variant.name} as it is: nothing is reused, merged or left out."
     return (
-        f"{variant.name} under the plan `{plan}`, made by TReX {trex.__version__}: "
+        f"{variant.name} under the plan `{plan}`, made by TReX {VERSION}: "
         "`consumer<-source` reuses an earlier encoder's attention, `encoder~pairs` merges tokens, "
         "`encoder=rows` computes so many rows of attention."
     )

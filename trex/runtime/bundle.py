@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-import trex
 from trex.errors import BundleError, TrexError
 from trex.exporters.bundle import CONFIG, DYNAMIC, WEIGHTS, load_bundle
 from trex.files import make_folder, parse_json, write_atomic
@@ -34,6 +33,7 @@ from trex.store.tensors import state_hash
 from trex.text.config import TextConfig
 from trex.text.tokenizer import FILE as TOKENIZER
 from trex.training.transforms import InputConfig, input_config_from_json
+from trex.versions import VERSION
 
 SCHEMA: Final = 1
 _HINT: Final = "write it again with `trex dynamic`"
@@ -156,7 +156,7 @@ def save_dynamic(
     state = {name: value.contiguous() for name, value in state.items()}
     config = {
         "schema": SCHEMA,
-        "trex_version": trex.__version__,
+        "trex_version": VERSION,
         "model": contents.name,
         "model_args": contents.arguments,
         "baseline": contents.baseline,
