@@ -35,8 +35,8 @@ def files(tmp_path_factory):
 
 def flags(files, chip, *more):
     return [
-        "check", str(chip), "--model", MODEL, "--num-classes", "10", "--img-size", "32", "--weights",
-        str(files / "weights.safetensors"), "--data", str(files / "images"),
+        "check", str(chip), "--model", MODEL, "--num-classes", "10", "--img-size", "32",
+        "--weights", str(files / "weights.safetensors"), "--data", str(files / "images"),
         "--class-map", str(files / "classes.txt"), *more,
     ]  # fmt: skip
 
