@@ -192,8 +192,7 @@ STAGED_KINDS = {
 class MetaformerKind(Kind):
     """CAFormer, whose widths timm's names fix: encoders 0 to 5 are in one stage."""
 
-    def build(self, seed: int = 0) -> nn.Module:
-        """The model in evaluation mode, with random weights far from their usual start."""
+    def _build(self, seed: int) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = MetaFormer(
@@ -212,8 +211,7 @@ class MetaformerKind(Kind):
 class VoloKind(Kind):
     """VOLO, whose widths timm's names fix: encoders 0 to 5 are in one stage."""
 
-    def build(self, seed: int = 0) -> nn.Module:
-        """The model in evaluation mode, with random weights far from their usual start."""
+    def _build(self, seed: int) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = VOLO(

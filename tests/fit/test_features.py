@@ -18,7 +18,7 @@ from trex.fit.fitter import PlanFitter
 from trex.fit.loss import answers, mean_kl, sketch
 from trex.fit.neighbours import class_scores, nearest, rank_correlation
 from trex.fit.refine import RefineSettings, refine
-from trex.models.adapter import answers_of, first_tensor
+from trex.models.answers import answers_of, first_tensor
 from trex.models.registry import adapter_of
 from trex.plan import Plan
 from trex.reuse import apply_plan, apply_reuse

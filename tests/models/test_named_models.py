@@ -18,7 +18,7 @@ import trex
 from trex.cli import main
 from trex.errors import ModelError, WeightsError
 from trex.hardware import workload
-from trex.models.adapter import first_tensor
+from trex.models.answers import first_tensor
 from trex.models.registry import adapter_of, architecture_of, create, load
 from trex.plan import Plan
 from trex.reuse import apply_reuse, plan_of

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from trex.api.factories import is_factory, made_by, stored_name
 from trex.architecture import Architecture
 from trex.errors import DataError, ModelError, RunError, TrexError, WeightsError
-from trex.models.adapter import Adapter, first_tensor
+from trex.models.adapter import Adapter
+from trex.models.answers import first_tensor
 from trex.models.bert import TextClassifier
 from trex.models.bert.model import config_values
 from trex.models.objects import OBJECT, copy_of, is_object, unwrapped

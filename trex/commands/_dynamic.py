@@ -143,7 +143,7 @@ def _measured_rows(
 ) -> list[dict[str, Any]]:
     import torch
 
-    from trex.models.adapter import first_tensor
+    from trex.models.answers import first_tensor
     from trex.runtime.ways import load_adaptive
     from trex.training.data import batches
     from trex.training.evaluate import compare_paired

@@ -21,7 +21,7 @@ from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.choose import choose_settings
 from trex.fit.fitter import FittedPlan, PlanFitter
 from trex.fit.loss import mean_kl
-from trex.models.adapter import answers_of, first_tensor
+from trex.models.answers import answers_of, first_tensor
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.reuse.transforms import AVERAGED, averaged

@@ -11,7 +11,7 @@ from torch import Tensor
 from trex.errors import ExportError
 from trex.exporters.graph import Counts, expected_counts
 from trex.exporters.variant import Check, Variant
-from trex.models.adapter import first_tensor
+from trex.models.answers import first_tensor
 
 #: Most that a logit may differ, of logits up to 1; a share of the largest where these are larger.
 TOLERANCE: Final = 1e-4

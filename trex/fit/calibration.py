@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from trex.errors import DataError, ModelError
 from trex.fit.loss import ROWS, answers, mean_kl
 from trex.fit.scratch import TensorFile
-from trex.models.adapter import Adapter, answers_of
+from trex.models.adapter import Adapter
+from trex.models.answers import answers_of
 from trex.plan import Plan
 from trex.reuse.precision import Precision, forward_precision
 from trex.reuse.route import Passed, Route, Step, encoders_of, run_encoders

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trex.models.adapter import Answers
+from trex.models.answers import Answers
 
 #: images whose logits are in memory at a time, in double: 33 MB of a thousand classes
 ROWS: Final = 4096

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from trex.fit.calibration import Progress
 from trex.fit.scratch import TensorFile
-from trex.models.adapter import Adapter, answers_of, first_tensor
+from trex.models.adapter import Adapter
+from trex.models.answers import answers_of, first_tensor
 from trex.plan import Plan
 from trex.reuse.apply import consumers_of, plan_of, planned_containers
 from trex.reuse.precision import Precision, forward_precision

@@ -16,7 +16,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from trex.errors import ModelError
-from trex.models.adapter import first_tensor, image_channels
+from trex.models.adapter import image_channels
+from trex.models.answers import first_tensor
 from trex.models.grids import GridAdapter
 from trex.models.vit import NORMS, NOTHING, check_children
 from trex.plan import Layout

@@ -27,10 +27,10 @@ from trex.models.adapter import (
     ProductsAt,
     Tokens,
     Wanted,
-    first_tensor,
     image_channels,
     stages_of,
 )
+from trex.models.answers import first_tensor
 from trex.models.attention import ReusedAttention, SteppedAttention, attention_output, input_width
 from trex.models.blocks import Placing, block_encoder, computes_like
 from trex.models.places import NO_PLACE, Place

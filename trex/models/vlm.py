@@ -18,7 +18,8 @@ from timm.models.deepseek_vit import (
 from timm.models.qwen3_vit import Qwen3VitClassifier, Qwen3VitEncoder
 from torch import Tensor, nn
 
-from trex.models.adapter import first_tensor, image_channels
+from trex.models.adapter import image_channels
+from trex.models.answers import first_tensor
 from trex.models.placed import EvaAdapter, block_children
 from trex.plan import Layout
 

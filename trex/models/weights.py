@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trex.errors import WeightsError
 from trex.models._checkpoint import read_checkpoint, unwrap_checkpoint
-from trex.models.adapter import answers_of
+from trex.models.answers import answers_of
 from trex.store.tensors import state_hash
 
 #: Names an error or a report spells out before it only counts.

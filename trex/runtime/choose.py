@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trex.errors import InfeasibleError
 from trex.fit.ridge import RidgeSystem
-from trex.models.adapter import first_tensor
+from trex.models.answers import first_tensor
 from trex.runtime.adaptive import (
     MEASURES,
     Cascade,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trex.fit.loss import ROWS, answers, mean_kl
 from trex.fit.neighbours import nearest, neighbour_scores
-from trex.models.adapter import Answers
+from trex.models.answers import Answers
 from trex.store.record import Measured, Spent
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from trex.errors import DataError
 from trex.fit.loss import mean_kl
-from trex.models.adapter import first_tensor
+from trex.models.answers import first_tensor
 from trex.progress import is_told, tell
 from trex.training.data import Batch
 

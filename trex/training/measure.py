@@ -12,7 +12,7 @@ from trex.fit.loss import mean_kl
 from trex.fit.neighbours import class_scores, rank_correlation
 from trex.hardware import Chip
 from trex.hardware.accuracy import AccuracyFigure
-from trex.models.adapter import answers_of
+from trex.models.answers import answers_of
 from trex.noise import Mode, make_non_ideal, remove_non_ideal, set_noise
 from trex.store.schemas import Evaluation, NonIdeal
 from trex.text.metrics import matthews

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny_models import KINDS, STAGED_KINDS, VIT_KINDS, Kind
 
 from trex.errors import DataError
-from trex.models.adapter import first_tensor
+from trex.models.answers import first_tensor
 from trex.models.registry import LoadedModel, adapter_of
 from trex.reuse import apply_reuse
 from trex.reuse.route import State

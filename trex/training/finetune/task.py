@@ -10,7 +10,8 @@ import timm.data
 from torch import nn
 
 from trex.errors import ModelError
-from trex.models.adapter import Adapter, answers_of
+from trex.models.adapter import Adapter
+from trex.models.answers import answers_of
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.reuse import plan_of
