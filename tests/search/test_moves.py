@@ -202,3 +202,20 @@ def test_where_all_plans_are_measured_none_is_next() -> None:
     losses, rows = random_losses(priced, 0), priced.space.all_rows()
     measured = made_up(losses, rows, lambda plan: 1.0)
     assert len(next_rows(priced, losses, rows, measured, 6)) == 0
+
+
+def test_a_round_tries_several_sets_of_consumers_where_that_is_asked() -> None:
+    priced = joint(6, "0.75x")
+    losses = random_losses(priced, 3)
+    rows = few(priced, losses)
+    known = made_up(losses, rows[:5], lambda plan: 1.0)
+
+    def consumers(of: Numbers) -> list[tuple[int, ...]]:
+        return [priced.space.plan(row).consumers for row in of]
+
+    free = next_rows(priced, losses, rows, known, 8)
+    spread = next_rows(priced, losses, rows, known, 8, 2)
+    assert len(spread) == len(free) == 8
+    assert max(map(consumers(spread).count, consumers(spread))) <= 2
+    assert (spread[0] == free[0]).all()
+    assert len(set(consumers(spread))) > len(set(consumers(free)))

@@ -27,7 +27,7 @@ from trex.plan import Plan
 from trex.search.context import SearchContext
 from trex.search.finetuned import FinetuneRung, finetune_rungs
 from trex.search.fitted import measure_fitted, measure_losses, measure_triples, trial_entry
-from trex.search.moves import RESERVOIR, ROUND, next_rows
+from trex.search.moves import OF_EQUAL_CONSUMERS, RESERVOIR, ROUND, next_rows
 from trex.search.predict import Losses
 from trex.search.refined import measure_confirmed, measure_refined
 from trex.search.sampled import propose, sampler_of
@@ -153,12 +153,14 @@ class Search:
         settings, space = self.problem.settings, self.problem.space
         plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
         reservoir = self._rows(chosen)
+        # Which encoders consume then decides; what else there is hardly matters.
+        of_equal = OF_EQUAL_CONSUMERS if losses.triples_measured else None
         measure_fitted(self.context, plans, losses)
         while len(plans) < settings.evaluations:
             loss_of = {record.key: record.selection.loss for record in self.run.records()}
             measured = {space.row(plan).tobytes(): float(loss_of[plan.key]) for plan in plans}
             wanted = min(ROUND, settings.evaluations - len(plans))
-            rows = next_rows(self.priced, losses, reservoir, measured, wanted)
+            rows = next_rows(self.priced, losses, reservoir, measured, wanted, of_equal)
             if not len(rows):
                 break
             plans += [space.plan(row) for row in rows]

@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 RESERVOIR: Final = 64
 #: plans of a round: they share the work of their common beginnings
 ROUND: Final = 6
+#: plans of a round with the same consumers, where plans have many
+OF_EQUAL_CONSUMERS: Final = 2
 #: measured plans whose neighbours are looked at
 _CENTRES: Final = 3
 #: encoders that must differ for errors to have little in common, and the share of an error's
@@ -121,6 +123,7 @@ def next_rows(
     reservoir: Numbers,
     measured: Mapping[bytes, float],
     wanted: int,
+    of_equal_consumers: int | None = None,
 ) -> Numbers:
     """The plans within the budget to measure next, the most promising first; perhaps fewer.
 
@@ -130,6 +133,7 @@ def next_rows(
         reservoir: plans predicted to lose little, (plans, encoders).
         measured: what plans lost, by their rows' bytes.
         wanted: how many.
+        of_equal_consumers: at most so many with the same consumers; None for any number.
     """
     encoders = priced.space.num_encoders
     known = [np.frombuffer(row, dtype=np.intp) for row in measured]
@@ -143,5 +147,22 @@ def next_rows(
     whole = np.stack(known) if known else np.zeros((0, encoders), dtype=np.intp)
     mean, doubt = expected(losses, rows, whole, np.array(list(measured.values())))
     order = np.lexsort((*rows.T[::-1], np.round(mean - _HOPE * doubt, 9)))
-    chosen: Numbers = rows[order[:wanted]]
-    return chosen
+    chosen: Numbers = rows[order]
+    if of_equal_consumers is not None:
+        chosen = chosen[_ranks_of_equals(_consumers(priced.space, chosen)) < of_equal_consumers]
+    return chosen[:wanted]
+
+
+def _consumers(space: SearchSpace, rows: Numbers) -> Numbers:
+    """(plans,): equal where the same encoders consume."""
+    bits = [(space.arrays[e].form[of] > 0) << e for e, of in enumerate(rows.T)]
+    return np.asarray(sum(bits), dtype=np.intp)
+
+
+def _ranks_of_equals(of: Numbers) -> Numbers:
+    """(plans,): how many before each are equal to it."""
+    order = np.argsort(of, kind="stable")
+    _, starts, counts = np.unique(of[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(of), dtype=np.intp)
+    ranks[order] = np.arange(len(of)) - np.repeat(starts, counts)
+    return ranks
