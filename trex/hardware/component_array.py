@@ -19,6 +19,7 @@ from trex.hardware.constant_array import (
     error_problems,
     errors_of,
 )
+from trex.hardware.corrections import CorrectionsSpec
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
@@ -129,6 +130,7 @@ class ComponentArraySpec(StrictModel):
     write_latency_s_per_row: Sourced[LatencyS]
     device: DeviceSpec
     errors: ErrorsSpec | None = None
+    corrections: CorrectionsSpec = CorrectionsSpec()
     weight_mapping: Literal["neighbouring columns"] = "neighbouring columns"
 
     @model_validator(mode="after")
@@ -227,6 +229,7 @@ class ComponentArraySpec(StrictModel):
             device=self.device.device(),
             density=self.input_bit_density.value,
             errors=errors_of(self.errors),
+            corrections=self.corrections.model(),
         )
 
     def _circuit(self, folder: Path) -> Circuit:
