@@ -262,6 +262,8 @@ class Chip:
     notes: tuple[str, ...] = ()
     #: what is stored of the accuracy that its arrays leave; decides no price
     accuracy: tuple[AccuracyFigure, ...] = field(default=(), repr=False, compare=False)
+    #: what a caller changed that asks for other changes
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
     #: None: one bus for the whole chip, as in 0.2
     network: Network | None = field(default=None, repr=False)
 

@@ -33,6 +33,9 @@ _STAGES: Final = {
     "residual2": "residual",
 }
 
+#: What a lithography scanner exposes at once, 26 mm x 33 mm.
+RETICLE_M2: Final = 858e-6
+
 #: The layer that carries what the chip has once.
 CHIP_LAYER: Final = "chip"
 
@@ -74,6 +77,20 @@ class Bottleneck(NamedTuple):
     share: float
 
 
+class Lifetime(NamedTuple):
+    """How long cells last that are written for every image, one image after another.
+
+    Attributes:
+        seconds: until they have been written as often as they survive.
+        cycles: how often that is.
+        cell: what they are.
+    """
+
+    seconds: float
+    cycles: float
+    cell: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """The cost of one image. Totals are the sums of the shares, however grouped.
@@ -106,6 +123,8 @@ class Cost:
     notes: tuple[str, ...]
     #: what is stored of the accuracy that the chip leaves
     accuracy: tuple[AccuracyFigure, ...]
+    #: of the cells that K and V are written to; None where the chip gives no endurance
+    lifetime: Lifetime | None = None
 
     @property
     def energy_j(self) -> float:
@@ -121,6 +140,17 @@ class Cost:
     def area_m2(self) -> float:
         """Square metres of chip."""
         return math.fsum(s.area_m2 for s in self.shares)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against the chip as priced."""
+        if self.area_m2 <= RETICLE_M2:
+            return ()
+        return (
+            f"{self.area_m2 * 1e6:.0f} mm2 are more than one reticle exposes "
+            f"({RETICLE_M2 * 1e6:.0f} mm2): this is no single die, and what links dies is not "
+            "priced",
+        )
 
     @property
     def edap_j_s_m2(self) -> float:
@@ -224,6 +254,8 @@ def price(
         )
     times, interval_s, bottleneck = _times(work, items, pricer)
     shares = _shares(work, items, times, pricer, interval_s)
+    latency_s = math.fsum(seconds for time in times for _, seconds in time)
+    in_flight = math.ceil(latency_s / interval_s - 1e-9) if interval_s else 1
     return Cost(
         model=work.architecture.model,
         chip=chip.name,
@@ -240,11 +272,24 @@ def price(
         bottleneck=bottleneck,
         macs=sum(p.operation.macs for item in items for p in item),
         original_macs=_original_macs(work, accounting),
-        not_modelled=not_modelled(work, pricer),
+        not_modelled=not_modelled(work, pricer, max(in_flight, 1)),
         assumptions=used_assumptions(work, pricer),
         notes=chip.notes,
         accuracy=chip.accuracy,
+        lifetime=_lifetime(items, pricer, interval_s),
     )
+
+
+def _lifetime(
+    items: list[tuple[OperationPrice, ...]], pricer: Pricer, interval_s: float
+) -> Lifetime | None:
+    """Every image writes each cell of a dynamic array once, or every second with two sets."""
+    array = pricer.chip.dynamic_array
+    cycles = array.device.endurance_cycles
+    if cycles is None or not any(price.write_s for item in items for price in item):
+        return None
+    sets = 2 if pricer.options.double_buffered_writes else 1
+    return Lifetime(cycles * interval_s * sets, cycles, array.cell)
 
 
 def _original_macs(work: Workload, accounting: Accounting) -> int:
@@ -274,7 +319,8 @@ def _times(
     else:
         slowest = max(range(len(flows)), key=lambda i: flows[i].occupied_s)
         operation = busiest(items[slowest], double_buffered=doubled)
-        bottleneck = Bottleneck(f"arrays of {operation.name}", interval_s, 1.0)
+        kind = "units" if operation.kind == "softmax" else "arrays"
+        bottleneck = Bottleneck(f"{kind} of {operation.name}", interval_s, 1.0)
     return pipelined_times(items, joins, double_buffered=doubled), interval_s, bottleneck
 
 
