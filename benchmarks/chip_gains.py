@@ -29,7 +29,7 @@ SCHEDULES: Final[tuple[Schedule, ...]] = ("sequential", "pipelined")
 
 
 def rows(model: Architecture, chip: Chip, plans: Sequence[Plan]) -> Iterator[list[str]]:
-    """One chip's: schedule, gains of each plan without and with depth-first softmax, bottleneck."""
+    """One chip's: schedule, gains with depth-first softmax off and on, bottleneck."""
     compared = [compare_schedules(workload(model, plan), chip, SCHEDULES) for plan in plans]
     for of_plans in zip(*compared, strict=True):
         gains = []
@@ -38,12 +38,8 @@ def rows(model: Architecture, chip: Chip, plans: Sequence[Plan]) -> Iterator[lis
             both = {c.depth_first: c.edap_gain for c in (found, found.other)}
             gains += [f"{both[False]:.2f}×", f"{both[True]:.2f}×"]
         told = of_plans[0].original.bottleneck
-        yield [
-            f"`{chip.name}`",
-            of_plans[0].schedule,
-            *gains,
-            f"{told.resource}, {told.share:.0%}",
-        ]
+        last = f"{told.resource}, {told.share:.0%}"
+        yield [f"`{chip.name}`", of_plans[0].schedule, *gains, last]
 
 
 def main() -> None:
