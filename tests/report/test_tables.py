@@ -181,7 +181,12 @@ def test_a_measurement_in_words() -> None:
     assert original.split() == ["original", "75.0", "95.0", "10.0"]
     assert variant.split() == ["variant", "70.0", "90.0", "12.3"]
     assert "difference -5.0 points, 95 % interval -8.0 to -2.0" in lines[-1]
-    assert "p = 0.012" in lines[-1]
+    assert "p = 0.012" in lines[-1]  # of an earlier version, which kept no divergence
+    told = evaluation_lines("3<-2", Evaluation.model_validate({**MEASURED, "mean_kl": 0.01234}))
+    assert told == [
+        *lines,
+        "the same first guess in 90.0 % of them, KL from the original 0.0123 nats",
+    ]
 
 
 def test_left_out_images_are_told() -> None:

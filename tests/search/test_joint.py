@@ -221,3 +221,20 @@ def test_nothing_fits(inputs: Inputs, tmp_path: Path, capsys, limit: str) -> Non
     printed = capsys.readouterr().err
     assert "plans fits the budget; the nearest is" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_where_the_budget_asks_for_many_consumers_triples_are_measured(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path
+) -> None:
+    searched(
+        inputs, tmp_path / "area", *JOINT, "--max-area", "0.85x", "--like", str(undisturbed.path)
+    )
+    run = Run.open(tmp_path / "area")
+    assert run.read_json("surrogate.json")["triples_measured"]
+    assert all(record.n_reuse >= 3 for record in run.records())
+    assert len({Plan.parse(record.plan).consumers for record in run.records()}) > 1
+
+
+def test_few_consumers_need_no_triples(inputs: Inputs, tmp_path: Path) -> None:
+    searched(inputs, tmp_path / "few", *JOINT, "--max-reuse", "2", "--quick")
+    assert not Run.open(tmp_path / "few").read_json("surrogate.json")["triples_measured"]

@@ -41,7 +41,8 @@ def made_up(losses: Losses, rows: Numbers, factor: Callable[[Plan], float]) -> d
 
 
 def by_definition(space: SearchSpace, row: Numbers) -> set[tuple[int, ...]]:
-    """Of all plans those that differ in one encoder, or in merges of two that sum up alike."""
+    """Of all plans those that differ in one encoder, in merges of two that sum up alike, or in
+    forms that two have exchanged, alone or with their shares."""
     found = set()
     for other in space.all_rows():
         differs = np.flatnonzero(other != row)
@@ -49,6 +50,13 @@ def by_definition(space: SearchSpace, row: Numbers) -> set[tuple[int, ...]]:
             found.add(tuple(other))
         if len(differs) == 2:
             one, two = ([space.choices[e][of[e]] for e in differs] for of in (row, other))
+            exchanged = [
+                a._replace(form=b.form, source=b.source)
+                for a, b in zip(one, one[::-1], strict=True)
+            ]
+            shares = [a._replace(share=b.share) for a, b in zip(exchanged, one[::-1], strict=True)]
+            if two in (exchanged, shares) and one[0].form != one[1].form:
+                found.add(tuple(other))
             moved = [b.pairs - a.pairs for a, b in zip(one, two, strict=True)]
             same = all(
                 a._replace(pairs=0) == b._replace(pairs=0) for a, b in zip(one, two, strict=True)

@@ -20,6 +20,7 @@ from trex.search.predict import (
     measured_pairs,
     probes,
     reference_form,
+    triple_probes,
 )
 from trex.search.space import SearchSpace
 
@@ -114,6 +115,28 @@ def test_merges_and_shared_rows_are_probed_alone_in_a_few_sizes() -> None:
     assert {"2:map/average 2=class", "5<-4", "4<-3:map/mixed 4=class"} < texts
     assert not any("5<-4:map" in text for text in texts)
     assert len(set(found)) == len(found)
+
+
+def test_triples_are_probed_where_plans_need_them() -> None:
+    assert triple_probes(NEAREST) == []  # all of them are probes
+    more = {plan.consumers for plan in triple_probes(JOINT)}
+    sets = [of for size in (2, 3) for of in itertools.combinations(range(1, 6), size)]
+    near = {of for of in sets if of[-1] - of[0] <= REACH}
+    assert more == near - {plan.consumers for plan in probes(JOINT)}
+    assert {(1, 4), (1, 2, 3), (3, 4, 5)} < more
+    losses = build(JOINT, measured(JOINT))
+    crowded = row(JOINT, "1<-0 3<-2 4<-2 5=class")
+    texts = ("", "2<-1 4<-3 1~4", "2~6 1=21")
+    few = np.concatenate([row(JOINT, f"{text} 5=class") for text in texts])
+    assert not losses.lacks_triples(few)
+    assert losses.lacks_triples(np.concatenate([few, crowded]))
+    known = {plan.key: 9.0 ** len(plan.reuses) for plan in triple_probes(JOINT)}
+    whole = losses.with_triples(known)
+    assert not whole.lacks_triples(crowded)
+    for plan in triple_probes(JOINT):
+        (found,) = whole.predict(row(JOINT, JOINT.with_class_rows(plan)))
+        assert found == pytest.approx(known[plan.key])
+    assert (whole.predict(few) == losses.predict(few)).all()
 
 
 @SPACES

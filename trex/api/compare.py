@@ -10,7 +10,7 @@ from trex.api.data import Data, DataOptions, check_sources, open_calibration, op
 from trex.api.devices import DeviceGiven, accounting_of, open_device
 from trex.api.models import Model, ModelOptions, classes_of, data_config, load_model, name_shown
 from trex.api.plans import PlanGiven, plan_of
-from trex.api.result import RunGiven, folder_of
+from trex.api.runs import RunGiven, folder_of
 from trex.compare import comparison
 from trex.compare.measure import Kept
 from trex.compare.options import CompareOptions, Row

@@ -14,7 +14,7 @@ from torch import nn
 
 from trex.api.data import Data, DataOptions, open_calibration, open_unlabelled
 from trex.api.models import classes_of as head_size
-from trex.api.result import RunGiven, config_of, folder_of, object_of, original_of
+from trex.api.runs import RunGiven, config_of, folder_of, object_of, original_of
 from trex.errors import DataError, ExportError
 from trex.exporters import Format, exporter
 from trex.exporters.bundle import CONFIG, load_bundle, load_config

@@ -11,7 +11,7 @@ from torch import nn
 
 from trex.api.data import Data, DataOptions, check_sources, open_labelled, open_unlabelled
 from trex.api.models import classes_of
-from trex.api.result import RunGiven, config_of, folder_of, object_of, original_of
+from trex.api.runs import RunGiven, config_of, folder_of, object_of, original_of
 from trex.errors import DataError, RunError
 from trex.exporters.bundle import load_bundle
 from trex.hardware import load_chip

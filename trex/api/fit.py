@@ -12,7 +12,8 @@ from trex.api.devices import DeviceGiven, open_device
 from trex.api.models import Model, ModelOptions, architecture_given, load_model
 from trex.api.plans import PlanGiven, plans_of
 from trex.api.problem import Given, Precision, Prepared, WorkOptions, carry_out, search_of
-from trex.api.result import Result, run_folder
+from trex.api.result import Result
+from trex.api.runs import run_folder
 from trex.errors import ChipError
 from trex.fit.calibration import FitSettings
 from trex.fit.refine import RefineSettings

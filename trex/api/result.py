@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import weakref
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from trex.api.data import Data
 from trex.api.devices import DeviceGiven, open_device
-from trex.api.models import Model, original_of_run
+from trex.api.evaluate import evaluate
+from trex.api.export import Exported, export
+from trex.api.finetune import Tuned, finetune
+from trex.api.models import Model
+from trex.api.runs import Folder, RunInHand, original_of
 from trex.errors import ChipError, RunError, StorageError
 from trex.exporters import Format
 from trex.exporters.bundle import load_bundle
@@ -23,51 +24,13 @@ from trex.hardware import MeasuredDevice
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.report.tables import fit_table, search_table
-from trex.search.pick import load_original, pick_record, pick_variant
+from trex.search.pick import pick_record, pick_variant
 from trex.store.record import Estimate, Record
 from trex.store.run import SUMMARY, Run
 from trex.store.schemas import Evaluation, Short, Summary
-from trex.training.transforms import InputConfig, input_config_from_json
-
-if TYPE_CHECKING:
-    from trex.api.export import Exported
-    from trex.api.finetune import Tuned
 
 
-class _Temporary:
-    """A folder of the system's for temporary files; it goes with the last that refers to it."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="trex-"))
-        self._end = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Folder:
-    """A run folder, and what keeps it there where nobody said where.
-
-    Attributes:
-        path: of the run.
-        temporary: goes, with all that is in it, when nothing refers to it any more.
-    """
-
-    path: Path
-    temporary: _Temporary | None = None
-
-    def inner(self, path: Path) -> Folder:
-        """A run folder inside this one."""
-        return replace(self, path=path)
-
-
-def run_folder(out: str | Path | None) -> Folder:
-    """Where a run goes; None takes a folder of the system's for temporary files."""
-    if out is not None:
-        return Folder(path=Path(out))
-    temporary = _Temporary()
-    return Folder(path=temporary.path / "run", temporary=temporary)
-
-
-class Result:
+class Result(RunInHand):
     """A finished search, or a fit of given plans.
 
     Args:
@@ -79,9 +42,7 @@ class Result:
     """
 
     def __init__(self, folder: Folder, model: nn.Module | None = None) -> None:
-        self._folder = folder
-        self._given = model
-        self.run = Run.open(folder.path)
+        super().__init__(folder, model)
         summary = self.run.summary()
         if summary is None:
             raise RunError(
@@ -107,11 +68,6 @@ class Result:
             RunError: there is no run, or it is not finished.
         """
         return cls(Folder(path=Path(folder)), model)
-
-    @property
-    def path(self) -> Path:
-        """The run folder, which every command reads."""
-        return self._folder.path
 
     @property
     def winner(self) -> Short:
@@ -151,7 +107,7 @@ class Result:
             WeightsError: its checkpoint is gone, or holds other weights.
             ModelError: no name builds it, and it was not given.
         """
-        return original_of(self.run, self._given)
+        return original_of(self.run, self.given)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -160,7 +116,7 @@ class Result:
         Raises:
             BundleError: its files are damaged.
         """
-        base = None if self._given is None else deepcopy(self.original.model)
+        base = None if self.given is None else deepcopy(self.original.model)
         return load_bundle(self.run.best, base)
 
     def variant(self, pick: str) -> nn.Module:
@@ -203,7 +159,7 @@ class Result:
                 f"{target} cannot be written: {error}", hint="choose another folder"
             ) from error
         Run(target).write(SUMMARY, self.summary.model_copy(update={"run": str(target)}))
-        self._folder = Folder(path=target)
+        self.folder = Folder(path=target)
         self.run = Run.open(target)
         return target
 
@@ -235,20 +191,14 @@ class Result:
 
     def evaluate(self, data: Data, pick: str = "best", **options: Any) -> Evaluation:
         """As `trex.evaluate`, of this run."""
-        from trex.api.evaluate import evaluate
-
         return evaluate(self, data, pick=pick, **options)
 
     def finetune(self, data: Data, out: str | Path, **options: Any) -> Tuned:
         """As `trex.finetune`, of this run."""
-        from trex.api.finetune import finetune
-
         return finetune(self, data, out=out, **options)
 
     def export(self, out: str | Path, format: Format = "bundle", **options: Any) -> Exported:
         """As `trex.export`, of this run."""
-        from trex.api.export import export
-
         return export(self, out, format=format, **options)
 
     def __str__(self) -> str:
@@ -262,43 +212,3 @@ class Result:
             f"<trex.Result of {self.summary.model} on {self.summary.chip}: "
             f'"{best.plan}", latency {share:.2f}x, loss {best.last.loss:.4g} nats, {self.path}>'
         )
-
-
-#: what a caller may give as a run: its folder, or a result
-RunGiven = str | Path | Result
-
-
-def folder_of(run: RunGiven) -> Path:
-    """The folder of what a caller gives."""
-    return run.path if isinstance(run, Result) else Path(run)
-
-
-def object_of(run: RunGiven, model: nn.Module | None) -> nn.Module | None:
-    """The model object a run was made with, where its caller has one."""
-    if model is None and isinstance(run, Result):
-        return run._given
-    return model
-
-
-def original_of(
-    run: Run, model: nn.Module | None, weights: str | Path | None = None
-) -> LoadedModel:
-    """The original of a run: the object that was given, or by name.
-
-    Args:
-        run: it.
-        model: the object, where the caller has one.
-        weights: its checkpoint, where it is no longer where the run found it.
-
-    Raises:
-        WeightsError: the checkpoint is gone, or holds other weights.
-        ModelError: no name builds the model, and no object was given.
-    """
-    if model is not None:
-        return original_of_run(run, model)
-    return load_original(run, None if weights is None else Path(weights))[0]
-
-
-def config_of(run: Run) -> InputConfig:
-    """How the model of a run wants what it reads."""
-    return input_config_from_json(run.manifest().settings.data)

@@ -12,8 +12,9 @@ from trex.api.devices import DeviceGiven
 from trex.api.models import Model, ModelOptions
 from trex.api.problem import Given, Precision, WorkOptions
 from trex.api.question import BudgetGiven, Question, Strategy, limits_of, run
-from trex.api.result import Result, run_folder
+from trex.api.result import Result
 from trex.api.rungs import RungOptions
+from trex.api.runs import run_folder
 from trex.api.space import Axis, SpaceOptions
 from trex.hardware import DeviceAccounting
 from trex.progress import Callback, told_to

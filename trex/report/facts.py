@@ -23,7 +23,7 @@ from trex.store.evaluations import stored_evaluations
 from trex.store.finetuning import is_finetuning
 from trex.store.ranking import best_record
 from trex.store.record import Estimate, Record
-from trex.store.run import Run
+from trex.store.run import PROBES, Run
 from trex.store.schemas import (
     ChosenTimings,
     Evaluation,
@@ -220,8 +220,8 @@ def _facts(run: Run, manifest: Manifest, records: list[Record]) -> Facts:
     summary = run.summary()
     ended = summary is not None and summary.best.plan == records[winner].plan
     surrogate: tuple[Pairs, ...] = ()
-    if (run.path / "surrogate.json").exists():
-        surrogate = _pairs(run.read_json("surrogate.json"))
+    if (run.path / PROBES).exists():
+        surrogate = _pairs(run.read_json(PROBES))
     layout = run.layout()
     for record in records:
         record.parsed.validate(layout)

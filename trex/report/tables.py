@@ -347,7 +347,18 @@ def evaluation_lines(plan: str, measured: Evaluation) -> list[str]:
         *aligned(("", "top-1 %", second, f"{unit}/s"), rows),
         f"difference {points(measured.difference)} points, 95 % interval {points(low)} to "
         f"{points(high)} (paired bootstrap), McNemar p = {p_value}",
+        *_nearness_lines(measured),
         *(_non_ideal_lines(measured.non_ideal) if measured.non_ideal else []),
+    ]
+
+
+def _nearness_lines(measured: Evaluation) -> list[str]:
+    """How near a variant's answers are to the original's, which takes no labels."""
+    if measured.agreement is None or measured.mean_kl is None:
+        return []  # of an earlier version
+    return [
+        f"the same first guess in {percent(measured.agreement)} % of them, "
+        f"KL from the original {measured.mean_kl:.4f} nats"
     ]
 
 

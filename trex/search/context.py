@@ -266,6 +266,7 @@ class SearchContext:
         if sharing.storage is not None:
             parts = (
                 "surrogate",
+                "triples",
                 "",
                 "confirmed",
                 "refined",

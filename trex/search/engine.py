@@ -1,6 +1,7 @@
 """One search from beginning to end: price everything, keep what fits, fit and measure the best.
 
 probes measured ─> predicted losses of all plans ─> the best within the budget, with a bound
+(many consumers there: their triples measured, and predicted again)
 ─> measured ─> near the best of these, others (joint spaces) ─> the best compared on fresh images
 ─> refined ─> (on a measured machine: timed whole, those beyond the limit passed over)
 ─> trained for a short while, fewer and fewer ─> winner refitted on all images ─> bundle
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,17 +26,18 @@ from trex.hardware import is_measured
 from trex.plan import Plan
 from trex.search.context import SearchContext
 from trex.search.finetuned import FinetuneRung, finetune_rungs
-from trex.search.fitted import measure_fitted, measure_losses, trial_entry
+from trex.search.fitted import measure_fitted, measure_losses, measure_triples, trial_entry
 from trex.search.moves import RESERVOIR, ROUND, next_rows
 from trex.search.predict import Losses
 from trex.search.refined import measure_confirmed, measure_refined
 from trex.search.sampled import propose, sampler_of
+from trex.search.space import Numbers
 from trex.search.strategies import STRATEGIES, Task
 from trex.search.timed import holding
 from trex.search.winner import fit_winner
 from trex.store.ranking import best_first, furthest_first
 from trex.store.record import Estimate, Record
-from trex.store.run import ORIGINAL, PROOF, TUNED, V0_1, WINNER, Run
+from trex.store.run import ORIGINAL, PROBES, PROOF, TUNED, V0_1, WINNER, Run
 from trex.store.schemas import Manifest, Tuned, Winner
 from trex.store.tensors import write_tensors
 from trex.stored import plan_fields
@@ -91,16 +93,21 @@ class Search:
         asked = max(1, wanted // 4) if sampled else wanted
         asked = max(asked, RESERVOIR) if settings.moves else asked
         levels = 0 if settings.moves else asked if settings.pareto else max(1, asked // 4)
-        chosen = strategy.choose(
-            Task(
-                priced=self.priced,
-                losses=losses,
-                wanted=asked,
-                seed=settings.seed,
-                levels=levels,
-                given=self.problem.plans,
-            )
+        task = Task(
+            priced=self.priced,
+            losses=losses,
+            wanted=asked,
+            seed=settings.seed,
+            levels=levels,
+            given=self.problem.plans,
         )
+        chosen = strategy.choose(task)
+        first = chosen.plans[: max(1, wanted - settings.moves)]
+        if losses is not None and losses.lacks_triples(self._rows(first)):
+            # The budget asks for many consumers, of which pairs of neighbours say too little.
+            losses = measure_triples(self.context, losses)
+            self.run.write_json(PROBES, losses.as_json())
+            chosen = strategy.choose(replace(task, losses=losses))
         if chosen.proof is not None:
             self.run.write(PROOF, chosen.proof)
         if sampled:
@@ -145,7 +152,7 @@ class Search:
         """
         settings, space = self.problem.settings, self.problem.space
         plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
-        reservoir = np.stack([space.row(plan) for plan in chosen])
+        reservoir = self._rows(chosen)
         measure_fitted(self.context, plans, losses)
         while len(plans) < settings.evaluations:
             loss_of = {record.key: record.selection.loss for record in self.run.records()}
@@ -156,6 +163,10 @@ class Search:
                 break
             plans += [space.plan(row) for row in rows]
             measure_fitted(self.context, plans, losses)
+
+    def _rows(self, plans: Sequence[Plan]) -> Numbers:
+        """(plans, encoders): plans of the space as its numbers."""
+        return np.stack([self.problem.space.row(plan) for plan in plans])
 
     def _finalists(self, wanted: int) -> list[Record]:
         """The best records; on a measured machine those that hold its limits when timed whole."""
@@ -175,7 +186,7 @@ class Search:
             known = self.context.known
             losses = None if known is None else self._stored_losses(known)
             losses = losses or measure_losses(self.context)
-            self.run.write_json("surrogate.json", losses.as_json())
+            self.run.write_json(PROBES, losses.as_json())
         return losses
 
     def _stored_losses(self, run: Run) -> Losses | None:
@@ -184,7 +195,7 @@ class Search:
         Raises:
             RunError: the file is damaged.
         """
-        file = run.path / "surrogate.json"
+        file = run.path / PROBES
         if not file.exists():
             return None
         stored = run.read_json(file.name)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from trex.fit.calibration import Calibration
 from trex.fit.fitter import FittedPlan, Take
@@ -24,7 +26,7 @@ from trex.search.entries import (
     plan_notes,
     record_in,
 )
-from trex.search.predict import SKETCH, Losses, build, correlations, probes
+from trex.search.predict import SKETCH, Losses, build, correlations, probes, triple_probes
 from trex.search.records import spent_on
 from trex.search.study import Entry
 from trex.search.workers import More, Result
@@ -34,7 +36,23 @@ from trex.stored import plan_fields
 
 def measure_losses(context: SearchContext) -> Losses:
     """What losses are predicted from."""
-    plans = in_tree_order(probes(context.priced.space))
+    done, space = _measure_probes(context, "surrogate"), context.problem.space
+    losses = {key: trial.values[0] for key, trial in done.items()}
+    sketches = {key: trial.user_attrs["error"] for key, trial in done.items()}
+    return build(space, losses, correlations(space, losses, sketches))
+
+
+def measure_triples(context: SearchContext, losses: Losses) -> Losses:
+    """The same losses, with what near pairs and triples of consumers lose together."""
+    done = _measure_probes(context, "triples")
+    return losses.with_triples({key: trial.values[0] for key, trial in done.items()})
+
+
+def _measure_probes(
+    context: SearchContext, part: Literal["surrogate", "triples"]
+) -> dict[str, FrozenTrial]:
+    of = {"surrogate": probes, "triples": triple_probes}[part]
+    plans = in_tree_order(of(context.priced.space))
 
     def work(order: Sequence[Plan], take: Take) -> Iterator[Result]:
         calibration = context.calibration
@@ -46,16 +64,12 @@ def measure_losses(context: SearchContext) -> Losses:
             notes = {"error": sketch(found, original, SKETCH)}
             yield Result(fitted.plan.key, [mean_kl(found, original)], notes)
 
-    done = context.run_phase(
-        "surrogate",
+    return context.run_phase(
+        part,
         [Entry(key=plan.key, choices={}, notes=plan_notes(plan)) for plan in plans],
         work=work,
         objectives=[LOSS],
     )
-    space = context.problem.space
-    losses = {key: trial.values[0] for key, trial in done.items()}
-    sketches = {key: trial.user_attrs["error"] for key, trial in done.items()}
-    return build(space, losses, correlations(space, losses, sketches))
 
 
 def measure_fitted(

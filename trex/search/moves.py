@@ -38,7 +38,8 @@ def neighbours(space: SearchSpace, row: Numbers) -> Numbers:
     """Plans of the space one change away: (plans, encoders).
 
     One encoder chooses anything else; or merges move from an encoder to another, all of them or a
-    step.
+    step; or two encoders exchange their forms, with the rows they share or without. A budget that
+    needs many consumers leaves little but exchanges.
     """
     encoders = space.num_encoders
     found = [row]
@@ -48,8 +49,18 @@ def neighbours(space: SearchSpace, row: Numbers) -> Numbers:
                 changed = row.copy()
                 changed[encoder] = number
                 found.append(changed)
+    numbers = [{c: n for n, c in enumerate(of)} for of in space.choices]
+    if space.forms:
+        for one, other in itertools.combinations(range(encoders), 2):
+            choice, second = space.choices[one][row[one]], space.choices[other][row[other]]
+            for share in (False, True) if choice.form != second.form else ():
+                here = numbers[one].get(_exchanged(choice, second, share))
+                there = numbers[other].get(_exchanged(second, choice, share))
+                if here is not None and there is not None:
+                    changed = row.copy()
+                    changed[[one, other]] = here, there
+                    found.append(changed)
     if space.merges:
-        numbers = [{c: n for n, c in enumerate(of)} for of in space.choices]
         steps = [of[0] if of else 0 for of in space.pairs]
         for one, other in itertools.permutations(range(encoders), 2):
             choice, second = space.choices[one][row[one]], space.choices[other][row[other]]
@@ -63,6 +74,12 @@ def neighbours(space: SearchSpace, row: Numbers) -> Numbers:
     every = np.unique(np.stack(found[1:]), axis=0) if len(found) > 1 else row[None][:0]
     legal: Numbers = every[space.holds(every)]
     return legal
+
+
+def _exchanged(choice: Choice, by: Choice, share: bool) -> Choice:
+    """A choice with another's form and source, and perhaps the rows it shares."""
+    changed = choice._replace(form=by.form, source=by.source)
+    return changed._replace(share=by.share) if share else changed
 
 
 def _merging(choice: Choice, pairs: int) -> Choice:

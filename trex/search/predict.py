@@ -11,14 +11,16 @@ images: the probes. In a plan it stands in a context, and losses do not add:
   c = 1 adds their roots. The probes' outputs say what c is for the model at hand. Errors of
   different kinds have nothing in common (docs/search.md).
 - **consumers**: near pairs and triples of consumers are measured too, in one form: what they lose
-  beyond that is paid on top.
+  beyond that is paid on top. In spaces that also merge or share rows, most plans have few
+  consumers: there only neighbours' pairs are measured at first, and the rest where the budget
+  asks for plans with three near one another (`triple_probes`).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +33,7 @@ Floats = NDArray[np.float64]
 
 #: Pairs and triples of consumers further apart are not measured: on DeiT-T they change no rank.
 REACH: Final = 4
-#: in spaces that also merge or share rows, only neighbours' pairs are
+#: in spaces that also merge or share rows, only neighbours' pairs are at first
 REACH_OF_PAIRS: Final = 2
 #: kinds of errors, and what the correlation of each is where probes do not say
 KINDS: Final = ("merging", "rows", "reuse")
@@ -61,6 +63,7 @@ class Losses:
         reference: (encoders,): what each consumer loses in the form that pairs are measured in.
         added: (encoders, encoders), upper triangle: what pairs lose beyond that.
         triples: (encoders, encoders, encoders), zero unless i < j < k.
+        triples_measured: whether all pairs and triples within `REACH` were.
     """
 
     space: SearchSpace
@@ -73,6 +76,7 @@ class Losses:
     added: Floats
     triples: Floats
     correlation: tuple[float, float, float] = _USUAL
+    triples_measured: bool = True
 
     def own(self, encoder: int, before: Beginnings, numbers: Numbers) -> Floats:
         """(kinds, plans): what each loses in one encoder by itself, there."""
@@ -186,6 +190,27 @@ class Losses:
             roots += np.sqrt(own)
         return sums, roots
 
+    def lacks_triples(self, rows: Any) -> bool:
+        """Whether one of the plans has three near consumers, and nothing is known of such."""
+        if self.triples_measured:
+            return False
+        consumes = self._consumers(np.asarray(rows, dtype=np.intp))[0] > 0
+        near = np.lib.stride_tricks.sliding_window_view(
+            np.pad(consumes, ((0, 0), (0, REACH))), REACH + 1, axis=1
+        )
+        return bool((near.sum(axis=2) >= 3).any())
+
+    def with_triples(self, measured: Mapping[str, float]) -> Losses:
+        """The same with what pairs and triples of consumers lose beyond their parts.
+
+        Args:
+            measured: the losses of all `triple_probes`, by their keys.
+        """
+        return replace(
+            _beyond(self, {of: measured[plan.key] for of, plan in _triple_probes(self.space)}),
+            triples_measured=True,
+        )
+
     def as_json(self) -> dict[str, object]:
         """Plain values for the run folder."""
         return {
@@ -198,6 +223,7 @@ class Losses:
             "shared": self.shared.tolist(),
             "reference": self.reference.tolist(),
             "added": self.added.tolist(),
+            "triples_measured": self.triples_measured,
             "triples": [
                 [*map(int, of), float(self.triples[tuple(of)])] for of in np.argwhere(self.triples)
             ],
@@ -221,6 +247,7 @@ class Losses:
             added=np.array(data["added"]),
             triples=triples,
             correlation=tuple(data["correlation"][kind] for kind in KINDS),
+            triples_measured=bool(data.get("triples_measured", _reuses_alone(space))),
         )
 
 
@@ -237,6 +264,17 @@ def probes(space: SearchSpace) -> list[Plan]:
     together = [_together(space, of) for of in _sets(space)]
     single = [[plan for _, plan in kind] for kind in (merging, sharing, reuse)]
     return list(dict.fromkeys([*single[0], *single[1], *together, *single[2]]))
+
+
+def triple_probes(space: SearchSpace) -> list[Plan]:
+    """The pairs and triples of consumers that `probes` leaves out, each once."""
+    return [plan for _, plan in _triple_probes(space)]
+
+
+def _triple_probes(space: SearchSpace) -> list[tuple[tuple[int, ...], Plan]]:
+    known = {*_sets(space)}
+    further = (of for of in _sets(space, REACH, 3) if of not in known)
+    return [(of, _together(space, of)) for of in further]
 
 
 def _changes(space: SearchSpace) -> tuple[list[tuple[int, Plan]], ...]:
@@ -302,33 +340,37 @@ def build(
             if one.form:
                 choice[e, number] = _own(space, e, one, single)
     square = (encoders, encoders)
-    added, triples = np.zeros(square), np.zeros((*square, encoders))
+    alone = Losses(
+        space=space,
+        choice=choice,
+        merged=merged,
+        pairs=pairs,
+        shared=shared,
+        shares=shares,
+        reference=reference,
+        added=np.zeros(square),
+        triples=np.zeros((*square, encoders)),
+        correlation=correlation,
+        triples_measured=_reuses_alone(space),
+    )
+    return _beyond(alone, {of: loss for of, loss in sets.items() if len(of) > 1})
 
-    def known() -> Losses:
-        return Losses(
-            space=space,
-            choice=choice,
-            merged=merged,
-            pairs=pairs,
-            shared=shared,
-            shares=shares,
-            reference=reference,
-            added=added,
-            triples=triples,
-            correlation=correlation,
-        )
 
+def _beyond(losses: Losses, sets: Mapping[tuple[int, ...], float]) -> Losses:
+    """Losses with what pairs and triples, measured in the reference form, lose beyond the rest."""
+    space = losses.space
     for size in (2, 3):
-        so_far = known()
+        added, triples = losses.added.copy(), losses.triples.copy()
+        table = added if size == 2 else triples
         for of, loss in sets.items():
             if len(of) == size:
                 row = space.row(_together(space, of, dead=True))
-                beyond = loss - float(so_far.predict(row[None])[0])
+                beyond = loss - float(losses.predict(row[None])[0])
                 # of several in a row all but the first reuse from afar, and so take another part
-                part = weight_of(choice[[*of], row[[*of]]], reference[[*of]]).prod()
-                table = added if size == 2 else triples
+                part = weight_of(losses.choice[[*of], row[[*of]]], losses.reference[[*of]]).prod()
                 table[of] = max(beyond, 0.0) / max(part, _PART)
-    return known()
+        losses = replace(losses, added=added, triples=triples)
+    return losses
 
 
 def reference_form(space: SearchSpace) -> Form:
@@ -373,11 +415,23 @@ def _share(space: SearchSpace, encoder: int, share: float) -> Plan:
     return Plan(rows=(Rows(encoder, int(steps.shared[0])),))
 
 
-def _sets(space: SearchSpace) -> Iterator[tuple[int, ...]]:
-    """The consumers of the probes in the reference form: singles, near pairs, near triples."""
+def _reuses_alone(space: SearchSpace) -> bool:
+    return not (space.merges or space.shares_rows)
+
+
+def _sets(
+    space: SearchSpace, reach: int | None = None, most: int | None = None
+) -> Iterator[tuple[int, ...]]:
+    """The consumers of the probes in the reference form: singles, near pairs, near triples.
+
+    Args:
+        space: the plans.
+        reach: the furthest apart; by default what `probes` measures.
+        most: the most consumers; likewise.
+    """
     free = [i for i, allowed in enumerate(space.may_reuse) if allowed]
-    alone = not (space.merges or space.shares_rows)
-    reach, most = (REACH, 3) if alone else (REACH_OF_PAIRS, 2)
+    if reach is None or most is None:
+        reach, most = (REACH, 3) if _reuses_alone(space) else (REACH_OF_PAIRS, 2)
     form = reference_form(space)
     for size in range(1, min(most, space.max_reuse) + 1):
         for consumers in itertools.combinations(free, size):

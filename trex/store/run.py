@@ -68,6 +68,8 @@ FIT: Final = "fit.json"
 WINNER: Final = "best/best.json"
 TUNED: Final = "finetuned/finetuned.json"
 PROOF: Final = "proof.json"
+#: what losses are predicted from
+PROBES: Final = "surrogate.json"
 SUMMARY: Final = "summary.json"
 #: what a measured machine took for the best plans
 TIMINGS: Final = "timings.json"

@@ -183,6 +183,7 @@ class Evaluation(Fields):
         matthews: correlation with the labels, of two classes alone.
         ci95: of the difference.
         agreement: the share of equal first guesses.
+        mean_kl: of the variant's probabilities from the original's, in nats an image.
         skipped: images that cannot be read.
         speedup: of the variant.
         non_ideal: the same with a chip's errors.
@@ -201,6 +202,7 @@ class Evaluation(Fields):
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
     p_value: float | None = None
     agreement: Share | None = None
+    mean_kl: float | None = None
     n: Annotated[int, Field(ge=1)]
     skipped: Count = 0
     images_per_second: float | None = None

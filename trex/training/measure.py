@@ -55,6 +55,7 @@ def measure_pair(
         ci95=list(paired.ci95),
         p_value=paired.p_value,
         agreement=paired.agreement,
+        mean_kl=paired.mean_kl,
         n=paired.n,
         skipped=len(parts.skipped),
         images_per_second=speed.images_per_second,
