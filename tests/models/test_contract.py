@@ -49,7 +49,8 @@ def joint_plan(kind: Kind) -> str:
     return f"{JOINT} 5=class" if kind.reads_class else JOINT
 
 
-#: plans of reuse for every kind; joint ones where tokens merge, with class rows where they do
+#: plans of reuse for every kind; joint ones where tokens merge, with class rows where they do: of
+#: kinds that mixed plans are asked of (they merge and share rows too) only some
 every_planned = pytest.mark.parametrize(
     ("kind", "plan"),
     [
@@ -59,7 +60,7 @@ every_planned = pytest.mark.parametrize(
                 kind, f"{JOINT} 5=class" if kind.reads_class else JOINT, id=f"{name}, joint"
             )
             for name, kind in KINDS.items()
-            if kind.merges
+            if kind.merges and (not kind.mixed or name in ("vit", "distilled", "lvvit", "eva02"))
         ),
         *(
             pytest.param(kind, kind.mixed, id=f"{name}, mixed")
@@ -377,46 +378,6 @@ def test_timms_moving_average(plan: str) -> None:
     average.update(model)
     torch.testing.assert_close(average.module.state_dict()[name], before + 0.1)
     assert average.module(images).shape == (2, 7)
-
-
-@pytest.mark.parametrize("plan", [PLAN, JOINT, "mixed"], ids=["reuse", "joint", "mixed"])
-@pytest.mark.parametrize(
-    "name",
-    ["vit", "distilled", "layer scale", "attention pool", "lvvit", "rotary by head", "beit"],
-)
-def test_compiles_as_one_graph(name: str, plan: str) -> None:
-    kind = KINDS[name]
-    plan = kind.mixed if plan == "mixed" else plan
-    model, images = apply_reuse(kind.build(), plan, "linear_own"), kind.images()
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(logits_of(compiled, images), logits_of(model, images))
-
-
-@pytest.mark.parametrize(
-    ("name", "plan"),
-    [
-        ("lvvit", PLAN),
-        ("lvvit", JOINT),
-        ("vit", f"{JOINT} 5=class"),
-        ("vit", KINDS["vit"].mixed),
-        ("lvvit", "1=9 2=@1 3<-1:map/mixed 3=class"),
-        ("gated mlp", f"{JOINT} 5=class"),
-        ("eva02", KINDS["eva02"].mixed),
-        ("rotary by head", f"{JOINT} 5=class"),
-        ("beit", KINDS["beit"].mixed),
-        ("relative positions", KINDS["relative positions"].mixed),
-        pytest.param("uniform", PLAN, marks=pytest.mark.slow),
-    ],
-)
-def test_exports_for_any_number_of_images(name: str, plan: str) -> None:
-    kind = KINDS[name]
-    model = apply_plan(kind.build(), plan)
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    exported = torch.export.export(model, (kind.images(2),), dynamic_shapes=(batch,)).module()
-    for number in (1, 5):
-        images = kind.images(number)
-        torch.testing.assert_close(exported(images), logits_of(model, images))
 
 
 @every_planned

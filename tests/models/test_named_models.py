@@ -106,7 +106,6 @@ SIDE = 32
 COMMANDED = {
     "deit_tiny_patch16_224": [],
     "deit_small_distilled_patch16_224": [pytest.mark.slow],
-    "deit3_small_patch16_224": [pytest.mark.slow],
     "vit_small_patch14_dinov2": [pytest.mark.slow],
     "eva02_tiny_patch14_224": [],
     "lvvit_t": [],

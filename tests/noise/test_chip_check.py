@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from trex.cli import main
 from trex.hardware import load_chip
 from trex.models import registry
-from trex.models.digits import DIGITS_MODEL
+
+MODEL = "test_vit"
+SIZE = {"num_classes": 10, "img_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def files(tmp_path_factory):
     """A folder with random weights, and pictures in two classes."""
     folder = tmp_path_factory.mktemp("check")
     torch.manual_seed(0)
-    save_file(registry.create(DIGITS_MODEL).state_dict(), folder / "weights.safetensors")
+    save_file(registry.create(MODEL, **SIZE).state_dict(), folder / "weights.safetensors")
     (folder / "classes.txt").write_text("\n".join(map(str, range(10))))
     random = np.random.default_rng(0)
     for number in range(12):
@@ -33,8 +35,8 @@ def files(tmp_path_factory):
 
 def flags(files, chip, *more):
     return [
-        "check", str(chip), "--model", DIGITS_MODEL, "--weights",
-        str(files / "weights.safetensors"), "--data", str(files / "images"),
+        "check", str(chip), "--model", MODEL, "--num-classes", "10", "--img-size", "32",
+        "--weights", str(files / "weights.safetensors"), "--data", str(files / "images"),
         "--class-map", str(files / "classes.txt"), *more,
     ]  # fmt: skip
 

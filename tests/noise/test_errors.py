@@ -202,7 +202,7 @@ def chip_with(name="trex_fefet_32nm", **errors):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return timm.create_model("test_vit", num_classes=4, img_size=32).eval()
+    return timm.create_model("test_vit", num_classes=4, img_size=32, depth=2).eval()
 
 
 @pytest.fixture(scope="module")

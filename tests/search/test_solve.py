@@ -15,7 +15,7 @@ from trex.hardware import load_chip
 from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
 from trex.search.predict import Losses
-from trex.search.solve import Solver
+from trex.search.solve import Solver, _going_on
 from trex.search.space import SearchSpace
 
 #: coarse enough to list
@@ -229,3 +229,16 @@ def test_no_plan_that_differs_in_one_encoder_is_better() -> None:
     near = near[priced.fits(priced.price(near))]
     assert len(near) > 12
     assert (losses.predict(near) >= found.losses[0] - 1e-12).all()
+
+
+def test_beginnings_of_every_set_of_consumers_go_on() -> None:
+    rng = np.random.default_rng(0)
+    least, sets = rng.random(400), np.repeat(np.arange(8), 50)
+    least += sets  # the later sets have by far the higher bounds
+    chosen = _going_on(least, sets, 40)
+    assert chosen.sum() == 40
+    assert chosen[np.argsort(least)[:20]].all()  # half of them by their bounds alone
+    assert set(sets[chosen]) == set(range(8))
+    for one in range(8):  # of each the best
+        of = np.flatnonzero(sets == one)
+        assert least[of[chosen[of]]].max() <= least[of[~chosen[of]]].min()

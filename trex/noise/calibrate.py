@@ -209,6 +209,9 @@ def _converter(
         step = max(1.0, worst_case(physics) / (codes[1] + 1))
         return Converter(torch.full((slices, 1), step, device=integers.device), codes)
     groups = max(1, matrices)
+    most = min(integers.shape[-1], physics.rows) * cells.levels.abs().amax()
+    if most <= codes[1]:  # no sum needs a step above one, which the search would find too
+        return Converter(torch.ones(slices, columns if matrices else 1, device=most.device), codes)
     largest = torch.zeros(slices, groups, device=integers.device)
     for read in reads(integers, cells, code, physics):
         seen = read.sums.abs().flatten(0, -2).amax(dim=0)

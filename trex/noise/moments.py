@@ -89,15 +89,20 @@ def estimate(
         converter = replace(converter, errors=converter.errors.without_gain_and_offset())
     error = torch.zeros(*inputs.shape[:-1], columns, device=device)
     for read in reads(inputs, cells, input_code, physics):
-        noise, sums = read.power * physics.read_sigma**2, read.sums
-        noisy = sums + noise.sqrt() * normal(noise.shape, device) if physics.read_sigma else sums
+        sums = noisy = read.sums
+        noise = read.power * physics.read_sigma**2 if physics.read_sigma else None
+        if noise is not None:
+            noisy = sums + noise.sqrt() * normal(noise.shape, device)
         off = converter(noisy, read.s).sub_(sums)
         for i, square in enumerate((noise, off * off)):
+            if square is None:
+                continue
             weighted = square.sum(dim=-3).mul_(worth.square())
             totals[i, read.s, read.k] = weighted.flatten(0, -2).sum(0, dtype=torch.float64)
         if erring.errors is not None:
             moved[read.s] += _let_through(sums, read.s, erring)
-        slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
+        if noise is not None:
+            slope[read.s] += input_code.weights[read.k] ** 4 * _regression(noise, off)
         counted = input_code.weights[read.k] * weight_code.weights[read.s]
         error += off.sum(dim=-3) * (counted * worth)
     parts = _products(inputs * worth, cells, weight_code)

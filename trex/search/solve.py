@@ -143,18 +143,19 @@ class Solver:
         priced = self._priced
         pool = Pool(count, priced.space.num_encoders)
         parts = [_Part.of(g, p) for g in self._graphs for p in _problems(priced, budget, g)]
-        for part in sorted(parts, key=lambda part: part.bound):
-            if part.bound < pool.threshold:
-                part.graph.branch(budget, part, pool, BEAM)
+        parts.sort(key=lambda part: part.bound)
+        parts = [part.searched(budget, pool, BEAM) for part in parts]
         for _ in range(_TANGENTS):
             # bounds are best where they touch, so they touch at the best plan found
             if len(pool.rows):
                 best = float(pool.losses[0])
                 roots = self._losses.roots(pool.rows[:1])[:, 0]
-                parts = [part.touching(roots) for part in parts]
-                for part in parts:
-                    if part.bound < pool.threshold:
-                        part.graph.branch(budget, part, pool, BEAM)
+                parts = [
+                    part.touching(roots).searched(budget, pool, BEAM)
+                    if part.bound < pool.threshold
+                    else part
+                    for part in parts
+                ]
                 if pool.losses[0] >= best:
                     break
         rest, splits = np.inf, 0
@@ -171,10 +172,11 @@ class Solver:
                     found = _Part.of(part.graph, half)
                     if len(pool.rows):
                         found = found.touching(self._losses.roots(pool.rows[:1])[:, 0])
+                    found = found._replace(bound=max(bound, found.bound))
+                    found = found.searched(budget, pool, BEAM)
                     heappush(waiting, (found.bound, len(parts) + 2 * splits + number, found))
             else:
-                left = part.graph.branch(budget, part, pool, most)
-                rest = min(rest, max(left, bound))
+                rest = min(rest, part.searched(budget, pool, most).bound)
         if not len(pool.losses):
             nearest = self.nearest(budget)
             if not budget.feasible(priced.price(nearest[None]), priced.baseline)[0]:
@@ -383,7 +385,7 @@ class _Part(NamedTuple):
     """A problem, the graph it is solved on, and what bounds its losses.
 
     Attributes:
-        bound: on all its plans' losses.
+        bound: on the losses of all its plans, but those that were offered to a pool.
         supports: the best first.
     """
 
@@ -400,7 +402,9 @@ class _Part(NamedTuple):
         for _ in range(_TANGENTS):
             part = part.touching(tangent)
             at = part.supports[0]
-            tangent = graph.way(problem, at.multipliers, at.tangent)[1]
+            touched, tangent = tangent, graph.way(problem, at.multipliers, at.tangent)[1]
+            if np.allclose(tangent, touched):
+                return part
         return part.touching(tangent)
 
     def touching(self, tangent: Floats) -> _Part:
@@ -408,6 +412,13 @@ class _Part(NamedTuple):
         bound, found = self.graph.multipliers(self.problem, tangent)
         supports = (*(_Support(m, tangent) for m in found), *self.supports)[:_CARRIED]
         return self._replace(bound=max(bound, self.bound), supports=supports)
+
+    def searched(self, budget: Budget, pool: Pool, width: int) -> _Part:
+        """The same once `pool` was offered its plans: bound are those that were left out."""
+        if self.bound >= pool.threshold:
+            return self
+        left_out = self.graph.branch(budget, self, pool, width)
+        return self._replace(bound=max(left_out, self.bound))
 
 
 class _Layer(NamedTuple):
@@ -545,6 +556,8 @@ class _Graph:
             tried.append((value, guess / scale))
             planes.append((loss, over))
             best = max(best, value)
+            if not guess.any() and (over <= 0).all():
+                break  # the best of all ways is within the limits
             highest = max(highest, abs(loss))
             # maximise z, z <= loss + multipliers · overrun, for all ways met
             rows = np.array([[1.0, *(-of)] for _, of in planes])
@@ -588,9 +601,10 @@ class _Graph:
             least = bounds.of(encoder + 1, to, so_far, root, spent)
             kept = np.flatnonzero(least < pool.threshold)
             if len(kept) > width:
-                order = np.argpartition(least[kept], width)
-                left_out = min(left_out, float(least[kept[order[width:]]].min()))
-                kept = np.sort(kept[order[:width]])
+                sets = 2 * before.producers[kept] + (space.arrays[encoder].form[numbers[kept]] > 0)
+                chosen = _going_on(least[kept], sets, width)
+                left_out = min(left_out, float(least[kept[~chosen]].min()))
+                kept = kept[chosen]
             if not len(kept):
                 return left_out
             plans = space.follow(encoder, before.take(kept), numbers[kept])
@@ -652,6 +666,29 @@ class _Bounds:
             whole = sums + 2.0 * slope @ roots + price @ costs + ahead[encoder][state] - less
             np.maximum(bound, whole, out=bound)
         return bound
+
+
+def _going_on(least: Floats, sets: Numbers, width: int) -> NDArray[np.bool_]:
+    """(plans,): the `width` beginnings that go on.
+
+    Bounds say nothing of what consumers to come will lose together with those there are. So half
+    of the beginnings are those of the least bounds, and the others the best of every set of
+    consumers in turn.
+
+    Args:
+        least: (plans,), bounds.
+        sets: (plans,), equal where the same encoders consume.
+        width: fewer than there are.
+    """
+    chosen = np.zeros(len(least), dtype=np.bool_)
+    chosen[np.argpartition(least, width // 2)[: width // 2]] = True
+    rest = np.flatnonzero(~chosen)
+    order = rest[np.lexsort((least[rest], sets[rest]))]
+    _, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    further = np.lexsort((least[order], rank))[: width - width // 2]
+    chosen[order[further]] = True
+    return chosen
 
 
 def _keys(space: SearchSpace, encoder: int, of: Beginnings) -> Numbers:

@@ -94,12 +94,18 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def trained_whole() -> dict[str, Any]:
+    """By precision, what an undisturbed training of the next test's recipe gives."""
+    return {}
+
+
 @pytest.mark.parametrize(
     ("stop_after", "workers", "precision"),
     [(1, 0, "fp32"), (4, 0, "fp32"), (7, 0, "fp16"), (7, 1, "fp32")],
 )
 def test_resuming_gives_the_same_weights(
-    train, monkeypatch, stop_after, workers, precision
+    train, trained_whole, monkeypatch, stop_after, workers, precision
 ) -> None:
     recipe = cases.recipe(
         precision=precision,
@@ -112,7 +118,9 @@ def test_resuming_gives_the_same_weights(
         checkpoints={"steps": 2},
         stages=[{"from_epoch": 0, "train": "new"}, {"from_epoch": 1, "train": "all"}],
     )
-    records, curve, whole = train("whole", recipe=recipe)
+    if precision not in trained_whole:
+        trained_whole[precision] = train("whole", recipe=recipe)
+    records, curve, whole = trained_whole[precision]
     real, done = loop.Trainer._update, []
 
     def update(self, parts):
