@@ -176,6 +176,9 @@ class ArrayModel:
     density: float = REFERENCE_DENSITY
     #: not in its `repr`, so that chips without them keep their fingerprints
     errors: ArrayErrors = field(default=NO_ERRORS, repr=False)
+    #: whether inputs and slices are added up before the one conversion of an output, which
+    #: simulated accuracy does not know; not in its `repr` either
+    one_conversion: bool = field(default=False, repr=False)
     #: what a chip file may correct; neither is this in its `repr`
     corrections: ArrayCorrections = field(default=NOT_CORRECTED, repr=False)
 
@@ -296,9 +299,11 @@ class Chip:
 
     @property
     def _added_errors(self) -> str:
-        """The arrays' `ArrayErrors`; empty where both have none."""
+        """The arrays' `ArrayErrors`, and what converts once an output; empty without either."""
         errors = (self.static_array.errors, self.dynamic_array.errors)
-        return repr(errors) if errors != (NO_ERRORS, NO_ERRORS) else ""
+        once = (self.static_array.one_conversion, self.dynamic_array.one_conversion)
+        told = repr(errors) if errors != (NO_ERRORS, NO_ERRORS) else ""
+        return f"{told}{once}" if any(once) else told
 
     @property
     def converters(self) -> str:

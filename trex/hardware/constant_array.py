@@ -198,6 +198,7 @@ class ConstantArraySpec(StrictModel):
     adc_bits: Sourced[Bits | Literal["none"]]
     weight_slices: Sourced[Bits] | None = None
     weight_mapping: Literal["own arrays", "neighbouring columns"] = "own arrays"
+    one_conversion: bool = False
     input_bits_per_read: Sourced[Bits]
     read_energy_j: Sourced[EnergyJ]
     read_latency_s: Sourced[LatencyS]
@@ -282,5 +283,6 @@ class ConstantArraySpec(StrictModel):
             adc_bits=None if self.adc_bits.value == "none" else self.adc_bits.value,
             device=self.device.device(),
             errors=errors_of(self.errors),
+            one_conversion=self.one_conversion,
             corrections=self.corrections.model(),
         )

@@ -116,9 +116,15 @@ class Physics:
 
         Raises:
             ChipError: the device's variations or resistances are not in the chip file, or the
-                array's bits cannot be simulated.
+                array's bits or its one conversion an output cannot be simulated.
         """
         device, where = array.device, f"arrays.{array.name}"
+        if array.one_conversion:
+            raise ChipError(
+                f"{where} converts once an output, after inputs and slices are added up; "
+                "accuracy is simulated with a conversion for each of them",
+                hint="price it, and take another chip for accuracy",
+            )
         for name, bits, least, most in (
             ("weight_bits", array.weight_bits, 2, 12),
             ("input_bits", array.input_bits, 2, 12),
