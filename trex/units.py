@@ -101,3 +101,20 @@ def format_quantity(value: float, unit: str, digits: int = 4) -> str:
         12: "T",
     }
     return f"{value / 10.0**exponent:.{digits}g} {prefix[exponent]}{unit}"
+
+
+#: From the longest on: seconds, and what they are called.
+_DURATIONS: Final = (
+    (365.25 * 86400.0, "years"),
+    (86400.0, "days"),
+    (3600.0, "hours"),
+    (60.0, "minutes"),
+)
+
+
+def duration(seconds: float) -> str:
+    """`38 minutes`, `27 days`: in the largest unit of which there are two at least."""
+    for each, name in _DURATIONS:
+        if seconds >= 2 * each:
+            return f"{significant(seconds / each, 2)} {name}"
+    return f"{significant(seconds, 2)} seconds"

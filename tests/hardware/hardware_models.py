@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import shipped
 from trex.hardware import SCHEDULES, Chip, load_chip
-from trex.hardware.chip import ArrayModel, Options
+from trex.hardware.chip import ArrayCorrections, ArrayModel, Network, Options
 from trex.plan import MAP_TRANSFORMS, TRANSFORMS, Layout, Merge, Plan, Reuse, Rows
 
 #: every form of a consumer
@@ -131,7 +131,24 @@ def _arrays(draw: st.DrawFn, array: ArrayModel) -> ArrayModel:
         write_latency_s=array.write_latency_s * draw(_scales),
         leakage_w=array.leakage_w * draw(_scales),
         density=draw(st.floats(0, 1)),
+        corrections=draw(CORRECTIONS),
     )
+
+
+CORRECTIONS = st.builds(
+    ArrayCorrections,
+    column_write=st.sampled_from([None, False, True]),
+    unused_rows_idle=st.booleans(),
+    partial_sum_j_per_bit=st.none() | st.just(3.6e-15),
+    tile_other_m2=st.none() | st.just(2.5e-7),
+    signs=st.sampled_from(["one column", "pair of columns", "in the cell"]),
+)
+NETWORK = Network(
+    link_j_per_bit=0.054e-12,
+    link_bits_per_s=256e9,
+    wire_j_per_bit_m=40.4e-12,
+    channel_bits_per_s=256e9,
+)
 
 
 _scales = st.sampled_from([1e-3, 0.1, 1.0, 7.0, 1e3])
@@ -165,5 +182,15 @@ def any_chips(draw: st.DrawFn) -> Chip:
             schedule=draw(st.sampled_from(SCHEDULES)),
             double_buffered_writes=draw(st.booleans()),
             fused_qk=draw(st.booleans()),
+            leakage_over=draw(st.sampled_from(["latency", "interval"])),
+        ),
+        network=draw(
+            st.none()
+            | st.builds(
+                replace,
+                st.just(NETWORK),
+                link_bits_per_s=_scales.map(lambda by: 256e9 * by),
+                channel_bits_per_s=_scales.map(lambda by: 256e9 * by),
+            )
         ),
     )

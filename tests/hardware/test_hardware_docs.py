@@ -11,6 +11,7 @@ import pytest
 from trex.architecture import Architecture, Operation, vit_encoder
 from trex.datafiles import data_folder, shipped
 from trex.hardware import compare_schedules, load_chip, price, without_dead_rows, workload
+from trex.hardware.subarray_table import find_row
 from trex.plan import Plan
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -122,6 +123,46 @@ def test_femtojoules_a_mac():
         assert float(converted) == pytest.approx(total("array_read", "cells", "adc"), rel=0.01)
         assert float(in_arrays) == pytest.approx(total(*arrays, "accumulate"), rel=0.01)
         assert float(everything) == pytest.approx(cost.energy_j / macs * 1e15, rel=0.01)
+
+
+def test_areas_of_arrays_beside_neurosims():
+    rows = table_after(AGREEMENT, "| array | TReX, Table III |")
+    table = data_folder("hw_models") / "tables" / "neurosim_22nm.csv"
+    chips = {"RRAM": "trex_fefet_32nm", "SRAM": "trex_sram_32nm"}
+    assert len(rows) == len(chips)
+    for cell, (_, papers, scaled, ratio) in zip(chips, rows, strict=True):
+        wanted = {"technode_nm": 22, "cell": cell, "size": 64, "adc": "flash", "levels": 64}
+        area_m2 = sum(find_row(table, wanted, 8).area_m2.values()) * (32 / 22) ** 2
+        ours_m2 = load_chip(chips[cell]).static_array.area_m2["array"]
+        assert float(papers) == pytest.approx(ours_m2 * 1e6, abs=5e-5)
+        assert float(scaled) == pytest.approx(area_m2 * 1e6, abs=5e-5)
+        assert float(ratio) == pytest.approx(ours_m2 / area_m2, abs=0.06)
+    deit_t = pytest.importorskip("trex.models.registry").architecture("deit_tiny_patch16_224")
+    area = price(workload(deit_t), load_chip("trex_sram_32nm"), "full").area_m2
+    assert f"takes {area * 1e6:.0f} mm²" in AGREEMENT
+
+
+def test_gains_on_every_chip():
+    model = pytest.importorskip("trex.models.registry").architecture("deit_small_patch16_224")
+    rows = table_after(AGREEMENT, "| chip | schedule | consumers, off |")
+    shown = {(row[0], row[1]): row[2:] for row in rows}
+    plans = [
+        Plan.parse(text)
+        for text in re.findall(r"\(`(3[^`]*)`\)", AGREEMENT.partition("| consumers, off |")[0])
+    ]
+    assert {name for name, _ in shown} == set(shipped("hw_models", "chip.yaml"))
+    assert len(plans) == 2
+    for name in {name for name, _ in shown}:
+        compared = [
+            compare_schedules(workload(model, plan), load_chip(name), ("sequential", "pipelined"))
+            for plan in plans
+        ]
+        for of_plans in zip(*compared, strict=True):
+            *gains, told = shown[name, of_plans[0].schedule]
+            ours = [gain for c in of_plans for gain in (c.edap_gain, c.other.edap_gain)]
+            assert [float(g.rstrip("×")) for g in gains] == pytest.approx(ours, abs=6e-3)
+            found = of_plans[0].original.bottleneck
+            assert told == f"{found.resource}, {found.share:.0%}"
 
 
 def test_one_encoder_beside_micsim():

@@ -14,6 +14,7 @@ from trex.errors import ChipError
 from trex.hardware import load_chip
 from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec, DeviceSpec, ErrorsSpec
+from trex.hardware.corrections import CorrectionsSpec, NetworkSpec
 from trex.hardware.schema import SCHEMA_FILE, schema_text
 from trex.hardware.spec import ChipSpec, TrexChipSpec
 
@@ -204,6 +205,8 @@ def needed_in(model: type[BaseModel], path: str = "") -> dict[str, bool]:
         ("### Arrays of `kind: component`", ComponentArraySpec),
         ("### `device`, the cell", DeviceSpec),
         ("### `errors`, beside the cell's variations", ErrorsSpec),
+        ("### `corrections` of an array", CorrectionsSpec),
+        ("### `network`, links of tiles", NetworkSpec),
     ],
 )
 def test_the_docs_tables_say_what_is_needed(head, model: type[ChipSpec]):

@@ -38,7 +38,7 @@ def open_device(
     found: Chip | MeasuredDevice
     found = load_device(device, overrides) if isinstance(device, str | Path) else device
     if not isinstance(found, MeasuredDevice):
-        if warning := warning_of(found):
+        for warning in filter(None, (warning_of(found), *found.warnings)):
             _logger.warning("%s", warning)
         return found
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trex.units import duration
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,6 +41,30 @@ def accuracy_lines(figures: Sequence[AccuracyFigure]) -> list[str]:
             f"accuracy on this chip{'' if of.keeps else f', {of.grade}'}: {of}", "  "
         )
     ]
+
+
+def bottleneck_text(cost: Cost) -> str:
+    """`bus, 0.97 ms of every image's 0.99 ms`, and for how much of the time."""
+    found = cost.bottleneck
+    whole = "the interval" if cost.schedule == "pipelined" else "the latency"
+    return f"{found.resource}, {found.busy_s * 1e3:.4g} ms, {found.share:.0%} of {whole}"
+
+
+def bottleneck_json(cost: Cost) -> dict[str, object]:
+    """The same as plain values."""
+    return dict(cost.bottleneck._asdict())
+
+
+def wear_lines(cost: Cost) -> list[str]:
+    """How long the cells last that K and V are written to, and what speaks against the chip."""
+    lines = [f"warning: {text}" for text in cost.warnings]
+    if cost.lifetime is not None:
+        of = cost.lifetime
+        lines.append(
+            f"cells that K and V are written to ({of.cell}, {of.cycles:.0e} writes) last "
+            f"{duration(of.seconds)} of continuous use"
+        )
+    return [line for text in lines for line in _filled(text, "  ")]
 
 
 def _wrapped(text: str) -> list[str]:

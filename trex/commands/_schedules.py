@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trex.commands._price_lines import caveats, figures, plain, plan_lines, short
+from trex.commands._price_lines import (
+    bottleneck_json,
+    bottleneck_text,
+    caveats,
+    figures,
+    plain,
+    plan_lines,
+    short,
+)
 
 if TYPE_CHECKING:
     from trex.hardware import ScheduleCosts
@@ -23,23 +31,34 @@ def schedules_json(compared: list[ScheduleCosts]) -> dict[str, object]:
         "tokens": [list(pair) for pair in cost.tokens],
         "schedules": [
             {
-                "schedule": c.schedule,
-                **figures(c.cost),
-                "latency_ratio": c.latency_ratio,
-                "interval_s": c.cost.interval_s,
-                "interval_ratio": c.interval_ratio,
-                "edap_gain": c.edap_gain,
-                "edap_gain_without_dead_rows": c.edap_gain_without_dead_rows,
-                "original": figures(c.original),
-                "original_without_dead_rows": figures(c.trimmed) if c.trimmed else None,
+                **_json(c),
                 "by_stage": {name: plain(s) for name, s in c.cost.by_stage().items()},
                 "original_by_stage": {name: plain(s) for name, s in c.original.by_stage().items()},
+                "softmax_the_other_way": _json(c.other) if c.other else None,
             }
             for c in compared
         ],
+        "warnings": list(cost.warnings),
         "not_modelled": list(cost.not_modelled),
         "assumptions": list(cost.assumptions),
         "notes": list(cost.notes),
+    }
+
+
+def _json(of: ScheduleCosts) -> dict[str, object]:
+    return {
+        "schedule": of.schedule,
+        "depth_first_softmax": of.depth_first,
+        **figures(of.cost),
+        "latency_ratio": of.latency_ratio,
+        "interval_s": of.cost.interval_s,
+        "interval_ratio": of.interval_ratio,
+        "bottleneck": bottleneck_json(of.cost),
+        "original_bottleneck": bottleneck_json(of.original),
+        "edap_gain": of.edap_gain,
+        "edap_gain_without_dead_rows": of.edap_gain_without_dead_rows,
+        "original": figures(of.original),
+        "original_without_dead_rows": figures(of.trimmed) if of.trimmed else None,
     }
 
 
@@ -72,7 +91,24 @@ def schedules_text(compared: list[ScheduleCosts]) -> list[str]:
     ]
     if gains:
         lines.append(f"EDAP gain over the original without dead rows: {', '.join(gains)}")
+    lines += ["", *_bottlenecks_text(compared)]
+    lines += [f"warning: {text}" for text in cost.warnings]
     return [*lines, "", *_stages_text(compared), *caveats(cost)]
+
+
+def _bottlenecks_text(compared: list[ScheduleCosts]) -> list[str]:
+    """What sets the pace, and the gains with the softmax depth-first and not."""
+    lines = [
+        f"{'schedule':<11} {'depth-first softmax':>19} {'EDAP gain':>9}  bottleneck",
+        "-" * 97,
+    ]
+    for c in compared:
+        for of in filter(None, (c, c.other)):
+            own = "on" if of.depth_first else "off"
+            shown = own if of is c else f"if it were {own}"
+            told = bottleneck_text(of.cost)
+            lines.append(f"{of.schedule:<11} {shown:>19} {of.edap_gain:>9.3f}  {told}")
+    return lines
 
 
 def _stages_text(compared: list[ScheduleCosts]) -> list[str]:

@@ -222,6 +222,7 @@ def _chip(args: argparse.Namespace) -> _Found:
         + ")"
         for c in report.comparisons
     ]
+    lines += [f"warning: {text}" for text in chip.warnings]
     lines += [f"assumption: {text}" for text in chip.assumptions]
     lines += accuracy_lines(figures)
     return _Found(

@@ -10,11 +10,14 @@ from trex.commands import _arguments, _densities, _devices
 from trex.commands._measured_lines import machine_lines
 from trex.commands._price_lines import (
     accuracy_lines,
+    bottleneck_json,
+    bottleneck_text,
     caveats,
     figures,
     plain,
     plan_lines,
     short,
+    wear_lines,
 )
 from trex.commands._schedules import schedules_json, schedules_text
 from trex.errors import ChipError
@@ -125,6 +128,9 @@ def as_json(cost: Cost, original: Cost, trimmed: Cost | None = None) -> dict[str
         "rows": list(cost.rows),
         **figures(cost),
         "interval_s": cost.interval_s,
+        "bottleneck": bottleneck_json(cost),
+        "lifetime": dict(cost.lifetime._asdict()) if cost.lifetime else None,
+        "warnings": list(cost.warnings),
         "edap_gain": original.edap_j_s_m2 / cost.edap_j_s_m2,
         "edap_gain_without_dead_rows": (
             trimmed.edap_j_s_m2 / cost.edap_j_s_m2 if trimmed else None
@@ -190,6 +196,9 @@ def as_text(cost: Cost, by: str | None, original: Cost, trimmed: Cost | None = N
     ]
     if cost.schedule == "pipelined":
         lines.append(f"an image every {cost.interval_s * 1e3:.4g} ms")
+    if cost.accounting == "full":
+        lines.append(f"bottleneck: {bottleneck_text(cost)}")
+        lines += wear_lines(cost)
     lines += accuracy_lines(cost.accuracy)
     if by:
         return [*lines, *caveats(cost)]

@@ -11,6 +11,8 @@ from trex.hardware.accuracy import AccuracyFigure
 
 Schedule = Literal["sequential", "parallel", "pipelined"]
 SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
+LeakageOver = Literal["latency", "interval"]
+Signs = Literal["one column", "pair of columns", "in the cell"]
 
 #: Density of ones at which the component tables give their energies.
 REFERENCE_DENSITY: Final = 0.5
@@ -49,6 +51,8 @@ class Device:
     read_variation: float | None = None
     write_variation: float | None = None
     programming_variation: float | None = None
+    #: writes that a cell survives; it decides no price
+    endurance_cycles: float | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +94,52 @@ NO_ERRORS: Final = ArrayErrors()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayCorrections:
+    """What `full` accounting can know better of an array; by default its prices are those of 0.2.
+
+    Attributes:
+        column_write: whether a column can be written while others are not; only then a second set
+            of arrays takes Kᵀ token by token. None: all writes hide behind reads, as in 0.2.
+        unused_rows_idle: rows that hold no weights take no energy in cells and drivers.
+        partial_sum_j_per_bit: of one bit of an adder and its register; partial sums are then added
+            once a slice and pass, in place of `accumulate_energy_j`. None: the latter.
+        tile_other_m2: area of a tile beside its arrays, its buffers among it. None: tiles have
+            arrays and input buffers only.
+        signs: of weights: `one column` a slice, as in 0.2, though simulated accuracy takes two of
+            cells that are not bits of a memory; a `pair of columns` with one converter; or `in the
+            cell`, which holds both signs.
+    """
+
+    column_write: bool | None = None
+    unused_rows_idle: bool = False
+    partial_sum_j_per_bit: float | None = None
+    tile_other_m2: float | None = None
+    signs: Signs = "one column"
+
+
+#: as in 0.2
+NOT_CORRECTED: Final = ArrayCorrections()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """How tiles and the global buffer are connected; see `trex.hardware.network`.
+
+    Attributes:
+        link_j_per_bit: of a tile's own bus, and of the short way from the buffer to units beside.
+        link_bits_per_s: of one tile's bus.
+        wire_j_per_bit_m: of the global network's wires.
+        channel_bits_per_s: of one of the channels at the buffer, as many as the square root of
+            the number of tiles.
+    """
+
+    link_j_per_bit: float
+    link_bits_per_s: float
+    wire_j_per_bit_m: float
+    channel_bits_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayModel:
     """One type of crossbar array, with its converters.
 
@@ -119,12 +169,18 @@ class ArrayModel:
     leakage_w: float
     weight_bits: int
     input_bits: int
-    adc_bits: int
+    #: None of digital arrays, which compute exactly
+    adc_bits: int | None
     device: Device
     #: input-bit density where none is measured
     density: float = REFERENCE_DENSITY
     #: not in its `repr`, so that chips without them keep their fingerprints
     errors: ArrayErrors = field(default=NO_ERRORS, repr=False)
+    #: whether inputs and slices are added up before the one conversion of an output, which
+    #: simulated accuracy does not know; not in its `repr` either
+    one_conversion: bool = field(default=False, repr=False)
+    #: what a chip file may correct; neither is this in its `repr`
+    corrections: ArrayCorrections = field(default=NOT_CORRECTED, repr=False)
 
     @property
     def holds_bits_of_a_memory(self) -> bool:
@@ -180,11 +236,14 @@ class Options:
 
     `double_buffered_writes`: a second set of dynamic arrays is written while the first is read.
     `fused_qk`: X·(W_q W_kᵀ)·Xᵀ, one d×d product a head instead of Q and K.
+    `leakage_over`: how long an image leaks in a pipeline: its latency, as in 0.2, an upper bound;
+    or the interval, which is what several images in a row take each.
     """
 
     schedule: Schedule = "sequential"
     double_buffered_writes: bool = False
     fused_qk: bool = False
+    leakage_over: LeakageOver = field(default="latency", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +265,10 @@ class Chip:
     notes: tuple[str, ...] = ()
     #: what is stored of the accuracy that its arrays leave; decides no price
     accuracy: tuple[AccuracyFigure, ...] = field(default=(), repr=False, compare=False)
+    #: what a caller changed that asks for other changes
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    #: None: one bus for the whole chip, as in 0.2
+    network: Network | None = field(default=None, repr=False)
 
     @property
     def basis(self) -> Literal["estimate"]:
@@ -220,13 +283,27 @@ class Chip:
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any value of the chip."""
-        return hashlib.sha256(f"{self!r}{self._added_errors}".encode()).hexdigest()[:16]
+        added = f"{self._added_errors}{self._corrections}"
+        return hashlib.sha256(f"{self!r}{added}".encode()).hexdigest()[:16]
+
+    @property
+    def _corrections(self) -> str:
+        """What prices differ in from those of 0.2; empty where they do not."""
+        found = (
+            self.static_array.corrections,
+            self.dynamic_array.corrections,
+            self.network,
+            self.options.leakage_over,
+        )
+        return repr(found) if found != (NOT_CORRECTED, NOT_CORRECTED, None, "latency") else ""
 
     @property
     def _added_errors(self) -> str:
-        """The arrays' `ArrayErrors`; empty where both have none."""
+        """The arrays' `ArrayErrors`, and what converts once an output; empty without either."""
         errors = (self.static_array.errors, self.dynamic_array.errors)
-        return repr(errors) if errors != (NO_ERRORS, NO_ERRORS) else ""
+        once = (self.static_array.one_conversion, self.dynamic_array.one_conversion)
+        told = repr(errors) if errors != (NO_ERRORS, NO_ERRORS) else ""
+        return f"{told}{once}" if any(once) else told
 
     @property
     def converters(self) -> str:
@@ -234,7 +311,7 @@ class Chip:
         arrays = {a.name: a for a in (self.static_array, self.dynamic_array)}
         return "; ".join(
             f"{a.cell} {a.rows}x{a.columns}, {a.device.bits_per_cell} bit a cell, "
-            f"{a.adc_bits}-bit ADC"
+            f"{'no ADC' if a.adc_bits is None else f'{a.adc_bits}-bit ADC'}"
             for a in arrays.values()
         )
 

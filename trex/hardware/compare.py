@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trex.hardware.chip import SCHEDULES, Chip, Schedule
 from trex.hardware.cost import Cost, price
@@ -15,13 +15,17 @@ from trex.hardware.workload import Workload, without_dead_rows, workload
 class ScheduleCosts:
     """A plan's cost under one schedule, and the original's.
 
-    `trimmed` is the original without dead rows; None where its head reads all tokens.
+    `trimmed` is the original without dead rows; None where its head reads all tokens. `other` is
+    the same with the softmax depth-first where the chip's is not, and the other way round: scores
+    that cross the buffer are traffic that reuse saves.
     """
 
     schedule: Schedule
     cost: Cost
     original: Cost
     trimmed: Cost | None
+    depth_first: bool
+    other: ScheduleCosts | None = None
 
     @property
     def latency_ratio(self) -> float:
@@ -58,18 +62,25 @@ def compare_schedules(
     *,
     densities: Densities | None = None,
 ) -> list[ScheduleCosts]:
-    """Price a plan and its original under each schedule, `full` accounting."""
+    """Price a plan and its original under each schedule, `full` accounting.
+
+    The softmax is depth-first as the chip says, and in `other` the other way round.
+    """
     model, trimmed = work.architecture, without_dead_rows(work.architecture)
 
-    def priced(what: Workload, schedule: Schedule) -> Cost:
-        return price(what, chip, "full", schedule=schedule, densities=densities)
+    def compared(chip: Chip, schedule: Schedule, other: ScheduleCosts | None) -> ScheduleCosts:
+        def priced(what: Workload) -> Cost:
+            return price(what, chip, "full", schedule=schedule, densities=densities)
 
-    return [
-        ScheduleCosts(
+        return ScheduleCosts(
             schedule=schedule,
-            cost=priced(work, schedule),
-            original=priced(workload(model), schedule),
-            trimmed=priced(workload(model, trimmed), schedule) if trimmed else None,
+            cost=priced(work),
+            original=priced(workload(model)),
+            trimmed=priced(workload(model, trimmed)) if trimmed else None,
+            depth_first=chip.softmax.depth_first,
+            other=other,
         )
-        for schedule in schedules
-    ]
+
+    softmax = replace(chip.softmax, depth_first=not chip.softmax.depth_first)
+    turned = replace(chip, softmax=softmax)
+    return [compared(chip, each, compared(turned, each, None)) for each in schedules]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from trex.hardware.constant_array import (
     error_problems,
     errors_of,
 )
+from trex.hardware.corrections import CorrectionsSpec
 from trex.hardware.quantities import (
     AreaM2,
     Bits,
@@ -110,7 +111,7 @@ class ComponentArraySpec(StrictModel):
     """One type of array: a `row` of a `table`, or a `circuit` written out.
 
     `column_mux` columns share a converter and are read in turn. `copies` arrays hold the same
-    weights and take vectors in turn.
+    weights and take vectors in turn. `area_m2` is a whole array's, for a row of energies only.
     """
 
     cell: str
@@ -129,6 +130,8 @@ class ComponentArraySpec(StrictModel):
     write_latency_s_per_row: Sourced[LatencyS]
     device: DeviceSpec
     errors: ErrorsSpec | None = None
+    corrections: CorrectionsSpec = CorrectionsSpec()
+    area_m2: Sourced[AreaM2] | None = None
     weight_mapping: Literal["neighbouring columns"] = "neighbouring columns"
 
     @model_validator(mode="after")
@@ -187,7 +190,7 @@ class ComponentArraySpec(StrictModel):
         """The array as the cost model sees it; tables are shipped ones or lie in `folder`.
 
         Raises:
-            FieldProblem: there is no such table, or no such row in it.
+            FieldProblem: there is no such table, or no such row in it, or no areas or two.
             ChipError: the table itself is wrong.
         """
         circuit = self._circuit(folder)
@@ -219,7 +222,7 @@ class ComponentArraySpec(StrictModel):
             * size
             * self.device.bits_per_cell.value,
             write_latency_s=self.write_latency_s_per_row.value * size,
-            area_m2=circuit.area_m2,
+            area_m2=self._areas(circuit),
             leakage_w=circuit.leakage_w,
             weight_bits=self.weight_bits.value,
             input_bits=self.input_bits.value,
@@ -227,7 +230,23 @@ class ComponentArraySpec(StrictModel):
             device=self.device.device(),
             density=self.input_bit_density.value,
             errors=errors_of(self.errors),
+            corrections=self.corrections.model(),
         )
+
+    def _areas(self, circuit: Circuit) -> Mapping[str, float]:
+        if circuit.area_m2 is None:
+            if self.area_m2 is None:
+                raise FieldProblem(
+                    ("row",),
+                    "gives energies and no areas",
+                    "add `area_m2: {value: ..., source: ...}` of one array",
+                )
+            return {"array": self.area_m2.value}
+        if self.area_m2 is not None:
+            raise FieldProblem(
+                ("area_m2",), "stands beside the areas of the array's parts", "leave it out"
+            )
+        return circuit.area_m2
 
     def _circuit(self, folder: Path) -> Circuit:
         if self.circuit is not None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from trex.config import FieldProblem, StrictModel, did_you_mean, raise_all
 from trex.hardware.chip import NO_ERRORS, ArrayErrors, ArrayModel, Device, ReadTerm
+from trex.hardware.corrections import CorrectionsSpec
 from trex.hardware.quantities import (
     AgeS,
     AreaM2,
     Bits,
     Cells,
     Count,
+    Cycles,
     EnergyJ,
     Fraction,
     LatencyS,
@@ -28,7 +30,9 @@ from trex.hardware.quantities import (
 )
 
 #: Most bits a cell of each kind has been shown to hold in a compute array.
-MOST_BITS: Final = {"SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "flash": 4}
+MOST_BITS: Final = {
+    "SRAM": 1, "eDRAM": 1, "RRAM": 4, "FeFET": 4, "PCM": 4, "flash": 4, "PCM analogue": 8
+}  # fmt: skip
 
 
 def cell_problems(cell: str, bits: int) -> Iterator[FieldProblem]:
@@ -54,6 +58,7 @@ class DeviceSpec(StrictModel):
     read_variation: Sourced[Fraction] | None = None
     write_variation: Sourced[Fraction] | None = None
     programming_variation: Sourced[Fraction] | None = None
+    endurance_cycles: Sourced[Cycles] | None = None
 
     @model_validator(mode="after")
     def _resistances_are_apart(self) -> DeviceSpec:
@@ -74,6 +79,7 @@ class DeviceSpec(StrictModel):
             programming_variation=(
                 self.programming_variation.value if self.programming_variation else None
             ),
+            endurance_cycles=self.endurance_cycles.value if self.endurance_cycles else None,
         )
 
 
@@ -180,7 +186,8 @@ class ConstantArraySpec(StrictModel):
 
     One read takes `input_bits_per_read` bits of every input. `arrays_read_in_turn` crossbars
     share a reader, so a vector takes that many read times; writes likewise. A weight takes
-    `weight_slices` cells, or as many as its bits need.
+    `weight_slices` cells, or as many as its bits need: in crossbars of their own, or in
+    neighbouring columns. `adc_bits` of `none`: digital, every sum is exact.
     """
 
     cell: str = Field(min_length=1)
@@ -188,8 +195,10 @@ class ConstantArraySpec(StrictModel):
     columns: Sourced[Cells]
     weight_bits: Sourced[Bits]
     input_bits: Sourced[Bits]
-    adc_bits: Sourced[Bits]
+    adc_bits: Sourced[Bits | Literal["none"]]
     weight_slices: Sourced[Bits] | None = None
+    weight_mapping: Literal["own arrays", "neighbouring columns"] = "own arrays"
+    one_conversion: bool = False
     input_bits_per_read: Sourced[Bits]
     read_energy_j: Sourced[EnergyJ]
     read_latency_s: Sourced[LatencyS]
@@ -202,6 +211,7 @@ class ConstantArraySpec(StrictModel):
     leakage_w_per_m2: Sourced[PowerWPerM2]
     device: DeviceSpec
     errors: ErrorsSpec | None = None
+    corrections: CorrectionsSpec = CorrectionsSpec()
 
     @model_validator(mode="after")
     def _cells_hold_their_bits(self) -> ConstantArraySpec:
@@ -212,6 +222,18 @@ class ConstantArraySpec(StrictModel):
         cell_bits, weight_bits = self.device.bits_per_cell.value, self.weight_bits.value
         yield from cell_problems(self.cell, cell_bits)
         yield from error_problems(self.errors, self.device)
+        if self.corrections.unused_rows_idle:
+            yield FieldProblem(
+                ("corrections", "unused_rows_idle"),
+                "a crossbar of one read energy has no energy of rows",
+                "leave it out; arrays of kind component have it",
+            )
+        if self.adc_bits.value == "none" and self.cell not in ("SRAM", "eDRAM"):
+            yield FieldProblem(
+                ("adc_bits", "value"),
+                f"cells of {self.cell} are analogue, and sums of theirs need a converter",
+                "give its bits, or a cell that holds bits: SRAM, eDRAM",
+            )
         slices = self.slices
         if slices * cell_bits < weight_bits:
             yield FieldProblem(
@@ -245,7 +267,7 @@ class ConstantArraySpec(StrictModel):
             rows=self.rows.value,
             columns=self.columns.value,
             weight_slices=self.slices,
-            slices_share_array=False,
+            slices_share_array=self.weight_mapping == "neighbouring columns",
             arrays_per_tile=self.arrays_per_tile.value,
             copies=1,
             read=(ReadTerm(component="array_read", energy_j=self.read_energy_j.value),),
@@ -258,7 +280,9 @@ class ConstantArraySpec(StrictModel):
             leakage_w=self.area_m2.value * self.leakage_w_per_m2.value,
             weight_bits=self.weight_bits.value,
             input_bits=self.input_bits.value,
-            adc_bits=self.adc_bits.value,
+            adc_bits=None if self.adc_bits.value == "none" else self.adc_bits.value,
             device=self.device.device(),
             errors=errors_of(self.errors),
+            one_conversion=self.one_conversion,
+            corrections=self.corrections.model(),
         )

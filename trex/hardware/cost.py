@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from trex.architecture import Operation
 from trex.errors import ChipError
@@ -13,7 +13,7 @@ from trex.hardware.accuracy import AccuracyFigure
 from trex.hardware.chip import Chip, Schedule
 from trex.hardware.limits import not_modelled, used_assumptions
 from trex.hardware.prices import SHARED_RESOURCES, Accounting, Densities, OperationPrice
-from trex.hardware.schedule import Exposed, exposed_times, flow, pipelined_times
+from trex.hardware.schedule import Exposed, busiest, exposed_times, flow, pipelined_times
 from trex.hardware.system import Pricer, most_heads, streams_on
 from trex.hardware.workload import EncoderWork, Workload
 from trex.units import EDAP_MJ_MS_MM2
@@ -32,6 +32,9 @@ _STAGES: Final = {
     "residual1": "residual",
     "residual2": "residual",
 }
+
+#: What a lithography scanner exposes at once, 26 mm x 33 mm.
+RETICLE_M2: Final = 858e-6
 
 #: The layer that carries what the chip has once.
 CHIP_LAYER: Final = "chip"
@@ -58,6 +61,36 @@ class Sums:
     area_m2: float
 
 
+class Bottleneck(NamedTuple):
+    """What sets the pace of images.
+
+    Attributes:
+        resource: what an image occupies longest: a component of the chip that all encoders share,
+            or an operation's own arrays. Where nothing overlaps, the component that takes most of
+            the latency.
+        busy_s: for so long an image.
+        share: of the interval between images.
+    """
+
+    resource: str
+    busy_s: float
+    share: float
+
+
+class Lifetime(NamedTuple):
+    """How long cells last that are written for every image, one image after another.
+
+    Attributes:
+        seconds: until they have been written as often as they survive.
+        cycles: how often that is.
+        cell: what they are.
+    """
+
+    seconds: float
+    cycles: float
+    cell: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """The cost of one image. Totals are the sums of the shares, however grouped.
@@ -82,6 +115,7 @@ class Cost:
     operations: tuple[Operation, ...]
     shares: tuple[Share, ...]
     interval_s: float
+    bottleneck: Bottleneck
     macs: int
     original_macs: int
     not_modelled: tuple[str, ...]
@@ -89,6 +123,8 @@ class Cost:
     notes: tuple[str, ...]
     #: what is stored of the accuracy that the chip leaves
     accuracy: tuple[AccuracyFigure, ...]
+    #: of the cells that K and V are written to; None where the chip gives no endurance
+    lifetime: Lifetime | None = None
 
     @property
     def energy_j(self) -> float:
@@ -104,6 +140,17 @@ class Cost:
     def area_m2(self) -> float:
         """Square metres of chip."""
         return math.fsum(s.area_m2 for s in self.shares)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against the chip as priced."""
+        if self.area_m2 <= RETICLE_M2:
+            return ()
+        return (
+            f"{self.area_m2 * 1e6:.0f} mm2 are more than one reticle exposes "
+            f"({RETICLE_M2 * 1e6:.0f} mm2): this is no single die, and what links dies is not "
+            "priced",
+        )
 
     @property
     def edap_j_s_m2(self) -> float:
@@ -148,7 +195,8 @@ class Cost:
     def of_images(self, images: int) -> tuple[float, float]:
         """(seconds, joules) of several images in a row.
 
-        Leakage of a pipeline is counted over each image's own latency, an upper bound.
+        Leakage of a pipeline is counted over each image's own latency, an upper bound, unless the
+        chip's options say `leakage_over: interval`.
         """
         if images < 1:
             raise ValueError("at least one image")
@@ -194,7 +242,7 @@ def price(
     Raises:
         ChipError: the accounting leaves nothing to price, or the densities do not fit.
     """
-    pricer = Pricer.of(chip, accounting, schedule, densities)
+    pricer = Pricer.of(chip, accounting, schedule, densities, work.architecture)
     items = [
         pricer.encoder(item) if isinstance(item, EncoderWork) else pricer.outside(item)
         for item in work.body
@@ -204,8 +252,10 @@ def price(
             f"{work.architecture.model} has no encoder that {accounting} accounting could price",
             hint="use full accounting",
         )
-    times, interval_s = _times(work, items, pricer)
-    shares = _shares(work, items, times, pricer)
+    times, interval_s, bottleneck = _times(work, items, pricer)
+    shares = _shares(work, items, times, pricer, interval_s)
+    latency_s = math.fsum(seconds for time in times for _, seconds in time)
+    in_flight = math.ceil(latency_s / interval_s - 1e-9) if interval_s else 1
     return Cost(
         model=work.architecture.model,
         chip=chip.name,
@@ -219,13 +269,27 @@ def price(
         operations=tuple(p.operation for item in items for p in item),
         shares=tuple(shares),
         interval_s=interval_s,
+        bottleneck=bottleneck,
         macs=sum(p.operation.macs for item in items for p in item),
         original_macs=_original_macs(work, accounting),
-        not_modelled=not_modelled(work, pricer),
+        not_modelled=not_modelled(work, pricer, max(in_flight, 1)),
         assumptions=used_assumptions(work, pricer),
         notes=chip.notes,
         accuracy=chip.accuracy,
+        lifetime=_lifetime(items, pricer, interval_s),
     )
+
+
+def _lifetime(
+    items: list[tuple[OperationPrice, ...]], pricer: Pricer, interval_s: float
+) -> Lifetime | None:
+    """Every image writes each cell of a dynamic array once, or every second with two sets."""
+    array = pricer.chip.dynamic_array
+    cycles = array.device.endurance_cycles
+    if cycles is None or not any(price.write_s for item in items for price in item):
+        return None
+    sets = 2 if pricer.options.double_buffered_writes else 1
+    return Lifetime(cycles * interval_s * sets, cycles, array.cell)
 
 
 def _original_macs(work: Workload, accounting: Accounting) -> int:
@@ -236,18 +300,37 @@ def _original_macs(work: Workload, accounting: Accounting) -> int:
 
 def _times(
     work: Workload, items: list[tuple[OperationPrice, ...]], pricer: Pricer
-) -> tuple[list[Exposed], float]:
-    """What every operation adds to the latency, in order, and the interval between images."""
+) -> tuple[list[Exposed], float, Bottleneck]:
+    """What every operation adds to the latency, in order, the interval, and what sets it."""
     schedule, doubled = pricer.options.schedule, pricer.options.double_buffered_writes
     if schedule != "pipelined":
         times = [t for i in items for t in exposed_times(i, schedule, double_buffered=doubled)]
-        return times, math.fsum(seconds for time in times for _, seconds in time)
+        latency_s = math.fsum(seconds for time in times for _, seconds in time)
+        return times, latency_s, _longest_component(times, latency_s)
     earlier: list[Operation | EncoderWork | None] = [None, *work.body[:-1]]
     joins = [streams_on(a, b) for a, b in zip(earlier, work.body, strict=True)]
     flows = [flow(item, double_buffered=doubled) for item in items]
-    shared = (math.fsum(f.shared_s[i] for f in flows) for i in range(len(SHARED_RESOURCES)))
+    shared = [math.fsum(f.shared_s[i] for f in flows) for i in range(len(SHARED_RESOURCES))]
     interval_s = max(*(f.occupied_s for f in flows), *shared)
-    return pipelined_times(items, joins, double_buffered=doubled), interval_s
+    longest = max(range(len(shared)), key=shared.__getitem__)
+    if shared[longest] >= interval_s:
+        name = SHARED_RESOURCES[longest]
+        bottleneck = Bottleneck(pricer.interconnect if name == "bus" else name, interval_s, 1.0)
+    else:
+        slowest = max(range(len(flows)), key=lambda i: flows[i].occupied_s)
+        operation = busiest(items[slowest], double_buffered=doubled)
+        kind = "units" if operation.kind == "softmax" else "arrays"
+        bottleneck = Bottleneck(f"{kind} of {operation.name}", interval_s, 1.0)
+    return pipelined_times(items, joins, double_buffered=doubled), interval_s, bottleneck
+
+
+def _longest_component(times: list[Exposed], latency_s: float) -> Bottleneck:
+    sums: dict[str, float] = {}
+    for time in times:
+        for component, seconds in time:
+            sums[component] = sums.get(component, 0.0) + seconds
+    name = max(sums, key=sums.__getitem__)
+    return Bottleneck(name, sums[name], sums[name] / latency_s)
 
 
 def _shares(
@@ -255,9 +338,14 @@ def _shares(
     items: list[tuple[OperationPrice, ...]],
     times: list[Exposed],
     pricer: Pricer,
+    interval_s: float,
 ) -> list[Share]:
     flat = [price for item in items for price in item]
-    latency_s = math.fsum(seconds for time in times for _, seconds in time)
+    leaking_s = (
+        interval_s
+        if pricer.leaks_over_interval
+        else math.fsum(seconds for time in times for _, seconds in time)
+    )
     shares: list[Share] = []
     for price_, time in zip(flat, times, strict=True):
         op = price_.operation
@@ -270,7 +358,7 @@ def _shares(
         for component, area_m2 in price_.area_m2:
             parts.setdefault(component, [0.0, 0.0, 0.0])[2] += area_m2
         if price_.leakage_w:
-            parts["leakage"] = [price_.leakage_w * latency_s, 0.0, 0.0]
+            parts["leakage"] = [price_.leakage_w * leaking_s, 0.0, 0.0]
         shares += [
             Share(
                 layer=op.name,
@@ -293,7 +381,7 @@ def _shares(
                 layer=CHIP_LAYER,
                 stage=CHIP_LAYER,
                 component="leakage",
-                energy_j=area_m2 * leakage * latency_s,
+                energy_j=area_m2 * leakage * leaking_s,
             )
         )
     return shares

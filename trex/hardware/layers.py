@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trex.hardware.chip import Chip
-from trex.hardware.matmul import price_matmul
+from trex.hardware.matmul import price_matmul, tiles_of
+from trex.hardware.network import lay_out
 from trex.hardware.prices import Accounting
 from trex.hardware.system import Pricer
 
@@ -78,6 +79,11 @@ def price_layers(
     )
     pricer = Pricer.of(chip, accounting, "sequential")
     price = price_matmul(shapes, pricer.chip, accounting)
+    if chip.network is not None and accounting == "full":  # laid out for each layer by itself
+        area_m2 = sum(area for _, area in price.area_m2)
+        area_m2 = area_m2 + sum(area for _, area in pricer.shared_area_m2(0))
+        links = lay_out(chip.network, tiles_of(shapes, pricer.chip), area_m2)
+        price = price_matmul(shapes, pricer.chip, accounting, links=links)
     zero = np.zeros(len(whole[0]))
     return LayerCosts(
         latency_s=zero + sum(b.total_s for b in price.busy) + price.write_s,

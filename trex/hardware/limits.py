@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from trex.architecture import Operation
 from trex.hardware.chip import REFERENCE_DENSITY
+from trex.hardware.live import fullest
 from trex.hardware.pricing import is_known
 from trex.hardware.system import Pricer, unpriced
 from trex.hardware.workload import Workload
@@ -16,8 +17,6 @@ _PAPER = (
     "leakage",
     "layer norms, GELU, residual adds",
 )
-#: parts that put out scores, or probabilities
-_SCORES = ("scores", "proportional", "softmax")
 #: parts that the published equations have no term for, in words
 _UNPUBLISHED = (
     (
@@ -31,12 +30,15 @@ _FULL = (
     "loading weights onto the chip, off-chip memory",
     "clock tree, control, input and output pins",
     "biases of linear layers (added in the accumulators)",
-    "endurance of the cells that K and V are written to",
 )
+_ENDURANCE = "endurance of the cells that K and V are written to"
 
 
-def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
-    """Everything the accounting or the chip leaves out of this workload's price."""
+def not_modelled(work: Workload, pricer: Pricer, images: int = 1) -> tuple[str, ...]:
+    """Everything the accounting or the chip leaves out of this workload's price.
+
+    `images` are in flight at once.
+    """
     missing = unpriced(work, pricer)
     macs = work.macs
     if pricer.accounting == "full":
@@ -46,8 +48,9 @@ def not_modelled(work: Workload, pricer: Pricer) -> tuple[str, ...]:
             for name in unknown
         )
         signs = _second_columns(pricer)
-        lines = (*named, *_left_out(work), *_overflow(work, pricer), *signs)
-        return (*work.architecture.uncounted, *lines, *_FULL)
+        wear = (_ENDURANCE,) if pricer.chip.dynamic_array.device.endurance_cycles is None else ()
+        lines = (*named, *_left_out(work), *_overflow(work, pricer, images), *signs)
+        return (*work.architecture.uncounted, *lines, *_FULL, *wear)
     known = {part for _, parts in _UNPUBLISHED for part in parts}
     products = [op for op in missing if op.kind != "elementwise" and op.part not in known]
     grouped = (
@@ -84,7 +87,13 @@ def _left_out(work: Workload) -> tuple[str, ...]:
 def _second_columns(pricer: Pricer) -> tuple[str, ...]:
     """A line if simulated accuracy puts signed weights on pairs of columns."""
     arrays = {a.name: a for a in (pricer.chip.static_array, pricer.chip.dynamic_array)}
-    pairs = [name for name, array in arrays.items() if not array.holds_bits_of_a_memory]
+    full = pricer.accounting == "full"
+    pairs = [
+        name
+        for name, array in arrays.items()
+        if not array.holds_bits_of_a_memory
+        and not (full and array.corrections.signs != "one column")
+    ]
     if not pairs:
         return ()
     return (
@@ -93,18 +102,21 @@ def _second_columns(pricer: Pricer) -> tuple[str, ...]:
     )
 
 
-def _overflow(work: Workload, pricer: Pricer) -> tuple[str, ...]:
-    """A line if some operation puts out more than the global buffer holds."""
-    chip = pricer.chip
-    kept = [op for op in work if not (op.part in _SCORES and chip.softmax.depth_first)]
-    largest = max(kept, key=lambda op: op.elements)
-    bits = largest.elements * chip.static_array.input_bits
-    if bits <= chip.periphery.buffer_bits:
+def _overflow(work: Workload, pricer: Pricer, images: int) -> tuple[str, ...]:
+    """A line if the global buffer does not hold what is live in it."""
+    live, room = fullest(work, pricer), pricer.chip.periphery.buffer_bits
+    if live.bits * images <= room:
         return ()
+    kept = f", with what encoders {_listed(live.kept_for)} reuse" if live.kept_for else ""
+    flight = f" for each of {images} images in flight" if images > 1 else ""
     return (
-        f"spilling out of the global buffer: {largest.name} puts out {bits / 8e6:.3g} MB, the "
-        f"buffer holds {chip.periphery.buffer_bits / 8e6:.3g} MB",
+        f"spilling out of the global buffer: {live.bits / 8e6:.3g} MB are live at "
+        f"{live.operation}{kept}{flight}, the buffer holds {room / 8e6:.3g} MB",
     )
+
+
+def _listed(encoders: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(encoders))))
 
 
 def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
@@ -113,8 +125,16 @@ def used_assumptions(work: Workload, pricer: Pricer) -> tuple[str, ...]:
     unused = []
     if pricer.accounting != "full":
         unused += [
-            f"{chip.periphery.name}.", ".leakage_w", ".area_per_unit_m2", ".accumulate_energy_j"
+            f"{chip.periphery.name}.", ".leakage_w", ".area_per_unit_m2", ".accumulate_energy_j",
+            ".network.", ".corrections.",
         ]  # fmt: skip
+    elif pricer.links is not None:
+        unused += [f"{chip.periphery.name}.bus.{part}" for part in ("energy", "bits")]
+    unused += [
+        f"arrays.{array.name}.accumulate_energy_j"
+        for array in (chip.static_array, chip.dynamic_array)
+        if array.corrections.partial_sum_j_per_bit is not None
+    ]
     if chip.static_array.name != chip.dynamic_array.name:
         unused.append(f"arrays.{chip.static_array.name}.write_")
     if not chip.depends_on_density or all(op.name in measured for op in work if op.macs):

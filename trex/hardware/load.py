@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,12 @@ from trex.hardware.periphery import PeripherySpec
 from trex.hardware.spec import ChipSpec, ComponentChipSpec, TrexChipSpec
 
 CHIP_FILE: Final = "chip.yaml"
+#: fields of an array that follow the row of its table, and by which of its keys
+_OF_A_ROW: Final = {
+    "write_energy_j_per_bit": ("technode_nm", "cell", "size"),
+    "write_latency_s_per_row": ("technode_nm", "cell", "size"),
+    "accumulate_energy_j": ("technode_nm", "size", "levels"),
+}
 KINDS: Final[dict[str, type[ChipSpec]]] = {"trex": TrexChipSpec, "component": ComponentChipSpec}
 
 
@@ -61,7 +67,33 @@ def load_chip(name: str | Path, overrides: Mapping[str, Any] | None = None) -> C
         chip,
         notes=(*chip.notes, *filter(None, changes)),
         accuracy=stored_accuracy(document.path.parent, chip.errors_key),
+        warnings=tuple(_left_behind(chip, [_plain(field) for field in overrides or ()])),
     )
+
+
+def _left_behind(chip: Chip, changed: Sequence[str]) -> Iterator[str]:
+    """What belongs to a row of a table that a caller left, and is the file's still."""
+    for array in {a.name: a for a in (chip.static_array, chip.dynamic_array)}.values():
+        where = f"arrays.{array.name}."
+        keys = {f.removeprefix(f"{where}row.") for f in changed if f.startswith(f"{where}row.")}
+        summed = array.corrections.partial_sum_j_per_bit is not None
+        left = [
+            name
+            for name, follows in _OF_A_ROW.items()
+            if (keys.intersection(follows) or f"{where}table" in changed)
+            and f"{where}{name}" not in changed
+            and not (summed and name == "accumulate_energy_j")
+        ]
+        if left:
+            yield (
+                f"arrays.{array.name} takes another row of its table, and {', '.join(left)} "
+                f"{'is' if len(left) == 1 else 'are'} still the old row's: set what follows, too"
+            )
+
+
+def _plain(field: str) -> str:
+    """A value with a source is one field: `copies` and `copies.value` are the same."""
+    return field.removesuffix(".value")
 
 
 def chip_path(name: str | Path) -> Path:
@@ -136,8 +168,7 @@ def _periphery_path(document: Document) -> Path | Problem | None:
 
 def _override(document: Document, field: str, value: Any) -> str:
     """Put a caller's value in place of the file's; a note where it can carry no assumption."""
-    # A value with a source is one field: `copies` and `copies.value` are the same.
-    *path, last = field.removesuffix(".value").split(".")
+    *path, last = _plain(field).split(".")
     part = document.data
     for key in path:
         if not isinstance(part, dict) or key not in part:

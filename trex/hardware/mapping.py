@@ -58,22 +58,26 @@ class ArrayMapping:
     """`arrays` hold one copy of the matrix; `placed_arrays` are paid for in area.
 
     `row_blocks` arrays one below the other give partial sums of the same output. `used` is the
-    share of the arrays' cells that hold weights.
+    share of the arrays' cells that hold weights, `used_rows` that of their rows.
     """
 
     arrays: Whole
     placed_arrays: Whole
     row_blocks: Whole
     used: Any
+    used_rows: Any
 
 
-def map_matmul(op: MatmulShape, array: ArrayModel, *, packed_heads: bool) -> ArrayMapping:
+def map_matmul(
+    op: MatmulShape, array: ArrayModel, *, packed_heads: bool, columns_a_slice: int = 1
+) -> ArrayMapping:
     """Place a matrix product's matrices on arrays.
 
     Groups (heads, or the channels of a grouped convolution) have inputs of their own, so two can
     share an array only along its diagonal, where each has its own rows and its own columns; this
     is done where a group's matrix fits twice or more. With `packed_heads` the heads of a dynamic
     matrix share rows or columns as one t×d matrix, as the TReX paper counts them (Table II).
+    A slice takes `columns_a_slice`: two where signs take a second one.
     """
     rows, columns, slices = array.rows, array.columns, array.weight_slices
     groups, height, width = op.resident_groups or op.groups, op.in_features, op.out_features
@@ -82,7 +86,7 @@ def map_matmul(op: MatmulShape, array: ArrayModel, *, packed_heads: bool) -> Arr
             groups, height = groups * 0 + 1, groups * height
         else:
             groups, width = groups * 0 + 1, groups * width
-    cells_wide = width * slices if array.slices_share_array else width
+    cells_wide = (width * slices if array.slices_share_array else width) * columns_a_slice
     fitting = least(rows // height, columns // cells_wide)
     on_diagonal = (groups > 1) & (fitting >= 2)
     row_blocks = _choose(on_diagonal, 1, _ceil_div(height, rows))
@@ -97,7 +101,17 @@ def map_matmul(op: MatmulShape, array: ArrayModel, *, packed_heads: bool) -> Arr
         arrays=arrays,
         placed_arrays=_ceil_div(arrays * array.copies, tile) * tile,
         row_blocks=row_blocks,
-        used=op.groups * op.in_features * op.out_features * slices / (arrays * rows * columns),
+        used=op.groups
+        * op.in_features
+        * op.out_features
+        * slices
+        * columns_a_slice
+        / (arrays * rows * columns),
+        used_rows=_choose(
+            on_diagonal,
+            groups * height / (blocks * rows),
+            height / (row_blocks * rows),
+        ),
     )
 
 
@@ -106,6 +120,13 @@ def least(one: Whole, other: Whole) -> Whole:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.minimum(one, other)
     return min(one, other)
+
+
+def most(one: Any, other: Any) -> Any:
+    """The larger number, entry by entry where they are arrays."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.maximum(one, other)
+    return max(one, other)
 
 
 def _ceil_div(number: Whole, by: Whole) -> Whole:

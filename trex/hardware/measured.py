@@ -201,6 +201,7 @@ class MeasuredPricer:
     accounting: Literal["measured"] = "measured"
     options: Options = field(default_factory=Options)
     densities: Densities | None = None
+    leaks_over_interval: Literal[False] = False
 
     def encoder(self, work: EncoderWork) -> tuple[OperationPrice, ...]:
         """One price that holds the encoder's whole time."""

@@ -2,7 +2,8 @@
 
 Components: `array_read` (constants, or the time of a read) or an array's own parts (cells,
 drivers, mux, adc, shift_add, and array_other for what a table's total holds beyond them),
-`array_write`, `accumulate`, `softmax`, `vector_unit`, `buffer`, `tile_buffer`, `bus`, and
+`array_write`, `accumulate`, `softmax`, `vector_unit`, `buffer`, `tile_buffer`, `bus` (or `network`
+and `tile_link` where a chip has these), `tile_other` for what its tiles have beside arrays, and
 `array` for the area of a crossbar given as one figure.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from trex.architecture import Operation
 from trex.hardware.chip import Chip
+from trex.hardware.network import NETWORK, Links
 
 #: `paper`: the published equations (TReX, Table II). `paper_transform`: these and the transform's
 #: crossbars. `full`: everything the chip must do.
@@ -48,19 +50,24 @@ class MatmulPrice:
 
     energy_j: tuple[tuple[str, Any], ...]
     busy: tuple[Busy, ...]
-    write_s: float
+    write_s: Any
+    write_hides: bool
     area_m2: tuple[tuple[str, Any], ...]
     leakage_w: Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationPrice:
-    """One operation of one image; `write_s` comes before its first vector."""
+    """One operation of one image; `write_s` comes before its first vector.
+
+    `write_hides`: whether a second set of arrays can be written while the vectors stream in.
+    """
 
     operation: Operation
     energy_j: tuple[tuple[str, float], ...] = ()
     busy: tuple[Busy, ...] = ()
     write_s: float = 0.0
+    write_hides: bool = True
     area_m2: tuple[tuple[str, float], ...] = ()
     leakage_w: float = 0.0
 
@@ -78,15 +85,19 @@ class ReusedMap(NamedTuple):
 
 
 def move(
-    vectors: Any, chip: Chip, read_bits: Any, write_bits: Any
+    vectors: Any, chip: Chip, read_bits: Any, write_bits: Any, links: Links | None = None
 ) -> tuple[list[tuple[str, Any]], list[Busy]]:
-    """Buffer and bus of values read and written."""
+    """Buffer and bus of values read and written; with `links`, by a unit beside the buffer."""
     around, bits = chip.periphery, read_bits + write_bits
     buffer_j = (
         read_bits * around.buffer_read_j_per_bit + write_bits * around.buffer_write_j_per_bit
     )
-    seconds = bits / around.bus_bits_per_s
+    if links is None:
+        name, per_bit_j, rate = "bus", around.bus_energy_j_per_bit, around.bus_bits_per_s
+    else:
+        name, per_bit_j, rate = NETWORK, links.network.link_j_per_bit, links.bits_per_s
+    seconds = bits / rate
     return (
-        [("buffer", buffer_j), ("bus", bits * around.bus_energy_j_per_bit)],
-        [Busy(component="bus", resource="bus", total_s=seconds, fill_s=seconds / vectors)],
+        [("buffer", buffer_j), (name, bits * per_bit_j)],
+        [Busy(component=name, resource="bus", total_s=seconds, fill_s=seconds / vectors)],
     )

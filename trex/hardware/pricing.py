@@ -11,6 +11,7 @@ from typing import Any, Final
 from trex.architecture import Operation
 from trex.hardware.chip import Chip
 from trex.hardware.matmul import price_matmul
+from trex.hardware.network import Links
 from trex.hardware.prices import Accounting, Busy, Densities, OperationPrice, ReusedMap, move
 
 #: Functions that move or select values without arithmetic.
@@ -46,6 +47,8 @@ def price_operation(
     *,
     densities: Densities | None = None,
     reused_map: ReusedMap | None = None,
+    links: Links | None = None,
+    follows: bool = False,
 ) -> OperationPrice:
     """Price an operation that `is_priced` and `is_known`.
 
@@ -55,26 +58,39 @@ def price_operation(
         accounting: what has a term.
         densities: measured input bit densities; the array's assumed one elsewhere.
         reused_map: the attention map that lies in the buffer, where the operation multiplies one.
+        links: of a chip with a network, under `full` accounting.
+        follows: whether its inputs are on their way to another product already.
 
     Raises:
         ChipError: an operation's densities do not fit the array's input bits.
     """
     if op.kind == "softmax":
-        return _softmax(op, chip, accounting)
+        return _softmax(op, chip, accounting, links)
     if op.kind == "elementwise":
-        return _elementwise(op, chip)
-    matmul = price_matmul(op, chip, accounting, densities=densities, reused_map=reused_map)
+        return _elementwise(op, chip, links)
+    matmul = price_matmul(
+        op,
+        chip,
+        accounting,
+        densities=densities,
+        reused_map=reused_map,
+        links=links,
+        follows=follows,
+    )
     return OperationPrice(
         operation=op,
         energy_j=matmul.energy_j,
         busy=matmul.busy,
         write_s=matmul.write_s,
+        write_hides=matmul.write_hides,
         area_m2=matmul.area_m2,
         leakage_w=matmul.leakage_w,
     )
 
 
-def _softmax(op: Operation, chip: Chip, accounting: Accounting) -> OperationPrice:
+def _softmax(
+    op: Operation, chip: Chip, accounting: Accounting, links: Links | None
+) -> OperationPrice:
     """One unit works through one score after another; `groups` heads share the units.
 
     Under `paper` every head has a unit (TReX, Table II: E counts heads, D does not).
@@ -95,7 +111,7 @@ def _softmax(op: Operation, chip: Chip, accounting: Accounting) -> OperationPric
             leakage_w = area[0][1] * chip.periphery.leakage_w_per_m2
         if not unit.depth_first:
             bits = float(op.elements * chip.dynamic_array.input_bits)
-            moved_energy, moved_busy = move(op.vectors, chip, bits, bits)
+            moved_energy, moved_busy = move(op.vectors, chip, bits, bits, links)
             energy += moved_energy
             busy += moved_busy
     return OperationPrice(
@@ -107,7 +123,7 @@ def _softmax(op: Operation, chip: Chip, accounting: Accounting) -> OperationPric
     )
 
 
-def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
+def _elementwise(op: Operation, chip: Chip, links: Links | None) -> OperationPrice:
     """Functions work on values as they stream by; `add` and `multiply` fetch a second operand.
 
     Where values are combined (pooling, sums), each of them is worked on. An operation may say how
@@ -140,7 +156,7 @@ def _elementwise(op: Operation, chip: Chip) -> OperationPrice:
         operand = op.elements if op.function in ("add", "multiply") else 0
     if operand:
         bits = float(operand * chip.static_array.input_bits)
-        moved_energy, moved_busy = move(op.vectors, chip, bits, 0.0)
+        moved_energy, moved_busy = move(op.vectors, chip, bits, 0.0, links)
         energy += moved_energy
         busy += moved_busy
     return OperationPrice(operation=op, energy_j=tuple(energy), busy=tuple(busy), **kept)

@@ -30,6 +30,10 @@ ResistanceOhm = Annotated[float, Field(ge=1, le=1e15)]
 AgeS = Annotated[float, Field(ge=1e-9, le=1e10)]
 #: Of a wire between two neighbouring cells.
 WireOhm = Annotated[float, Field(gt=0, le=1e4)]
+#: Writes that a cell survives: from one to a number that no test has reached.
+Cycles = Annotated[float, Field(ge=1, le=1e18)]
+#: Joules a bit and metre of wire: from a femtojoule a millimetre and bit to a nanojoule.
+WireEnergyJPerM = Annotated[float, Field(ge=1e-12, le=1e-6)]
 #: A converter's error in its own steps.
 Steps = Annotated[float, Field(ge=0, le=256)]
 #: How many of one thing make up another.

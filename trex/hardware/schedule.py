@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from trex.architecture import Operation
 from trex.hardware.chip import Schedule
 from trex.hardware.prices import SHARED_RESOURCES, OperationPrice
 
@@ -68,11 +69,17 @@ def exposed_times(
         for i in together:
             if i != longest:
                 times[i] = [(b.component, b.total_s) for b in prices[i].busy if b.resource]
-        last = max(range(len(writes)), key=writes.__getitem__, default=-1)
-        writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
+        hide = [price.write_hides for price in prices]
+        writes = [
+            w if i in (_longest(writes, hide, True), _longest(writes, hide, False)) else 0.0
+            for i, w in enumerate(writes)
+        ]
     if double_buffered:
         cover_s = sum(seconds for i in _at_once(prices) for _, seconds in times[i])
-        writes = _uncovered(writes, cover_s)
+        writes = _uncovered(prices, writes, cover_s)
+    if schedule == "parallel":
+        last = max(range(len(writes)), key=writes.__getitem__, default=-1)
+        writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
     for time, write_s in zip(times, writes, strict=True):
         if write_s:
             time.append(("array_write", write_s))
@@ -122,25 +129,41 @@ def _streamed_writes(prices: Sequence[OperationPrice], double_buffered: bool) ->
     if not double_buffered:
         return writes
     sources = _stretch([prices[i] for i in _at_once(prices)])
-    return _uncovered(writes, sources.fill_s + max(sources.own_s, *sources.shared_s))
+    cover_s = sources.fill_s + max(sources.own_s, *sources.shared_s)
+    return _uncovered(prices, writes, cover_s)
 
 
-def _at_once(prices: Sequence[OperationPrice]) -> list[int]:
+def at_once(operations: Sequence[Operation]) -> list[int]:
     """Which operations read the same input: Q, K and V, but no Q of inputs that must be found."""
     found: list[int] = []
-    for i, price in enumerate(prices):
-        if price.operation.part in _FINDING:
+    for i, op in enumerate(operations):
+        if op.part in _FINDING:
             break
-        if price.operation.part in _AT_ONCE:
+        if op.part in _AT_ONCE:
             found.append(i)
     return found
 
 
-def _uncovered(writes: list[float], cover_s: float) -> list[float]:
-    """The part of every write that is left once all of them hide behind `cover_s`."""
-    whole_s = sum(writes)
+def _at_once(prices: Sequence[OperationPrice]) -> list[int]:
+    return at_once([price.operation for price in prices])
+
+
+def _longest(writes: Sequence[float], hide: Sequence[bool], hidden: bool) -> int:
+    """The longest write of those that can hide, or of those that cannot; -1 without any."""
+    which = [i for i, hides in enumerate(hide) if hides is hidden]
+    return max(which, key=writes.__getitem__, default=-1)
+
+
+def _uncovered(
+    prices: Sequence[OperationPrice], writes: list[float], cover_s: float
+) -> list[float]:
+    """The part of every write that is left once all that can hide do so behind `cover_s`."""
+    whole_s = sum(w for w, price in zip(writes, prices, strict=True) if price.write_hides)
     left = max(0.0, 1 - cover_s / whole_s) if whole_s else 0.0
-    return [write_s * left for write_s in writes]
+    return [
+        write_s * (left if price.write_hides else 1.0)
+        for write_s, price in zip(writes, prices, strict=True)
+    ]
 
 
 def _stream(flat: Sequence[OperationPrice], chain: Sequence[int], times: list[Exposed]) -> None:
@@ -185,10 +208,7 @@ def flow(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Flow:
     """One encoder, or one operation, as the numbers a pipeline is put together from."""
     first, *others = (_stretch(piece) for piece in pieces(prices, barriers(prices)))
     between_s = sum(s.fill_s + max(s.own_s, *s.shared_s) for s in others[:-1])
-    occupied_s = 0.0
-    for price in prices:
-        reads, write_s = _own(price), price.write_s
-        occupied_s = max(occupied_s, max(reads, write_s) if double_buffered else reads + write_s)
+    occupied_s = max((_occupied(p, double_buffered) for p in prices), default=0.0)
     return Flow(
         before=first,
         barrier=bool(others),
@@ -200,6 +220,16 @@ def flow(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Flow:
             for name in SHARED_RESOURCES
         ),
     )
+
+
+def busiest(prices: Sequence[OperationPrice], *, double_buffered: bool) -> Operation:
+    """The operation whose own arrays or units one image occupies longest."""
+    return max(prices, key=lambda p: _occupied(p, double_buffered)).operation
+
+
+def _occupied(price: OperationPrice, double_buffered: bool) -> float:
+    reads, write_s = _own(price), price.write_s
+    return max(reads, write_s) if double_buffered else reads + write_s
 
 
 def _stretch(prices: Sequence[OperationPrice]) -> Stretch:

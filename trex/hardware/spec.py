@@ -9,9 +9,17 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, field_validator
 
 from trex.config import FieldProblem, StrictModel, raise_all
-from trex.hardware.chip import ArrayModel, Chip, Options, Schedule, SoftmaxModel
+from trex.hardware.chip import (
+    ArrayModel,
+    Chip,
+    LeakageOver,
+    Options,
+    Schedule,
+    SoftmaxModel,
+)
 from trex.hardware.component_array import ComponentArraySpec
 from trex.hardware.constant_array import ConstantArraySpec
+from trex.hardware.corrections import NetworkSpec
 from trex.hardware.periphery import PeripherySpec
 from trex.hardware.quantities import (
     MOST,
@@ -71,6 +79,7 @@ class OptionsSpec(StrictModel):
     schedule: Schedule = "sequential"
     double_buffered_writes: bool = False
     fused_qk: bool = False
+    leakage_over: LeakageOver = "latency"
 
 
 class ChipSpec(StrictModel):
@@ -85,6 +94,7 @@ class ChipSpec(StrictModel):
     softmax: SoftmaxSpec
     periphery: str = Field(min_length=1)
     options: OptionsSpec = OptionsSpec()
+    network: NetworkSpec | None = None
     notes: tuple[str, ...] = ()
 
     def array_specs(self) -> Mapping[str, ArraySpec]:
@@ -122,7 +132,9 @@ class ChipSpec(StrictModel):
                 schedule=self.options.schedule,
                 double_buffered_writes=self.options.double_buffered_writes,
                 fused_qk=self.options.fused_qk,
+                leakage_over=self.options.leakage_over,
             ),
+            network=self.network.model() if self.network else None,
             assumptions=(
                 *assumptions(self),
                 *assumptions(periphery, f"{periphery.name}."),

@@ -34,6 +34,9 @@ _COLUMNS: Final = (
     "leakage_uw",
 )
 
+#: A row of energies only leaves all of these empty.
+_AREAS: Final = tuple(name for name in _COLUMNS if name.endswith("_area_um2"))
+
 #: Rounding in a table's last digits; more is a mistake in the row.
 _ROUNDING: Final = 0.02
 
@@ -48,7 +51,7 @@ _MOST_LEAKAGE_UW: Final = 1e6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Circuit:
-    """One square array with its drivers and converters.
+    """One square array with its drivers and converters; no areas where the row leaves them empty.
 
     Energies are of one pass (one input bit of every row, all columns converted) at an input-bit
     density of one half. `clock_s` is the time of one conversion. `array_other` is what a total
@@ -59,7 +62,7 @@ class Circuit:
     levels: int
     clock_s: float
     energy_j: Mapping[str, float]
-    area_m2: Mapping[str, float]
+    area_m2: Mapping[str, float] | None
     leakage_w: float
 
 
@@ -186,20 +189,23 @@ def _circuit(path: Path, line: int, row: Mapping[str, str], column_mux: int) -> 
             hint="each column is converted once a read",
         )
     parts["array_other"] = _rest(path, line, "total_energy_pj", number, parts, 1 - _ROUNDING)
-    areas = {
-        "cells": number("cells_area_um2", 1e-9),
-        "drivers": number("wl_area_um2"),
-        "mux": number("mux_area_um2"),
-        "adc": number("adc_unit_area_um2", 1e-9) * size / column_mux,
-        "shift_add": number("shiftadd_area_um2"),
-    }
-    areas["array_other"] = _rest(path, line, "total_area_um2", number, areas, _LEAST_AREA_LISTED)
+    areas = {}
+    if any(row[name] for name in _AREAS):
+        areas = {
+            "cells": number("cells_area_um2", 1e-9),
+            "drivers": number("wl_area_um2"),
+            "mux": number("mux_area_um2"),
+            "adc": number("adc_unit_area_um2", 1e-9) * size / column_mux,
+            "shift_add": number("shiftadd_area_um2"),
+        }
+        rest = _rest(path, line, "total_area_um2", number, areas, _LEAST_AREA_LISTED)
+        areas["array_other"] = rest
     return Circuit(
         size=size,
         levels=levels,
         clock_s=number("clk_ns", 1e-9) * 1e-9,
         energy_j={name: pj * 1e-12 for name, pj in parts.items()},
-        area_m2={name: um2 * 1e-12 for name, um2 in areas.items()},
+        area_m2={name: um2 * 1e-12 for name, um2 in areas.items()} or None,
         leakage_w=number("leakage_uw", most=_MOST_LEAKAGE_UW) * 1e-6,
     )
 

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from trex.architecture import Encoder, Operation
+from trex.architecture import Architecture, Encoder, Operation
 from trex.errors import ChipError
 from trex.hardware.chip import Chip, Options, Schedule
+from trex.hardware.matmul import tiles_of
 from trex.hardware.measured import MeasuredDevice, MeasuredPricer
+from trex.hardware.network import NETWORK, Links, lay_out
 from trex.hardware.prices import (
     Accounting,
     Densities,
@@ -21,6 +23,7 @@ from trex.hardware.prices import (
     ReusedMap,
 )
 from trex.hardware.pricing import is_known, is_priced, price_operation
+from trex.hardware.schedule import at_once
 from trex.hardware.workload import EncoderWork, Workload
 
 #: What the published equations assume of the chip (TReX, section V).
@@ -35,6 +38,8 @@ class Pricer:
     accounting: Accounting
     options: Options
     densities: Densities | None = None
+    #: of a chip with a network, under `full` accounting: laid out for the model as it is
+    links: Links | None = None
 
     @classmethod
     def of(
@@ -43,8 +48,11 @@ class Pricer:
         accounting: Accounting,
         schedule: Schedule | None = None,
         densities: Densities | None = None,
+        architecture: Architecture | None = None,
     ) -> Pricer:
         """Settle the schedule: the chip's own under `full`, `sequential` under the published ones.
+
+        `architecture` is the model, for which a chip's network is laid out.
 
         Raises:
             ChipError: another schedule is asked of an accounting that has only `sequential`.
@@ -58,18 +66,22 @@ class Pricer:
             )
         else:
             options = _PUBLISHED
-        return cls(
+        pricer = cls(
             chip=replace(chip, options=options),
             accounting=accounting,
             options=options,
             densities=densities,
         )
+        if accounting == "full" and chip.network is not None and architecture is not None:
+            return replace(pricer, links=_links_of(pricer, architecture))
+        return pricer
 
     def encoder(self, work: EncoderWork) -> tuple[OperationPrice, ...]:
         """Every operation of an encoder that has a price, in order."""
         operations = work.operations
         if self.options.fused_qk:
             operations = _fuse_qk(work)
+        following = _following(operations) if self.links else frozenset()
         return tuple(
             price_operation(
                 op,
@@ -77,8 +89,10 @@ class Pricer:
                 self.accounting,
                 densities=self.densities,
                 reused_map=_reused_map(work),
+                links=self.links,
+                follows=i in following,
             )
-            for op in operations
+            for i, op in enumerate(operations)
             if self._has_price(op, in_encoder=True)
         )
 
@@ -86,7 +100,10 @@ class Pricer:
         """An operation outside the encoders; empty where it has no price."""
         if not self._has_price(op, in_encoder=False):
             return ()
-        return (price_operation(op, self.chip, self.accounting, densities=self.densities),)
+        priced = price_operation(
+            op, self.chip, self.accounting, densities=self.densities, links=self.links
+        )
+        return (priced,)
 
     def _has_price(self, op: Operation, *, in_encoder: bool) -> bool:
         priced = is_priced(op, self.accounting, in_encoder=in_encoder)
@@ -110,7 +127,18 @@ class Pricer:
             yield "softmax", (softmax.units or heads) * softmax.area_per_unit_m2
         yield "vector_unit", around.vector_unit_area_m2
         yield "buffer", around.buffer_area_m2
-        yield "bus", around.bus_area_m2
+        yield self.interconnect, around.bus_area_m2
+
+    @property
+    def interconnect(self) -> str:
+        """What the resource `bus` is on this chip."""
+        return "bus" if self.links is None else NETWORK
+
+    @property
+    def leaks_over_interval(self) -> bool:
+        """Whether an image leaks for the time between two, not for its own latency."""
+        options = self.options
+        return options.schedule == "pipelined" and options.leakage_over == "interval"
 
 
 def pricer_of(
@@ -118,6 +146,7 @@ def pricer_of(
     accounting: DeviceAccounting,
     schedule: Schedule | None = None,
     densities: Densities | None = None,
+    architecture: Architecture | None = None,
 ) -> Pricer | MeasuredPricer:
     """What prices plans on a device; accounting and the rest are a chip's.
 
@@ -127,7 +156,41 @@ def pricer_of(
     if isinstance(device, MeasuredDevice):
         return device.pricer()
     assert accounting != "measured"
-    return Pricer.of(device, accounting, schedule, densities)
+    return Pricer.of(device, accounting, schedule, densities, architecture)
+
+
+def _links_of(pricer: Pricer, architecture: Architecture) -> Links:
+    """The network for the arrays and units that the model as it is takes."""
+    assert pricer.chip.network is not None
+    tiles, area_m2 = 0.0, sum(a for _, a in pricer.shared_area_m2(_heads(architecture)))
+    for item in architecture.body:
+        inside = isinstance(item, Encoder)
+        for op in item.operations if isinstance(item, Encoder) else (item,):
+            if not is_priced(op, "full", in_encoder=inside) or not is_known(op, pricer.chip):
+                continue
+            price = price_operation(op, pricer.chip, "full")
+            area_m2 += sum(each for _, each in price.area_m2)
+            if op.macs:
+                tiles += tiles_of(op, pricer.chip)
+    return lay_out(pricer.chip.network, max(tiles, 1.0), area_m2)
+
+
+def _heads(architecture: Architecture) -> int:
+    return most_heads(iter(architecture.operations))
+
+
+def _following(operations: Sequence[Operation]) -> frozenset[int]:
+    """Operations whose input vectors are fetched for another of their encoder: X of Q, K, V."""
+    together = at_once(operations)
+    if not together:
+        return frozenset()
+    first = max(together, key=lambda i: operations[i].vectors)
+    shape = operations[first].groups, operations[first].in_features
+    return frozenset(
+        i
+        for i in together
+        if i != first and (operations[i].groups, operations[i].in_features) == shape
+    )
 
 
 def most_heads(operations: Iterator[Operation]) -> int:

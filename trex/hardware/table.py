@@ -155,8 +155,9 @@ class CostTable:
         self.forms = tuple(forms)
         if isinstance(chip, MeasuredDevice):
             chip.check(architecture)
-        pricer = pricer_of(chip, accounting, schedule, densities)
+        pricer = pricer_of(chip, accounting, schedule, densities, architecture)
         self._pipelined = pricer.options.schedule == "pipelined"
+        self._leaks_over_interval = pricer.leaks_over_interval
         self._entries = Entries(architecture, pricer, self.forms)
         self._joins = _joins(architecture)
 
@@ -253,7 +254,8 @@ class CostTable:
 
         Energy without leakage (J), area (m²), leakage (W), latency (s) and multiply-accumulates. A
         plan's energy is its first row's sum plus leakage × latency; pipelines add the time of
-        their chains to the latency.
+        their chains to the latency. Where a pipeline leaks over its interval, leakage is 0 here
+        and the energy a lower bound.
 
         Args:
             encoder: its index.
@@ -272,13 +274,16 @@ class CostTable:
         moved = np.flatnonzero((since > 0) & (forms > 0))
         if len(moved):
             found[moved] = entries.moved(encoder, found[moved], since[moved])
-        costs: Floats = entries.values[:, found][_ADDITIVE]
-        return costs
+        return self._additive(found)
 
     def outside(self, left: NDArray[Any]) -> Floats:
         """The same of everything outside the encoders, by the tokens behind the last: (5, n)."""
-        found = self._entries.outside(left)  # `values` may grow
+        return self._additive(self._entries.outside(left))
+
+    def _additive(self, found: Whole) -> Floats:
         costs: Floats = self._entries.values[:, found][_ADDITIVE]
+        if self._leaks_over_interval:  # no sum knows the interval: energies are lower bounds
+            costs[_ADDITIVE.index(LEAKAGE)] = 0.0
         return costs
 
     @property
@@ -344,9 +349,10 @@ class CostTable:
             latency_s = latency_s + self._chains(found)
             busiest = values[OCCUPIED].take(found).max(axis=0)
             interval_s = np.maximum(busiest, sums[SHARED].max(axis=0))
+        leaking_s = interval_s if self._leaks_over_interval else latency_s
         return PlanCosts(
             latency_s=latency_s,
-            energy_j=sums[ENERGY] + sums[LEAKAGE] * latency_s,
+            energy_j=sums[ENERGY] + sums[LEAKAGE] * leaking_s,
             area_m2=sums[AREA],
             interval_s=interval_s,
             macs=sums[MACS],

@@ -116,15 +116,21 @@ class Physics:
 
         Raises:
             ChipError: the device's variations or resistances are not in the chip file, or the
-                array's bits cannot be simulated.
+                array's bits or its one conversion an output cannot be simulated.
         """
         device, where = array.device, f"arrays.{array.name}"
+        if array.one_conversion:
+            raise ChipError(
+                f"{where} converts once an output, after inputs and slices are added up; "
+                "accuracy is simulated with a conversion for each of them",
+                hint="price it, and take another chip for accuracy",
+            )
         for name, bits, least, most in (
             ("weight_bits", array.weight_bits, 2, 12),
             ("input_bits", array.input_bits, 2, 12),
             ("adc_bits", array.adc_bits, 2, 16),
         ):
-            if not least <= bits <= most:
+            if bits is not None and not least <= bits <= most:
                 raise ChipError(
                     f"{where}.{name}: non-ideal accuracy needs {least} to {most} bits, not {bits}",
                     hint="set another value for the simulation",
@@ -144,7 +150,7 @@ class Physics:
             rows=array.rows,
             weight_bits=array.weight_bits,
             input_bits=array.input_bits,
-            adc_bits=array.adc_bits,
+            adc_bits=_exact_bits(array) if array.adc_bits is None else array.adc_bits,
             cell_bits=device.bits_per_cell,
             read_sigma=read,
             write_sigma=write * settings.write_gain,
@@ -156,6 +162,11 @@ class Physics:
             level_siemens=_level_siemens(device),
             line_activity=array.density,
         )
+
+
+def _exact_bits(array: ArrayModel) -> int:
+    """Bits of a converter that tells all sums of full columns apart, a sign's among them."""
+    return (array.rows * ((1 << array.device.bits_per_cell) - 1)).bit_length() + 1
 
 
 def _level_siemens(device: Device) -> float:
