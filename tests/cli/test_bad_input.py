@@ -149,7 +149,7 @@ def test_a_checkpoint_that_holds_code(inputs: Inputs, tmp_path: Path, refused) -
             ["--model", "xcit_nano_12_p8_224"],
             "a family in which TReX cannot reuse attention",
         ),
-        (["--num-classes", "0"], "0 classes"),
+        (["--num-classes", "-1"], "-1 classes"),
         (["--num-classes", "7"], "does not fit"),
         (["--mean", "0.5"], "--mean 0.5 is not 3 numbers"),
         (["--std", "0.5", "0", "0.5"], "not positive"),

@@ -186,12 +186,18 @@ def test_one_row_of_logits_an_image(name: str) -> None:
     assert (variant - expected).abs().max() > 1e-6
 
 
-def test_of_several_outputs_the_first_is_the_logits() -> None:
-    logits = torch.randn(2, 5)
+def test_of_several_outputs_the_first_is_the_answer() -> None:
+    logits, features = torch.randn(2, 5), torch.randn(2, 9, 5)
     assert first_tensor(logits) is logits
-    assert first_tensor((logits, torch.randn(2, 9, 5))) is logits
-    for other in (torch.randn(2, 9, 5), (torch.randn(2, 9, 5), logits), ({}, logits)):
-        with pytest.raises(ModelError, match="one row of logits"):
+    assert first_tensor((logits, features)) is logits
+    rows = first_tensor((features, logits))
+    lengths = rows.reshape(2, 9, 5).norm(dim=2)
+    torch.testing.assert_close(
+        rows.reshape(2, 9, 5) * features.norm(dim=2, keepdim=True), features
+    )
+    torch.testing.assert_close(lengths, torch.ones(2, 9))
+    for other in (torch.randn(2, 3, 9, 5), torch.randn(5), ({}, logits)):
+        with pytest.raises(ModelError, match="one row of logits or features"):
             first_tensor(other)  # type: ignore[arg-type]
 
 
