@@ -41,6 +41,8 @@ def test_several_limits_share_the_pass_and_the_probes(
         assert all(record["estimate"]["latency_s"] <= limit for record in plain_records(run))
         assert one["proof"]["bound"] <= one["proof"]["predicted_loss"]
     first, second = (run.read_json("surrogate.json") for run in runs)
+    for name in ("triples_measured", "triples", "added"):  # where a limit asks for triples
+        first.pop(name), second.pop(name)
     assert first == second
     spent = [one["spent"].keys() for one in told["searches"]]
     assert {"original", "surrogate"} <= spent[0]
