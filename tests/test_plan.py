@@ -356,3 +356,73 @@ def test_a_model_without_encoders_takes_no_plan() -> None:
     for text in ("5<-4", "3~4", "11=class"):
         with pytest.raises(PlanError, match="no encoders that TReX understands"):
             Plan.parse(text).validate(layout(0))
+
+
+# ---- at the edges of what is allowed (these mutants survived the tests above)
+
+
+def test_transforms_of_others_stay() -> None:
+    plan = Plan.parse("3<-2:map/mixed 5<-4:map 7<-6")
+    assert str(plan.with_transforms("linear")) == str(
+        Plan.parse("3<-2:map/mixed 5<-4:map/linear 7<-6:output/linear")
+    )
+    assert Plan.nearest((2,), "map", "linear").reuses == (Reuse(2, 1, "map", "linear"),)
+
+
+@pytest.mark.parametrize(
+    ("make", "what", "least"),
+    [
+        (lambda: Plan.continuous(start=1, n_reuse=0), "n_reuse", 1),
+        (lambda: Plan.continuous(start=0, n_reuse=1), "start", 1),
+        (lambda: Plan.pyramid(stride=1, run=2, start=1, n_reuse=4), "stride", 2),
+        (lambda: Plan.pyramid(stride=2, run=1, start=1, n_reuse=4), "run", 2),
+        (lambda: Plan.pyramid(stride=2, run=2, start=0, n_reuse=4), "start", 1),
+        (lambda: Plan.pyramid(stride=2, run=2, start=1, n_reuse=0), "n_reuse", 1),
+    ],
+)
+def test_patterns_of_nothing_are_refused(make: Any, what: str, least: int) -> None:
+    with pytest.raises(PlanError, match=f"{what} is too small") as error:
+        make()
+    assert error.value.hint == f"give {what} of at least {least}"
+    assert str(Plan.pyramid(stride=2, run=2, start=1, n_reuse=4)) == "1<-0 3<-2 4<-2 6<-5"
+
+
+def test_the_most_that_can_merge_and_share() -> None:
+    two = layout(3, tokens=9)
+    assert (two.most_pairs(9), two.most_pairs(2), two.most_pairs(1)) == (4, 0, 0)
+    Plan.parse("0~4").validate(two)
+    with pytest.raises(PlanError, match="at most 4"):
+        Plan.parse("0~5").validate(two)
+    Plan.parse("1=9").validate(two)  # every token a row of its own
+    with pytest.raises(PlanError, match="at most 9"):
+        Plan.parse("1=10").validate(two)
+    merged = Plan.parse("0~4 1=5")
+    merged.validate(two)
+    assert [merged.attending(encoder, two) for encoder in range(3)] == [9, 5, 5]
+    with pytest.raises(PlanError, match="at most 5"):
+        Plan.parse("0~4 1=6").validate(two)
+
+
+@pytest.mark.parametrize("text", ["1=@2 2=5", "2=@1 1=class", "2=@1 1=@0 0=5", "2=@1", "1=@1"])
+def test_groups_are_those_an_earlier_encoder_matched(text: str) -> None:
+    with pytest.raises(PlanError):
+        Plan.parse(text).validate(layout(4, tokens=9))
+
+
+def test_where_maps_cannot_be_mixed_averages_cannot_either() -> None:
+    for text in ("2<-1:map/mixed", "2:map/average"):
+        with pytest.raises(PlanError, match="cannot mix maps: its rows differ"):
+            Plan.parse(text).validate(layout(4, no_map_rows="its rows differ"))
+
+
+def test_numbers_and_texts_are_cut_at_their_longest() -> None:
+    assert Plan.parse("999999999<-0").consumers == (999999999,)
+    with pytest.raises(PlanError, match="has 10 digits"):
+        Plan.parse("1000000000<-0")
+    with pytest.raises(PlanError) as error:
+        Plan.parse("x" * 40)
+    assert "x" * 40 in str(error.value)
+    with pytest.raises(PlanError) as error:
+        Plan.parse("y" * 41)
+    assert "y" * 37 + "..." in str(error.value)
+    assert "y" * 38 not in str(error.value)
