@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from trex.cli import main
 from trex.exporters.bundle import load_config
 from trex.plan import Plan
 from trex.reuse import plan_of
+from trex.search.strategies import Chosen, Exact, Task
 from trex.store.ranking import best_record
 from trex.store.run import Run
 
@@ -238,3 +240,22 @@ def test_where_the_budget_asks_for_many_consumers_triples_are_measured(
 def test_few_consumers_need_no_triples(inputs: Inputs, tmp_path: Path) -> None:
     searched(inputs, tmp_path / "few", *JOINT, "--max-reuse", "2", "--quick")
     assert not Run.open(tmp_path / "few").read_json("surrogate.json")["triples_measured"]
+
+
+def test_a_search_goes_on_where_an_earlier_version_chose_other_plans(
+    inputs: Inputs, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(undisturbed.path, out)
+    choose = Exact.choose
+    chosen: list[Plan] = []
+
+    def otherwise(self: Exact, task: Task) -> Chosen:
+        found = choose(self, task)
+        chosen[:] = found.plans[::-1]
+        return replace(found, plans=tuple(chosen))
+
+    monkeypatch.setattr(Exact, "choose", otherwise)
+    assert main(inputs.search(out, *JOINT)) == 0
+    measured = {record.key for record in Run.open(out).records()}
+    assert {plan.key for plan in chosen[:3]} | {r.key for r in undisturbed.records()} <= measured

@@ -85,7 +85,10 @@ def run_phase(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
     """
     with closing(phase.open_study()) as study, _shown(phase, study) as show:
         study.offer(phase.entries)
-        if (done := show()) < phase.total:
+        done = show()
+        # what an earlier version chose may be complete, and this one's plans not
+        left = {entry.key for entry in phase.entries} - study.complete().keys()
+        if done < phase.total or left:
             if done:
                 _logger.info("%d of them are done", done)
             phase.prepare()
