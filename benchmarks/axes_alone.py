@@ -13,17 +13,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from probed import Probed
+
 from trex.errors import InfeasibleError
-from trex.hardware import load_chip
-from trex.models.registry import architecture_of
-from trex.reuse.sizes import parameter_table
 from trex.search.budget import Budget
-from trex.search.feasible import PricedSpace
-from trex.search.pick import load_original
 from trex.search.predict import Losses
 from trex.search.solve import Solver
 from trex.search.space import SearchSpace
-from trex.store.run import Run
 
 
 def main() -> None:
@@ -36,15 +32,8 @@ def main() -> None:
     parser.add_argument("--minimize", default="latency")
     parser.add_argument("--limits", nargs="+", default=["0.64x"])
     args = parser.parse_args()
-    run = Run.open(args.run)
-    loaded, _ = load_original(run)
-    found = architecture_of(loaded.model, loaded.name)
-    space = SearchSpace.load("joint", found)
-    losses = Losses.from_json(run.read_json("surrogate.json"), space)
-    priced = PricedSpace.of(
-        found, load_chip(args.hw), "full", space, Budget(limits=()),
-        parameter_table(loaded.model, space.forms),
-    )  # fmt: skip
+    probed = Probed.of(args.run, args.hw)
+    space, losses, priced = probed.space, probed.losses, probed.priced
     no_reuse = {"may_reuse": (False,) * space.num_encoders}
     parts = {
         "joint": space,

@@ -19,17 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from measured import Measured, add_arguments
+from probed import Probed
 from rank_correlation import rank_correlation
 
-from trex.hardware import load_chip
-from trex.models.registry import architecture_of
-from trex.reuse.sizes import parameter_table
-from trex.search.budget import Budget
 from trex.search.feasible import PricedSpace
-from trex.search.pick import load_original
 from trex.search.predict import Losses
 from trex.search.space import Numbers, SearchSpace
-from trex.store.run import Run
 
 #: plans drawn at a time, and how often before a level is given up
 _DRAWN, _ROUNDS = 4096, 60
@@ -50,15 +45,8 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=64, help="at each latency")
     parser.add_argument("--hw", default="trex_fefet_32nm")
     args = parser.parse_args()
-    run = Run.open(args.run)
-    loaded, _ = load_original(run)
-    found = architecture_of(loaded.model, loaded.name)
-    space = SearchSpace.load("joint", found)
-    losses = Losses.from_json(run.read_json("surrogate.json"), space)
-    priced = PricedSpace.of(
-        found, load_chip(args.hw), "full", space, Budget(limits=()),
-        parameter_table(loaded.model, space.forms),
-    )  # fmt: skip
+    probed = Probed.of(args.run, args.hw)
+    space, losses, priced = probed.space, probed.losses, probed.priced
     drawn = {at: draw(priced, at, args.plans) for at in args.latencies}
     for at, rows in drawn.items():
         plans = [space.plan(row) for row in rows]

@@ -16,7 +16,7 @@ from trex.errors import ModelError
 from trex.fit.calibration import Calibration, FitSettings
 from trex.fit.fitter import PlanFitter
 from trex.fit.loss import answers, mean_kl, sketch
-from trex.fit.neighbours import class_scores, nearest, rank_correlation
+from trex.fit.neighbours import class_scores, neighbour_scores, rank_correlation
 from trex.fit.refine import RefineSettings, refine
 from trex.models.answers import answers_of, first_tensor
 from trex.models.registry import adapter_of
@@ -74,7 +74,7 @@ def test_what_is_not_finite_points_the_other_way() -> None:
 
 def test_neighbours_by_hand() -> None:
     of = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    assert nearest(of).tolist() == [1, 0, 3, 2]
+    assert neighbour_scores(of).argmax(dim=1).tolist() == [1, 0, 3, 2]
     scores = class_scores(of, torch.tensor([0, 1, 1, 1]))
     assert scores.argmax(dim=1).tolist() == [1, 0, 1, 1]  # image 0 is alone in its class
     assert rank_correlation(of, 3 * of) == pytest.approx(1.0)

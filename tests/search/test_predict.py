@@ -128,11 +128,13 @@ def test_triples_are_probed_where_plans_need_them() -> None:
     crowded = row(JOINT, "1<-0 3<-2 4<-2 5=class")
     texts = ("", "2<-1 4<-3 1~4", "2~6 1=21")
     few = np.concatenate([row(JOINT, f"{text} 5=class") for text in texts])
-    assert not losses.lacks_triples(few)
-    assert losses.lacks_triples(np.concatenate([few, crowded]))
+    assert not losses.triples_measured
+    assert not losses.crowded(few)
+    assert losses.crowded(np.concatenate([few, crowded]))
     known = {plan.key: 9.0 ** len(plan.reuses) for plan in triple_probes(JOINT)}
     whole = losses.with_triples(known)
-    assert not whole.lacks_triples(crowded)
+    assert whole.triples_measured
+    assert not whole.crowded(few)
     for plan in triple_probes(JOINT):
         (found,) = whole.predict(row(JOINT, JOINT.with_class_rows(plan)))
         assert found == pytest.approx(known[plan.key])

@@ -8,8 +8,15 @@ from pathlib import Path
 
 from trex.api.data import Data, DataOptions, check_sources, open_calibration, open_labelled
 from trex.api.devices import DeviceGiven, accounting_of, open_device
-from trex.api.factories import is_factory, made_by
-from trex.api.models import Model, ModelOptions, classes_of, data_config, load_model, name_shown
+from trex.api.models import (
+    Model,
+    ModelOptions,
+    classes_of,
+    data_config,
+    load_model,
+    name_shown,
+    structure_given,
+)
 from trex.api.plans import PlanGiven, plan_of
 from trex.api.runs import RunGiven, folder_of
 from trex.compare import comparison
@@ -23,9 +30,7 @@ from trex.compare.variants import has_class_token
 from trex.errors import DataError
 from trex.files import make_folder
 from trex.hardware import DeviceAccounting, MeasuredDevice
-from trex.models.objects import unwrapped
-from trex.models.registry import architecture_of, create
-from trex.models.towers import known
+from trex.models.registry import architecture_of
 from trex.progress import Callback, told_to
 from trex.search.budget import Limit
 
@@ -119,14 +124,7 @@ def prepare(asked: Asked) -> CompareOptions:
                     f"--{flag.replace('_', '-')} is for measuring, and there is no --data",
                     hint="add --data with labelled images, or leave it out",
                 )
-        model = (
-            create(asked.model, device="meta", **asked.options.sizes)
-            if isinstance(asked.model, str) and not is_factory(asked.model)
-            else made_by(asked.model, asked.options.sizes)
-            if isinstance(asked.model, str)
-            else known(unwrapped(asked.model))
-        )
-        name = name_shown(asked.model)
+        model, name = structure_given(asked.model, asked.options), name_shown(asked.model)
     else:
         check_sources(asked.data, asked.calibration)
         loaded = load_model(asked.model, asked.options)

@@ -19,6 +19,22 @@ _logger = logging.getLogger(__name__)
 DeviceGiven = str | Path | Chip | MeasuredDevice
 
 
+def open_machine(device: DeviceGiven, *, force: bool = False) -> MeasuredDevice:
+    """A measured machine, for a run's page.
+
+    Raises:
+        ChipError: it is a chip, or missing or malformed.
+        BenchError: it was measured elsewhere.
+    """
+    found = open_device(device, force=force)
+    if not isinstance(found, MeasuredDevice):
+        raise ChipError(
+            f"{found.name} is a chip: a run's page tells what its own chip costs",
+            hint="give a machine that trex profile measured, or none",
+        )
+    return found
+
+
 def open_device(
     device: DeviceGiven, overrides: Mapping[str, Any] | None = None, *, force: bool = False
 ) -> Chip | MeasuredDevice:

@@ -111,12 +111,23 @@ def architecture_given(model: Model, options: ModelOptions) -> Architecture:
     Raises:
         ModelError: the name is unknown, or the model cannot be run on its input size.
     """
-    if isinstance(model, str):
-        if is_factory(model):
-            return architecture_of(made_by(model, options.sizes), model)
+    if isinstance(model, str) and not is_factory(model):
         return architecture(model, **options.sizes)
-    options.refuse()
-    return architecture_of(known(unwrapped(model)), name_shown(model))
+    return architecture_of(structure_given(model, options), name_shown(model))
+
+
+def structure_given(model: Model, options: ModelOptions) -> nn.Module:
+    """The model, or one of its name without weights; what prices are made of.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    if not isinstance(model, str):
+        options.refuse()
+        return known(unwrapped(model))
+    if is_factory(model):
+        return made_by(model, options.sizes)
+    return create(model, device="meta", **options.sizes)
 
 
 def name_shown(model: Model) -> str:

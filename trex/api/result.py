@@ -11,16 +11,15 @@ from typing import Any
 from torch import nn
 
 from trex.api.data import Data
-from trex.api.devices import DeviceGiven, open_device
+from trex.api.devices import DeviceGiven, open_machine
 from trex.api.evaluate import evaluate
 from trex.api.export import Exported, export
 from trex.api.finetune import Tuned, finetune
 from trex.api.models import Model
 from trex.api.runs import Folder, RunInHand, original_of
-from trex.errors import ChipError, RunError, StorageError
+from trex.errors import RunError, StorageError
 from trex.exporters import Format
 from trex.exporters.bundle import load_bundle
-from trex.hardware import MeasuredDevice
 from trex.models.registry import LoadedModel
 from trex.plan import Plan
 from trex.report.tables import fit_table, search_table
@@ -179,12 +178,7 @@ class Result(RunInHand):
         from trex.report.facts import read_all
         from trex.report.page import write_report  # matplotlib, which nothing else here needs
 
-        machine = None if device is None else open_device(device)
-        if machine is not None and not isinstance(machine, MeasuredDevice):
-            raise ChipError(
-                f"{machine.name} is a chip: a run's page tells what its own chip costs",
-                hint="give a machine that trex profile measured, or leave device out",
-            )
+        machine = None if device is None else open_machine(device)
         runs = read_all([self.path])
         out = Path(folder) if folder else self.path / "report"
         return write_report(runs, out, device=machine).page

@@ -31,11 +31,6 @@ def neighbour_scores(features_BD: Tensor) -> Tensor:
     return torch.cat(list(_scores(features_BD)))
 
 
-def nearest(features_BD: Tensor) -> Tensor:
-    """For every image, the number of the other image that is most like it, (B,)."""
-    return torch.cat([scores.argmax(dim=1) for scores in _scores(features_BD)])
-
-
 def _scores(features_BD: Tensor) -> Iterator[Tensor]:
     """The same, so many rows at a time."""
     features = unit(features_BD)

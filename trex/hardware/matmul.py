@@ -45,7 +45,7 @@ def price_matmul(
     full, dynamic = accounting == "full", op.kind == "dynamic_matmul"
     array = chip.dynamic_array if dynamic else chip.static_array
     known = array.corrections if full else NOT_CORRECTED
-    pair = 2 if known.signs == "pair of columns" else 1
+    pair = _columns_a_slice(known)
     mapping = map_matmul(op, array, packed_heads=not full, columns_a_slice=pair)
     planes = _planes(op, array, densities or {})
     reads = op.vectors * mapping.arrays
@@ -121,10 +121,14 @@ def tiles_of(op: MatmulShape, chip: Chip) -> Any:
     """Tiles that a product takes under `full` accounting, those of a second set among them."""
     dynamic = op.kind == "dynamic_matmul"
     array = chip.dynamic_array if dynamic else chip.static_array
-    pair = 2 if array.corrections.signs == "pair of columns" else 1
+    pair = _columns_a_slice(array.corrections)
     mapping = map_matmul(op, array, packed_heads=False, columns_a_slice=pair)
     sets = 2 if dynamic and chip.options.double_buffered_writes else 1
     return sets * mapping.placed_arrays / array.arrays_per_tile
+
+
+def _columns_a_slice(known: ArrayCorrections) -> int:
+    return 2 if known.signs == "pair of columns" else 1
 
 
 def _sum_j(array: ArrayModel, known: ArrayCorrections, summed: Any) -> Any:

@@ -69,16 +69,13 @@ def exposed_times(
         for i in together:
             if i != longest:
                 times[i] = [(b.component, b.total_s) for b in prices[i].busy if b.resource]
-        hide = [price.write_hides for price in prices]
-        writes = [
-            w if i in (_longest(writes, hide, True), _longest(writes, hide, False)) else 0.0
-            for i, w in enumerate(writes)
-        ]
+        kept = {_longest(writes, prices, hides) for hides in (True, False)}
+        writes = [w if i in kept else 0.0 for i, w in enumerate(writes)]
     if double_buffered:
         cover_s = sum(seconds for i in _at_once(prices) for _, seconds in times[i])
         writes = _uncovered(prices, writes, cover_s)
     if schedule == "parallel":
-        last = max(range(len(writes)), key=writes.__getitem__, default=-1)
+        last = max(range(len(writes)), key=writes.__getitem__, default=-1)  # all run at once
         writes = [w if i == last else 0.0 for i, w in enumerate(writes)]
     for time, write_s in zip(times, writes, strict=True):
         if write_s:
@@ -148,9 +145,9 @@ def _at_once(prices: Sequence[OperationPrice]) -> list[int]:
     return at_once([price.operation for price in prices])
 
 
-def _longest(writes: Sequence[float], hide: Sequence[bool], hidden: bool) -> int:
+def _longest(writes: Sequence[float], prices: Sequence[OperationPrice], hides: bool) -> int:
     """The longest write of those that can hide, or of those that cannot; -1 without any."""
-    which = [i for i, hides in enumerate(hide) if hides is hidden]
+    which = [i for i, price in enumerate(prices) if price.write_hides is hides]
     return max(which, key=writes.__getitem__, default=-1)
 
 

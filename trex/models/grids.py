@@ -11,12 +11,13 @@ head.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trex.errors import ModelError
 from trex.models.adapter import (
     AttentionRows,
     Consumer,
@@ -33,6 +34,17 @@ from trex.models.attention import (
     split_heads,
 )
 from trex.models.staged import Parts, StagedAdapter
+from trex.models.vit import NOTHING, check_children
+
+#: child -> the types that TReX understands there
+Children = dict[str, tuple[type[nn.Module], ...]]
+#: of an attention of linear layers
+ATTENTION_CHILDREN: Final[Children] = {
+    "qkv": (nn.Linear,),
+    "attn_drop": NOTHING,
+    "proj": (nn.Linear,),
+    "proj_drop": NOTHING,
+}
 
 
 class Arrangement:
@@ -104,6 +116,26 @@ class GridAdapter(StagedAdapter):
 
     #: the attention's name in a block
     attention_child: str = "attn"
+    #: what every block of a stage that attends must be, and its children and its attention's
+    block_type: type[nn.Module]
+    block_children: Children
+    attention_children: Children = ATTENTION_CHILDREN
+
+    def check(self, model: nn.Module, name: str) -> None:
+        """Every block of the stages that attend must be as above."""
+        for container in self.containers(model):
+            for index, block in enumerate(model.get_submodule(container).children()):
+                where = f"{name}.{container}.{index}"
+                if type(block) is not self.block_type:
+                    raise ModelError(
+                        f"{where} is a {type(block).__name__}, which TReX does not understand",
+                        hint=f"only timm's plain {self.block_type.__name__} can reuse attention",
+                    )
+                check_children(block, self.block_children, where)
+                attention = block.get_submodule(self.attention_child)
+                check_children(
+                    attention, self.attention_children, f"{where}.{self.attention_child}"
+                )
 
     def behind(self, block: nn.Module) -> tuple[str, ...]:
         """A block's children that a consumer keeps as they are."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError
 from trex.models.adapter import image_channels
-from trex.models.grids import GridAdapter
-from trex.models.vit import NORMS, NOTHING, check_children
+from trex.models.grids import Children, GridAdapter
+from trex.models.vit import NORMS
 
-_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+_CHILDREN: Final[Children] = {
     "norm1": NORMS,
     "token_mixer": (Attention,),
     "drop_path1": (nn.Identity, DropPath),
@@ -30,12 +30,6 @@ _CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
     "layer_scale2": (nn.Identity, Scale),
     "res_scale2": (nn.Identity, Scale),
 }
-_ATTENTION: Final[dict[str, tuple[type[nn.Module], ...]]] = {
-    "qkv": (nn.Linear,),
-    "attn_drop": NOTHING,
-    "proj": (nn.Linear,),
-    "proj_drop": NOTHING,
-}
 
 
 class MetaformerAdapter(GridAdapter):
@@ -43,6 +37,8 @@ class MetaformerAdapter(GridAdapter):
 
     family = "timm's MetaFormer with attention (caformer_*)"
     attention_child = "token_mixer"
+    block_type = MetaFormerBlock
+    block_children = _CHILDREN
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly timm's class."""
@@ -50,19 +46,9 @@ class MetaformerAdapter(GridAdapter):
 
     def check(self, model: nn.Module, name: str) -> None:
         """Some stage attends, and every block of those that do has the children listed above."""
-        attending = self._attending(model)
-        if not attending:
+        if not self._attending(model):
             raise ModelError(f"{name} has no attention", hint="choose a CAFormer, or price it")
-        for i in attending:
-            for j, block in enumerate(cast(Any, model).stages[i].blocks):
-                where = f"{name}.stages.{i}.blocks.{j}"
-                if type(block) is not MetaFormerBlock:
-                    raise ModelError(
-                        f"{where} is a {type(block).__name__}, which TReX does not understand",
-                        hint="only plain MetaFormer blocks can reuse attention",
-                    )
-                check_children(block, _CHILDREN, where)
-                check_children(block.token_mixer, _ATTENTION, f"{where}.token_mixer")
+        super().check(model, name)
 
     def attends(self, stage: nn.Module) -> bool:
         """Its first block mixes tokens by attention; a stage's first block never reuses."""

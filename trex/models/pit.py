@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from trex.errors import ModelError
 from trex.models.adapter import image_channels
 from trex.models.answers import first_tensor
-from trex.models.grids import GridAdapter
-from trex.models.vit import NORMS, NOTHING, check_children
+from trex.models.grids import ATTENTION_CHILDREN, Children, GridAdapter
+from trex.models.vit import NORMS
 from trex.plan import Layout
 
-_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+_CHILDREN: Final[Children] = {
     "norm1": NORMS,
     "attn": (Attention,),
     "ls1": (nn.Identity,),
@@ -32,14 +32,9 @@ _CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
     "ls2": (nn.Identity,),
     "drop_path2": (nn.Identity, DropPath),
 }
-_ATTENTION: Final[dict[str, tuple[type[nn.Module], ...]]] = {
-    "qkv": (nn.Linear,),
-    "q_norm": (nn.Identity,),
-    "k_norm": (nn.Identity,),
-    "attn_drop": NOTHING,
-    "norm": (nn.Identity,),
-    "proj": (nn.Linear,),
-    "proj_drop": NOTHING,
+_ATTENTION: Final[Children] = {
+    **ATTENTION_CHILDREN,
+    **dict.fromkeys(("q_norm", "k_norm", "norm"), (nn.Identity,)),
 }
 
 
@@ -48,6 +43,9 @@ class PitAdapter(GridAdapter):
 
     family = "timm's PoolingVisionTransformer (pit_*)"
     stage_list = "transformers"
+    block_type = Block
+    block_children = _CHILDREN
+    attention_children = _ATTENTION
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly timm's class."""
@@ -61,16 +59,7 @@ class PitAdapter(GridAdapter):
                 f"{name} has a grid of {height} by {width} patches, which its stages cut anew",
                 hint="build it for square images",
             )
-        for i, stage in enumerate(self._stages(model)):
-            for j, block in enumerate(stage.blocks):
-                where = f"{name}.transformers.{i}.blocks.{j}"
-                if type(block) is not Block:
-                    raise ModelError(
-                        f"{where} is a {type(block).__name__}, which TReX does not understand",
-                        hint="only plain pre-norm blocks can reuse attention",
-                    )
-                check_children(block, _CHILDREN, where)
-                check_children(block.attn, _ATTENTION, f"{where}.attn")
+        super().check(model, name)
 
     def attends(self, stage: nn.Module) -> bool:
         """All stages do."""

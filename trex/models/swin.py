@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from trex.errors import ModelError
 from trex.models.adapter import image_channels
-from trex.models.grids import Arrangement, GridAdapter
-from trex.models.vit import NORMS, NOTHING, check_children
+from trex.models.grids import ATTENTION_CHILDREN, Arrangement, Children, GridAdapter
+from trex.models.vit import NORMS
 from trex.plan import Layout
 
-_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+_CHILDREN: Final[Children] = {
     "norm1": NORMS,
     "attn": (WindowAttention,),
     "drop_path1": (nn.Identity, DropPath),
@@ -35,13 +35,7 @@ _CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
     "mlp": (Mlp,),
     "drop_path2": (nn.Identity, DropPath),
 }
-_ATTENTION: Final[dict[str, tuple[type[nn.Module], ...]]] = {
-    "qkv": (nn.Linear,),
-    "attn_drop": NOTHING,
-    "proj": (nn.Linear,),
-    "proj_drop": NOTHING,
-    "softmax": (nn.Softmax,),
-}
+_ATTENTION: Final[Children] = {**ATTENTION_CHILDREN, "softmax": (nn.Softmax,)}
 
 
 class ShiftedWindows(Arrangement):
@@ -75,28 +69,22 @@ class SwinAdapter(GridAdapter):
 
     family = "timm's SwinTransformer (swin_*)"
     stage_list = "layers"
+    block_type = SwinTransformerBlock
+    block_children = _CHILDREN
+    attention_children = _ATTENTION
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly timm's class."""
         return type(model) is SwinTransformer
 
     def check(self, model: nn.Module, name: str) -> None:
-        """Every block must be a `SwinTransformerBlock` with the children listed above."""
-        for i, stage in enumerate(cast(Any, model).layers):
-            for j, block in enumerate(stage.blocks):
-                where = f"{name}.layers.{i}.blocks.{j}"
-                if type(block) is not SwinTransformerBlock:
-                    raise ModelError(
-                        f"{where} is a {type(block).__name__}, which TReX does not understand",
-                        hint="only plain Swin blocks can reuse attention",
-                    )
-                if block.dynamic_mask:
-                    raise ModelError(
-                        f"{where} makes its mask anew for every image size",
-                        hint="build it with dynamic_mask=False, for one size",
-                    )
-                check_children(block, _CHILDREN, where)
-                check_children(block.attn, _ATTENTION, f"{where}.attn")
+        """Plain blocks, whose masks are of one image size."""
+        super().check(model, name)
+        if any(cast(Any, block).dynamic_mask for block in self._blocks(model)):
+            raise ModelError(
+                f"{name} makes its masks anew for every image size",
+                hint="build it with dynamic_mask=False, for one size",
+            )
 
     def attends(self, stage: nn.Module) -> bool:
         """All stages do."""

@@ -15,25 +15,18 @@ from timm.layers import DropPath, Mlp
 from timm.models.volo import VOLO, Attention, Transformer
 from torch import Tensor, nn
 
-from trex.errors import ModelError
 from trex.models.adapter import image_channels
-from trex.models.grids import GridAdapter
-from trex.models.vit import NORMS, NOTHING, check_children
+from trex.models.grids import Children, GridAdapter
+from trex.models.vit import NORMS
 from trex.plan import Layout
 
-_CHILDREN: Final[dict[str, tuple[type[nn.Module], ...]]] = {
+_CHILDREN: Final[Children] = {
     "norm1": NORMS,
     "attn": (Attention,),
     "drop_path1": (nn.Identity, DropPath),
     "norm2": NORMS,
     "mlp": (Mlp,),
     "drop_path2": (nn.Identity, DropPath),
-}
-_ATTENTION: Final[dict[str, tuple[type[nn.Module], ...]]] = {
-    "qkv": (nn.Linear,),
-    "attn_drop": NOTHING,
-    "proj": (nn.Linear,),
-    "proj_drop": NOTHING,
 }
 #: the part of the network in front of which positions are added
 _PLACED: Final = 2
@@ -45,23 +38,12 @@ class VoloAdapter(GridAdapter):
     family = "timm's VOLO (volo_*)"
     stage_list = "network"
     block_list = ""
+    block_type = Transformer
+    block_children = _CHILDREN
 
     def owns(self, model: nn.Module) -> bool:
         """Exactly timm's class."""
         return type(model) is VOLO
-
-    def check(self, model: nn.Module, name: str) -> None:
-        """Every block of the stages that attend must have the children listed above."""
-        for i in self._attending(model):
-            for j, block in enumerate(self._stages(model)[i]):
-                where = f"{name}.network.{i}.{j}"
-                if type(block) is not Transformer:
-                    raise ModelError(
-                        f"{where} is a {type(block).__name__}, which TReX does not understand",
-                        hint="only stages of plain transformers can reuse attention",
-                    )
-                check_children(block, _CHILDREN, where)
-                check_children(block.attn, _ATTENTION, f"{where}.attn")
 
     def layout(self, model: nn.Module) -> Layout:
         """As of all grids; no stage behind the first halves its own."""

@@ -102,8 +102,7 @@ class Search:
             given=self.problem.plans,
         )
         chosen = strategy.choose(task)
-        first = chosen.plans[: max(1, wanted - settings.moves)]
-        if losses is not None and losses.lacks_triples(self._rows(first)):
+        if losses and not losses.triples_measured and self._crowded(losses, chosen.plans):
             # The budget asks for many consumers, of which pairs of neighbours say too little.
             losses = measure_triples(self.context, losses)
             self.run.write_json(PROBES, losses.as_json())
@@ -151,10 +150,10 @@ class Search:
         what is measured does not depend on the number of workers.
         """
         settings, space = self.problem.settings, self.problem.space
-        plans = list(chosen[: max(1, settings.evaluations - settings.moves)])
+        plans = list(self._first(chosen))
         reservoir = self._rows(chosen)
         # Which encoders consume then decides; what else there is hardly matters.
-        of_equal = OF_EQUAL_CONSUMERS if losses.triples_measured else None
+        of_equal = OF_EQUAL_CONSUMERS if self._crowded(losses, chosen) else None
         measure_fitted(self.context, plans, losses)
         while len(plans) < settings.evaluations:
             loss_of = {record.key: record.selection.loss for record in self.run.records()}
@@ -165,6 +164,15 @@ class Search:
                 break
             plans += [space.plan(row) for row in rows]
             measure_fitted(self.context, plans, losses)
+
+    def _first(self, chosen: Sequence[Plan]) -> Sequence[Plan]:
+        """The plans that are measured before any move."""
+        settings = self.problem.settings
+        return chosen[: max(1, settings.evaluations - settings.moves)]
+
+    def _crowded(self, losses: Losses, chosen: Sequence[Plan]) -> bool:
+        """Whether what is measured first has many consumers near one another."""
+        return losses.crowded(self._rows(self._first(chosen)))
 
     def _rows(self, plans: Sequence[Plan]) -> Numbers:
         """(plans, encoders): plans of the space as its numbers."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trex.search.feasible import PricedSpace
 from trex.search.predict import Losses
+from trex.search.ranks import ranks_of_equals
 from trex.search.space import Choice, Numbers, SearchSpace
 
 Floats = NDArray[np.float64]
@@ -149,20 +150,6 @@ def next_rows(
     order = np.lexsort((*rows.T[::-1], np.round(mean - _HOPE * doubt, 9)))
     chosen: Numbers = rows[order]
     if of_equal_consumers is not None:
-        chosen = chosen[_ranks_of_equals(_consumers(priced.space, chosen)) < of_equal_consumers]
+        _, sets = np.unique(priced.space.consumes(chosen), axis=0, return_inverse=True)
+        chosen = chosen[ranks_of_equals(sets.reshape(-1)) < of_equal_consumers]
     return chosen[:wanted]
-
-
-def _consumers(space: SearchSpace, rows: Numbers) -> Numbers:
-    """(plans,): equal where the same encoders consume."""
-    bits = [(space.arrays[e].form[of] > 0) << e for e, of in enumerate(rows.T)]
-    return np.asarray(sum(bits), dtype=np.intp)
-
-
-def _ranks_of_equals(of: Numbers) -> Numbers:
-    """(plans,): how many before each are equal to it."""
-    order = np.argsort(of, kind="stable")
-    _, starts, counts = np.unique(of[order], return_index=True, return_counts=True)
-    ranks = np.empty(len(of), dtype=np.intp)
-    ranks[order] = np.arange(len(of)) - np.repeat(starts, counts)
-    return ranks

@@ -146,11 +146,8 @@ class Losses:
     def _consumers(self, rows: Numbers) -> tuple[Floats, Floats]:
         """(plans, encoders): which consume, and how much their form loses of the reference's."""
         encoders = np.arange(rows.shape[1])
-        consumes = np.stack(
-            [self.space.arrays[e].form[numbers] > 0 for e, numbers in enumerate(rows.T)], axis=1
-        )
         weights = weight_of(self.choice[encoders, rows], self.reference)
-        return consumes.astype(np.float64), weights
+        return self.space.consumes(rows).astype(np.float64), weights
 
     @property
     def alike(self) -> Floats:
@@ -190,14 +187,10 @@ class Losses:
             roots += np.sqrt(own)
         return sums, roots
 
-    def lacks_triples(self, rows: Any) -> bool:
-        """Whether one of the plans has three near consumers, and nothing is known of such."""
-        if self.triples_measured:
-            return False
-        consumes = self._consumers(np.asarray(rows, dtype=np.intp))[0] > 0
-        near = np.lib.stride_tricks.sliding_window_view(
-            np.pad(consumes, ((0, 0), (0, REACH))), REACH + 1, axis=1
-        )
+    def crowded(self, rows: Any) -> bool:
+        """Whether one of the plans has three consumers within `REACH` of each other."""
+        consumes = np.pad(self.space.consumes(rows), ((0, 0), (0, REACH)))
+        near = np.lib.stride_tricks.sliding_window_view(consumes, REACH + 1, axis=1)
         return bool((near.sum(axis=2) >= 3).any())
 
     def with_triples(self, measured: Mapping[str, float]) -> Losses:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trex.fit.loss import ROWS, answers, mean_kl
-from trex.fit.neighbours import nearest, neighbour_scores
+from trex.fit.neighbours import neighbour_scores
 from trex.models.answers import Answers
 from trex.store.record import Measured, Spent
 
@@ -45,24 +45,20 @@ def selection_metrics(
     logits = answers(logits, original, of)
     loss = mean_kl(logits, original, of)
     if of == "features":
-        own, theirs = nearest(logits), nearest(original)
-        return Measured(
-            loss=loss,
-            agreement=float((own == theirs).double().mean()),
-            soft_agreement=soft_agreement(neighbour_scores(logits), neighbour_scores(original)),
-            top1=float((labels[own] == labels).double().mean()) if labelled else None,
-            baseline_top1=float((labels[theirs] == labels).double().mean()) if labelled else None,
-            n=len(logits),
-        )
+        logits, original = neighbour_scores(logits), neighbour_scores(original)
+    guess, wanted = logits.argmax(1), original.argmax(1)
 
-    def top1(of: Tensor) -> float | None:
-        return float((of.argmax(1) == labels).double().mean()) if labelled else None
+    def top1(guess: Tensor) -> float | None:
+        if not labelled:
+            return None
+        said = labels[guess] if of == "features" else guess
+        return float((said == labels).double().mean())
 
     return Measured(
         loss=loss,
-        agreement=float((logits.argmax(1) == original.argmax(1)).double().mean()),
+        agreement=float((guess == wanted).double().mean()),
         soft_agreement=soft_agreement(logits, original),
-        top1=top1(logits),
-        baseline_top1=top1(original),
+        top1=top1(guess),
+        baseline_top1=top1(wanted),
         n=len(logits),
     )

@@ -30,6 +30,7 @@ from trex.search.costs import AREA, ENERGY, LATENCY, LEAKAGE, MACS, PARAMETERS, 
 from trex.search.feasible import PricedSpace
 from trex.search.pareto import pareto_front
 from trex.search.predict import KINDS, Losses
+from trex.search.ranks import ranks_of_equals
 from trex.search.space import Beginnings, Numbers, SearchSpace
 
 Floats = NDArray[np.float64]
@@ -683,11 +684,9 @@ def _going_on(least: Floats, sets: Numbers, width: int) -> NDArray[np.bool_]:
     chosen = np.zeros(len(least), dtype=np.bool_)
     chosen[np.argpartition(least, width // 2)[: width // 2]] = True
     rest = np.flatnonzero(~chosen)
-    order = rest[np.lexsort((least[rest], sets[rest]))]
-    _, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
-    rank = np.arange(len(order)) - np.repeat(starts, counts)
-    further = np.lexsort((least[order], rank))[: width - width // 2]
-    chosen[order[further]] = True
+    order = rest[np.argsort(least[rest], kind="stable")]
+    further = np.argsort(ranks_of_equals(sets[order]), kind="stable")
+    chosen[order[further[: width - width // 2]]] = True
     return chosen
 
 

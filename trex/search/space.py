@@ -522,6 +522,11 @@ class SearchSpace:
             plans = self.follow(encoder, plans.take(at), numbers)
         return plans.rows
 
+    def consumes(self, rows: Any) -> NDArray[np.bool_]:
+        """(plans, encoders): which encoders reuse, of plans given as rows of choice numbers."""
+        rows = np.asarray(rows, dtype=np.intp)
+        return np.stack([of.form[at] > 0 for of, at in zip(self.arrays, rows.T, strict=True)], 1)
+
     def holds(self, rows: Any) -> NDArray[np.bool_]:
         """Which rows of choice numbers, (plans, encoders), are plans of the space."""
         rows = np.asarray(rows, dtype=np.intp)

@@ -85,10 +85,7 @@ def run_phase(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
     """
     with closing(phase.open_study()) as study, _shown(phase, study) as show:
         study.offer(phase.entries)
-        done = show()
-        # what an earlier version chose may be complete, and this one's plans not
-        left = {entry.key for entry in phase.entries} - study.complete().keys()
-        if done < phase.total or left:
+        if (done := show()) < phase.total:
             if done:
                 _logger.info("%d of them are done", done)
             phase.prepare()
@@ -102,12 +99,14 @@ def run_phase(phase: Phase, workers: int) -> dict[str, FrozenTrial]:
 @contextmanager
 def _shown(phase: Phase, study: Study) -> Iterator[Callable[[], int]]:
     """A progress bar; yields what updates it and says how many candidates are done."""
-    shown = 0
+    shown, listed = 0, {entry.key for entry in phase.entries}
     with progress_bar(phase.name, phase.total, "plans") as advance:
 
         def show() -> int:
             nonlocal shown
-            done = len(study.complete())
+            complete = study.complete().keys()
+            # the study may hold other candidates, which an earlier version chose
+            done = len(complete if phase.more else complete & listed)
             advance(done - shown)
             shown = done
             return done
